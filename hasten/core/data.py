@@ -1,0 +1,228 @@
+"""Samples on disk, and the three roles they play.
+
+Data of any origin are copied once into a *store*: a folder with one file of samples a field, each
+sample an ``.npy`` record, so that samples of differing shapes, any dtype and any number need only the
+memory of one batch, and every process of a run reads the same bytes. Roles are disjoint, seeded sets of
+sample numbers; which role a function takes is part of its type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.core.errors import DataError
+
+Array: TypeAlias = NDArray[Any]
+LABELS = "labels"
+"""The field that holds the labels; every other field is an input of the model."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of equal shapes, stacked along a new leading axis.
+
+    indices: their numbers in the store, in order.
+    """
+
+    inputs: dict[str, Array]
+    labels: Array | None
+    indices: tuple[int, ...]
+
+
+class StoreWriter:
+    """Writes a store sample by sample; nothing but one sample is held in memory."""
+
+    def __init__(self, folder: Path, fields: Sequence[str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._fields = tuple(fields)
+        self._files = [(folder / f"field{i}.bin").open("wb") for i in range(len(fields))]
+        self._offsets: list[list[int]] = [[0] for _ in fields]
+        self._digest = hashlib.sha256(json.dumps(self._fields).encode())
+
+    def append(self, sample: Mapping[str, Array]) -> None:
+        """Append one sample, given without its batch axis; object arrays are refused with DataError."""
+        for i, name in enumerate(self._fields):
+            array = np.asarray(sample[name])
+            if array.dtype.hasobject:
+                raise DataError(f"data {name!r} holds Python objects; give an array of numbers or strings")
+            record = io.BytesIO()
+            np.lib.format.write_array(
+                record, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False
+            )
+            payload = record.getvalue()
+            self._files[i].write(payload)
+            self._offsets[i].append(self._offsets[i][-1] + len(payload))
+            self._digest.update(payload)
+
+    def close(self) -> Store:
+        """Finish the files and open the store for reading."""
+        for file, offsets, i in zip(self._files, self._offsets, range(len(self._files)), strict=True):
+            file.close()
+            np.save(self._folder / f"field{i}.npy", np.asarray(offsets, dtype=np.int64))
+        meta = {"fields": self._fields, "sha256": self._digest.hexdigest()}
+        (self._folder / "store.json").write_text(json.dumps(meta), encoding="utf-8")
+        return Store(self._folder)
+
+
+class Store:
+    """Random access to the samples of a folder written by StoreWriter."""
+
+    def __init__(self, folder: Path) -> None:
+        meta = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        self.folder = folder
+        self.fields: tuple[str, ...] = tuple(meta["fields"])
+        self.sha256: str = meta["sha256"]
+        self._offsets = [np.load(folder / f"field{i}.npy") for i in range(len(self.fields))]
+        self._bytes = [_map(folder / f"field{i}.bin") for i in range(len(self.fields))]
+
+    def __len__(self) -> int:
+        return len(self._offsets[0]) - 1 if self._offsets else 0
+
+    def value(self, field: str, index: int) -> Array:
+        """One field of one sample, without its batch axis."""
+        i = self.fields.index(field)
+        low, high = self._offsets[i][index], self._offsets[i][index + 1]
+        record = io.BytesIO(self._bytes[i][low:high].tobytes())
+        return np.asarray(np.lib.format.read_array(record, allow_pickle=False))
+
+    def sample(self, index: int) -> dict[str, Array]:
+        """All fields of one sample."""
+        return {field: self.value(field, index) for field in self.fields}
+
+
+def _map(path: Path) -> NDArray[np.uint8]:
+    if path.stat().st_size == 0:
+        return np.empty(0, dtype=np.uint8)
+    return np.memmap(path, dtype=np.uint8, mode="r")
+
+
+class Dataset:
+    """A role: some of a store's samples, in a fixed order."""
+
+    role: ClassVar[str] = "dataset"
+
+    def __init__(self, store: Store, indices: Sequence[int]) -> None:
+        self.store = store
+        self.indices = tuple(int(i) for i in indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the samples carry labels."""
+        return LABELS in self.store.fields
+
+    def labels(self) -> Array:
+        """All labels, stacked; raises DataError when there are none, or when their shapes differ."""
+        if not self.has_labels:
+            raise DataError(f"the data have no {LABELS!r}")
+        try:
+            return np.stack([self.store.value(LABELS, i) for i in self.indices])
+        except ValueError as error:
+            raise DataError(f"{LABELS!r} have different shapes from sample to sample") from error
+
+    def take(self, count: int) -> Dataset:
+        """The first ``count`` samples, in the same role."""
+        return type(self)(self.store, self.indices[:count])
+
+    def batches(self, size: int = 1) -> Iterator[Batch]:
+        """Consecutive samples stacked up to ``size``; a change of shape begins a new batch."""
+        pending: list[dict[str, Array]] = []
+        numbers: list[int] = []
+        for index in self.indices:
+            sample = self.store.sample(index)
+            if pending and (len(pending) == size or not _stackable(pending[0], sample)):
+                yield _stack(pending, numbers)
+                pending, numbers = [], []
+            pending.append(sample)
+            numbers.append(index)
+        if pending:
+            yield _stack(pending, numbers)
+
+
+def _stackable(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
+    return all(a[k].shape == b[k].shape for k in a)
+
+
+def _stack(samples: Sequence[Mapping[str, Array]], numbers: Sequence[int]) -> Batch:
+    stacked = {name: np.stack([s[name] for s in samples]) for name in samples[0]}
+    labels = stacked.pop(LABELS, None)
+    return Batch(stacked, labels, tuple(numbers))
+
+
+class Calibration(Dataset):
+    """Sets ranges, trains, finds the layers to blame. The only role a method may see."""
+
+    role = "calibration"
+
+
+class Selection(Dataset):
+    """Compares candidates."""
+
+    role = "selection"
+
+
+class Holdout(Dataset):
+    """Makes the final claim; opened once, by ``hasten.optimize``."""
+
+    role = "holdout"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The three disjoint roles of one store."""
+
+    store: Store
+    calibration: Calibration
+    selection: Selection
+    holdout: Holdout
+
+    def save(self) -> None:
+        """Write the roles beside the samples, so that another process can open them."""
+        roles = {r.role: r.indices for r in (self.calibration, self.selection, self.holdout)}
+        (self.store.folder / "roles.json").write_text(json.dumps(roles), encoding="utf-8")
+
+    @classmethod
+    def open(cls, folder: Path) -> Roles:
+        """Open what ``save`` wrote."""
+        store = Store(folder)
+        raw = json.loads((folder / "roles.json").read_text(encoding="utf-8"))
+        return cls(
+            store,
+            Calibration(store, raw[Calibration.role]),
+            Selection(store, raw[Selection.role]),
+            Holdout(store, raw[Holdout.role]),
+        )
+
+
+def split(store: Store, seed: int, *, most_compared: int = 2000) -> Roles:
+    """Divide a store's samples once, by a seeded permutation.
+
+    A fifth calibrates (at least 1 sample), two fifths select and two fifths are held out; with many
+    samples selection and holdout take at most ``most_compared`` each and calibration takes the rest.
+    With fewer than three samples there is nothing to divide: raises DataError.
+    """
+    count = len(store)
+    if count < 3:
+        raise DataError(
+            f"the data have {count} samples; at least 3 are needed to calibrate, select and hold out"
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    compared = max(1, min(most_compared, (2 * count) // 5))
+    return Roles(
+        store,
+        Calibration(store, np.sort(order[2 * compared :]).tolist() if count > 2 * compared else []),
+        Selection(store, np.sort(order[:compared]).tolist()),
+        Holdout(store, np.sort(order[compared : 2 * compared]).tolist()),
+    )

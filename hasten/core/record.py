@@ -1,0 +1,283 @@
+"""What a run leaves behind: the schema of ``hasten.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
+
+from hasten.core.budget import Objective
+from hasten.core.errors import RecordError
+from hasten.core.measurement import Comparison, Measurement, Record
+from hasten.core.recipe import Recipe
+
+SCHEMA_VERSION = 1
+
+Scalar = str | int | float | bool | None
+RecipeField = Annotated[
+    Recipe, PlainValidator(Recipe.parse), PlainSerializer(lambda r: r.to_dict(), return_type=dict[str, Any])
+]
+BudgetVerdict = Literal["met", "met on the sample, not proven", "missed"]
+Status = Literal["ok", "no effect", "failed", "rejected"]
+
+
+class FileEntry(Record):
+    """A file of an artifact; ``path`` is relative to the artifact's folder."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Artifact(Record):
+    """Files that one runtime opens, with the options it opens them with.
+
+    target: the name in ``hasten.targets``; entry: the file to open; files: everything the runtime needs.
+    """
+
+    target: str
+    options: dict[str, Scalar] = Field(default_factory=dict)
+    entry: str
+    files: tuple[FileEntry, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk of everything the runtime needs."""
+        return sum(f.bytes for f in self.files)
+
+
+class Site(Record):
+    """A place in the graph that a method changed."""
+
+    name: str
+    op_type: str
+    what: str
+
+
+class Skip(Record):
+    """A place in the graph that a method looked at and left, and why."""
+
+    name: str
+    op_type: str
+    reason: str
+
+
+class Flips(Record):
+    """Samples whose score changed: right to wrong (lost), wrong to right (gained)."""
+
+    lost: int
+    gained: int
+
+
+class Quality(Record):
+    """Quality of one subject on one role of the data, compared with the original's on the same samples.
+
+    value, reference: the metric of the subject and of the original, in the metric's own unit.
+    drop: reference minus value for metrics where more is better, value minus reference otherwise.
+    ci95: interval of ``drop`` from the bootstrap over samples.
+    allowed: the largest drop within budget, same unit; budget: whether it was kept.
+    proof_n: about how many samples would prove a point estimate that is within budget, or None.
+    details: further figures of the same predictions (for agreement: per decision, worst output …).
+    """
+
+    metric: str
+    value: float
+    reference: float
+    drop: float
+    ci95: tuple[float, float]
+    n: int
+    flips: Flips | None = None
+    allowed: float
+    budget: BudgetVerdict
+    proof_n: int | None = None
+    details: dict[str, float] = Field(default_factory=dict)
+
+
+class Scorecard(Record):
+    """Everything measured of one artifact, side by side with the reference. None: not measured."""
+
+    quality: Quality | None = None
+    latency_ms: Measurement | None = None
+    speedup: Comparison | None = None
+    throughput_per_s: float | None = None
+    load_ms: float | None = None
+    size_bytes: int | None = None
+    size_zstd_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Trial(Scorecard):
+    """One recipe on one target with one set of options, and what came of it.
+
+    status: ``ok`` (measured, within budget or not proven otherwise), ``no effect`` (the recipe changed
+    nothing), ``failed`` (could not be applied, exported or run), ``rejected`` (ran, but lost too much).
+    """
+
+    id: str
+    recipe: RecipeField
+    target: str
+    runtime: str
+    options: dict[str, Scalar] = Field(default_factory=dict)
+    status: Status
+    reason: str | None = None
+    artifact: Artifact | None = None
+    macs: int | None = None
+    parameters: int | None = None
+    nonzero_parameters: int | None = None
+    sites: tuple[Site, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    notes: tuple[str, ...] = ()
+    selectable: bool = True
+    seconds: float = 0.0
+
+
+class LayerCost(Record):
+    """Cost of one layer; ``dtype`` is what it computes in, ``share`` its part of the model's MACs."""
+
+    name: str
+    op_type: str
+    macs: int
+    parameters: int
+    weight_bytes: int
+    dtype: str
+    output_shape: str
+
+
+class Best(Record):
+    """The trial that was chosen, and the claim made for it on the holdout."""
+
+    trial: str
+    holdout: Scorecard
+    layers: tuple[LayerCost, ...] = ()
+
+
+class Considered(Record):
+    """A candidate the search looked at before trying it: tried, or why not."""
+
+    name: str
+    tried: bool
+    reason: str
+
+
+class MachineInfo(Record):
+    """The conditions a claim holds under."""
+
+    cpu: str
+    cores: int
+    flags: tuple[str, ...]
+    memory_bytes: int
+    system: str
+    python: str
+    versions: dict[str, str]
+
+
+class ModelInfo(Record):
+    """The model as it came in."""
+
+    sha256: str
+    source: str
+    format: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    opset: int
+    parameters: int
+    macs: int | None
+    size_bytes: int
+    layers: tuple[LayerCost, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class DataInfo(Record):
+    """The data as they came in; splits: role to number of samples."""
+
+    sha256: str
+    source: str
+    samples: int
+    labelled: bool
+    splits: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
+class BudgetInfo(Record):
+    """The constraints and conditions of a run."""
+
+    max_drop: float
+    points: bool
+    time_s: float
+    objective: Objective
+    target: str
+    metric: str
+    batch: int
+    threads: int
+    seed: int
+    shapes: dict[str, str] = Field(default_factory=dict)
+
+
+class SourceRuntime(Record):
+    """What the user runs today: the framework the model came from, timed in the same rounds."""
+
+    name: str
+    latency_ms: Measurement
+    speedup: Comparison
+
+
+class RunRecord(Record):
+    """A whole run; the report is a function of this record alone.
+
+    verdict: ``faster``, ``smaller`` or ``kept`` (nothing qualified, the original is what was saved).
+    headline: the verdict in a sentence.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    hasten_version: str
+    created: str
+    seconds: float
+    machine: MachineInfo
+    model: ModelInfo
+    data: DataInfo
+    budget: BudgetInfo
+    baseline: Trial
+    source: SourceRuntime | None = None
+    trials: tuple[Trial, ...] = ()
+    considered: tuple[Considered, ...] = ()
+    best: Best | None = None
+    verdict: Literal["faster", "smaller", "kept"]
+    headline: str
+    reasons: tuple[str, ...] = ()
+    files: tuple[FileEntry, ...] = ()
+
+    def to_json(self) -> str:
+        """The text of ``hasten.json``."""
+        return self.model_dump_json(indent=1)
+
+    @classmethod
+    def parse(cls, text: str | bytes, where: str = "record") -> RunRecord:
+        """Validate the text of a ``hasten.json``; raises RecordError that names the key."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise RecordError(
+                f"{where}: {key}: {first['msg']}; write it again with `hasten optimize`"
+            ) from error
+
+    @classmethod
+    def read(cls, folder: str | Path) -> RunRecord:
+        """Read ``hasten.json`` of a folder that ``hasten optimize`` wrote; raises RecordError."""
+        path = Path(folder) / "hasten.json"
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise RecordError(
+                f"{path}: {error.strerror}; give the folder that `hasten optimize -o` wrote"
+            ) from error
+        return cls.parse(text, str(path))
+
+    def trial(self, name: str) -> Trial:
+        """The trial of that id; raises RecordError."""
+        for trial in (self.baseline, *self.trials):
+            if trial.id == name:
+                return trial
+        raise RecordError(f"the record names trial {name!r} but does not hold it")

@@ -1,0 +1,1 @@
+"""How do samples get in? One file a format; every format becomes a store of samples."""

@@ -1,0 +1,144 @@
+"""The one representation every method works on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from hasten.core.errors import ModelError, OutputError
+from hasten.core.tensor import TensorSpec
+
+_PROTOBUF_LIMIT_BYTES = 2_000_000_000 - (64 << 20)
+"""Above this the weights go to a file beside the model: a protobuf message holds at most 2 GiB."""
+
+
+class Graph:
+    """An ONNX model held by ``onnx_ir``, with the questions hasten asks of it.
+
+    ``ir_model`` is the model itself; methods copy the graph (``copy``) and edit the copy's ``ir_model``.
+    Initializers listed among the graph's inputs (IR version 3) are not inputs here: a caller feeds
+    ``inputs`` only.
+    """
+
+    def __init__(self, ir_model: ir.Model) -> None:
+        self.ir_model = ir_model
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What must be fed, in order."""
+        initializers = self.ir_model.graph.initializers
+        return tuple(_spec(v) for v in self.ir_model.graph.inputs if v.name not in initializers)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What comes out, in order."""
+        return tuple(_spec(v) for v in self.ir_model.graph.outputs)
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set (0 when only other domains are imported)."""
+        return self.ir_model.opset_imports.get("", 0)
+
+    @property
+    def weights(self) -> Mapping[str, ir.Value]:
+        """The initializers by name."""
+        return self.ir_model.graph.initializers
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements of all initializers, subgraphs included."""
+        return sum(
+            value.const_value.size
+            for graph in self.ir_model.graphs()
+            for value in graph.initializers.values()
+            if value.const_value is not None
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the serialized model, weights included."""
+        digest = hashlib.sha256()
+        digest.update(ir.serde.serialize_model(self._without_weights()).SerializeToString(deterministic=True))
+        for name in sorted(self.weights):
+            tensor = self.weights[name].const_value
+            if tensor is not None:
+                digest.update(f"{name}:{tensor.dtype}:{tensor.shape}".encode())
+                digest.update(tensor.tobytes())
+        return digest.hexdigest()
+
+    def _without_weights(self) -> ir.Model:
+        bare = self.ir_model.clone()
+        for value in bare.graph.initializers.values():
+            value.const_value = ir.tensor([], dtype=ir.DataType.FLOAT, name=value.name)
+        return bare
+
+    def copy(self) -> Graph:
+        """An independent graph; weights are shared until replaced, since tensors are immutable."""
+        return Graph(self.ir_model.clone())
+
+    def to_bytes(self) -> bytes:
+        """The serialized model with all its weights inside (models below 2 GiB)."""
+        return bytes(ir.serde.serialize_model(self.ir_model).SerializeToString())
+
+    def write(self, path: str | Path) -> tuple[Path, ...]:
+        """Write the model as ``.onnx``, whole or not at all; returns the files written.
+
+        Models of 2 GiB and more get their weights in ``<name>.data`` beside them. Raises OutputError.
+        """
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        heavy = self._weight_bytes() > _PROTOBUF_LIMIT_BYTES
+        data = path.name + ".data"
+        try:
+            ir.save(self.ir_model, partial, external_data=data if heavy else None)
+            os.replace(partial, path)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return (path, path.with_name(data)) if heavy else (path,)
+
+    def _weight_bytes(self) -> int:
+        return sum(v.const_value.nbytes for v in self.weights.values() if v.const_value is not None)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Graph:
+        """Open an ``.onnx`` file hasten itself wrote; for a user's file go through ``hasten.load``."""
+        try:
+            return cls(ir.load(path))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot open {path}: {error}") from error
+
+    def stripped(self) -> Graph:
+        """A copy without doc strings and metadata, which exporters fill with stack traces and local paths."""
+        clean = self.copy()
+        passes.ClearMetadataAndDocStringPass()(clean.ir_model)
+        return clean
+
+    def __repr__(self) -> str:
+        ins, outs = ", ".join(map(str, self.inputs)), ", ".join(map(str, self.outputs))
+        return (
+            f"Graph({ins} -> {outs}; {self.ir_model.graph.num_nodes()} nodes, {self.parameters:,} parameters)"
+        )
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    dtype = "unknown" if value.dtype is None else dtype_name(value.dtype)
+    if value.shape is None:
+        return TensorSpec(value.name or "", dtype, None)
+    axes = tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    return TensorSpec(value.name or "", dtype, axes)
+
+
+def dtype_name(dtype: ir.DataType) -> str:
+    """Numpy's name of an ONNX element type; ``str`` for strings."""
+    if dtype == ir.DataType.STRING:
+        return "str"
+    if dtype == ir.DataType.UNDEFINED:
+        return "unknown"
+    return str(dtype.numpy())

@@ -1,0 +1,1 @@
+"""Is it smaller, faster and still right?"""

@@ -1,0 +1,142 @@
+"""What can be done to a model? One file a method; here the contract, the table, and ``apply``.
+
+A method's module has
+
+- ``Params``: a frozen, keyword-only pydantic dataclass of hyper-parameters, validated on construction;
+- ``FACTS``: what it needs and what it yields (``Facts``);
+- ``apply(graph, params, context) -> Change``: never edits the graph it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from hasten.core.data import Calibration
+from hasten.core.errors import MethodError, RecipeError
+from hasten.core.recipe import Recipe, Step
+from hasten.core.record import Site, Skip
+from hasten.graph import Graph
+
+TABLE = {
+    "optimize_graph": "hasten.methods.optimize_graph",
+    "quantize_static": "hasten.methods.quantize_static",
+    "quantize_dynamic": "hasten.methods.quantize_dynamic",
+    "cast": "hasten.methods.cast",
+}
+"""Name to module. Other packages add theirs through the entry point group ``hasten.methods``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a method needs and what it yields; the order of a recipe is derived from these.
+
+    exact: the graph computes the same function afterwards, to rounding.
+    needs: of ``calibration``, ``labels``, ``gradients``.
+    needs_float: it works on float weights, so it must come before a method that yields integers.
+    yields: dtypes that compute or are stored afterwards and were not before.
+    """
+
+    summary: str
+    exact: bool
+    needs: frozenset[str] = frozenset()
+    needs_float: bool = True
+    yields: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a method may use besides the graph.
+
+    calibration: the only data a method may see, or None when there are none.
+    work: an existing folder for intermediate files. progress: called with what is being done and how much
+    of it is (0 to 1).
+    """
+
+    calibration: Calibration | None
+    work: Path
+    seed: int = 0
+    threads: int = 1
+    batch: int = 1
+    progress: Callable[[str, float], None] = lambda what, done: None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A new graph, the sites that changed, and the ones left with the reason."""
+
+    graph: Graph
+    sites: tuple[Site, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def effective(self) -> bool:
+        """Whether anything changed."""
+        return bool(self.sites)
+
+
+class Method(Protocol):
+    """The shape of a method's module."""
+
+    Params: type[Any]
+    FACTS: Facts
+
+    def apply(self, graph: Graph, params: Any, context: Context) -> Change:
+        """Return the changed graph; raises MethodError when the method cannot work on this graph at all."""
+
+
+def names() -> tuple[str, ...]:
+    """All registered methods, hasten's own first."""
+    return (*TABLE, *(e.name for e in entry_points(group="hasten.methods") if e.name not in TABLE))
+
+
+def find(name: str) -> Method:
+    """The module of a method; raises RecipeError for an unknown name."""
+    if name in TABLE:
+        return cast("Method", import_module(TABLE[name]))
+    for entry in entry_points(group="hasten.methods"):
+        if entry.name == name:
+            return cast("Method", entry.load())
+    raise RecipeError(f"unknown method {name!r}; `hasten methods` lists {', '.join(names())}")
+
+
+def parameters(step: Step, where: str = "step") -> Any:
+    """The validated hyper-parameters of a step; raises RecipeError with the path of the key."""
+    method = find(step.method)
+    try:
+        return TypeAdapter(method.Params).validate_python(dict(step.params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([where, step.method, *(str(part) for part in first["loc"])])
+        raise RecipeError(f"{key}: {first['msg']} (given {first.get('input')!r})") from error
+
+
+def validate(recipe: Recipe) -> None:
+    """Check every step of a recipe before any work starts; raises RecipeError."""
+    for i, step in enumerate(recipe.steps):
+        parameters(step, f"steps[{i}]")
+
+
+def apply(recipe: Recipe, graph: Graph, context: Context) -> Change:
+    """Apply a recipe step by step; sites, skips and notes accumulate.
+
+    Raises RecipeError for malformed steps before any work, MethodError when a step cannot be applied.
+    """
+    validate(recipe)
+    change = Change(graph)
+    for i, step in enumerate(recipe.steps):
+        method = find(step.method)
+        if "calibration" in method.FACTS.needs and not context.calibration:
+            raise MethodError(f"steps[{i}].{step.method} needs data to calibrate on; give --data")
+        made = method.apply(change.graph, parameters(step, f"steps[{i}]"), context)
+        change = Change(
+            made.graph, change.sites + made.sites, change.skipped + made.skipped, change.notes + made.notes
+        )
+    return change

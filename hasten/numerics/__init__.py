@@ -1,0 +1,1 @@
+"""What is the mathematics? numpy only: quantizers, range estimators, statistics."""

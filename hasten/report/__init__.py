@@ -1,0 +1,1 @@
+"""What shall the reader believe? A run record becomes a page."""

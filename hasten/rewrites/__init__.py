@@ -1,0 +1,1 @@
+"""How is a graph simplified without changing what it computes? One rewrite a file."""

@@ -1,0 +1,1 @@
+"""Which recipe is best? Advise, propose, choose."""
