@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.core.errors import DataError
+from hasten.core.tensor import TensorSpec
 
 Array: TypeAlias = NDArray[Any]
 LABELS = "labels"
@@ -36,6 +37,23 @@ class Batch:
     inputs: dict[str, Array]
     labels: Array | None
     indices: tuple[int, ...]
+
+    def feeds(self, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+        """The arrays to feed a model with these inputs.
+
+        An input whose rank is that of a sample has no batch axis and takes the sample itself; the batch
+        must then hold one sample. Raises DataError when an input has no data.
+        """
+        made = {}
+        for spec in specs:
+            if spec.name not in self.inputs:
+                raise DataError(f"input {spec.name!r} has no data; the data have {', '.join(self.inputs)}")
+            array = self.inputs[spec.name]
+            unbatched = spec.shape is not None and len(spec.shape) == array.ndim - 1
+            if unbatched and len(array) != 1:
+                raise DataError(f"input {spec.name!r} has no batch axis: only one sample fits at a time")
+            made[spec.name] = array[0] if unbatched else array
+        return made
 
 
 class StoreWriter:

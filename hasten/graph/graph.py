@@ -13,7 +13,7 @@ import onnx_ir.passes.common as passes
 from hasten.core.errors import ModelError, OutputError
 from hasten.core.tensor import TensorSpec
 
-_PROTOBUF_LIMIT_BYTES = 2_000_000_000 - (64 << 20)
+PROTOBUF_LIMIT_BYTES = 2_000_000_000 - (64 << 20)
 """Above this the weights go to a file beside the model: a protobuf message holds at most 2 GiB."""
 
 
@@ -92,7 +92,7 @@ class Graph:
         """
         path = Path(path)
         partial = path.with_name(f".{path.name}.partial")
-        heavy = self._weight_bytes() > _PROTOBUF_LIMIT_BYTES
+        heavy = self._weight_bytes() > PROTOBUF_LIMIT_BYTES
         data = path.name + ".data"
         try:
             ir.save(self.ir_model, partial, external_data=data if heavy else None)

@@ -1,0 +1,78 @@
+"""Run a graph and look at any value inside it: the evaluator that calibration, checks and sensitivity share.
+
+ONNX Runtime is the evaluator, since what it can run, hasten can load. It is not a measurement: numbers that
+are claimed come from ``hasten.measure`` on exported files.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from hasten.core.data import Array
+from hasten.core.errors import MethodError
+from hasten.core.tensor import TensorSpec
+from hasten.graph.graph import PROTOBUF_LIMIT_BYTES, Graph
+
+
+class Evaluator:
+    """A graph opened for inference, with named inner values as further outputs.
+
+    inner: names of values of the main graph to return besides the outputs. optimized: whether the runtime
+    may fuse operators; off, every value is computed exactly as the graph says. Raises MethodError when the
+    runtime refuses the graph.
+    """
+
+    def __init__(
+        self, graph: Graph, inner: Sequence[str] = (), *, threads: int = 1, optimized: bool = True
+    ) -> None:
+        import onnxruntime as ort
+
+        self.inputs: tuple[TensorSpec, ...] = graph.inputs
+        exposed = _expose(graph, inner) if inner else graph
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.log_severity_level = 4
+        level = ort.GraphOptimizationLevel
+        settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+        try:
+            self._session = _session(exposed, settings)
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime has no common base class for its errors
+            raise MethodError(f"ONNX Runtime cannot run this graph: {error}") from error
+        self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array], only: Sequence[str] | None = None) -> dict[str, Array]:
+        """One inference; ``only`` restricts the outputs returned. Raises MethodError when it fails."""
+        wanted = list(self.output_names if only is None else only)
+        try:
+            values = self._session.run(wanted, dict(feeds))
+        except Exception as error:  # noqa: BLE001 - as above
+            raise MethodError(f"ONNX Runtime failed on this graph: {error}") from error
+        return dict(zip(wanted, values, strict=True))
+
+
+def _expose(graph: Graph, inner: Sequence[str]) -> Graph:
+    exposed = graph.copy()
+    main = exposed.ir_model.graph
+    present = {v.name for v in main.outputs}
+    values = {v.name: v for node in main for v in node.outputs}
+    main.outputs.extend(
+        values[name] for name in dict.fromkeys(inner) if name not in present and name in values
+    )
+    return exposed
+
+
+def _session(graph: Graph, settings: Any) -> Any:
+    import onnxruntime as ort
+
+    weights = sum(v.const_value.nbytes for v in graph.weights.values() if v.const_value is not None)
+    if weights < PROTOBUF_LIMIT_BYTES:
+        return ort.InferenceSession(graph.to_bytes(), settings, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(graph.ir_model, path, external_data="model.data")
+        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
