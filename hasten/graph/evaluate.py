@@ -19,6 +19,14 @@ from hasten.core.tensor import TensorSpec
 from hasten.graph.graph import PROTOBUF_LIMIT_BYTES, Graph
 
 
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """The exceptions ONNX Runtime raises; its binding gives them no common base class."""
+    import onnxruntime.capi.onnxruntime_pybind11_state as binding
+
+    own = (value for value in vars(binding).values() if isinstance(value, type))
+    return (*(e for e in own if issubclass(e, Exception)), RuntimeError, ValueError)
+
+
 class Evaluator:
     """A graph opened for inference, with named inner values as further outputs.
 
@@ -41,7 +49,7 @@ class Evaluator:
         settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
         try:
             self._session = _session(exposed, settings)
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime has no common base class for its errors
+        except runtime_errors() as error:
             raise MethodError(f"ONNX Runtime cannot run this graph: {error}") from error
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
@@ -50,7 +58,7 @@ class Evaluator:
         wanted = list(self.output_names if only is None else only)
         try:
             values = self._session.run(wanted, dict(feeds))
-        except Exception as error:  # noqa: BLE001 - as above
+        except runtime_errors() as error:
             raise MethodError(f"ONNX Runtime failed on this graph: {error}") from error
         return dict(zip(wanted, values, strict=True))
 
