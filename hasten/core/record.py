@@ -215,7 +215,11 @@ class BudgetInfo(Record):
 
 
 class SourceRuntime(Record):
-    """What the user runs today: the framework the model came from, timed in the same rounds."""
+    """What the user runs today: the framework the model came from, timed in the same rounds.
+
+    speedup: the source over what was saved (the baseline where the original was kept): above 1 the saved
+    model is faster than what the user runs today.
+    """
 
     name: str
     latency_ms: Measurement
