@@ -1,0 +1,1 @@
+"""How do real models fare, beside the tools people use today?"""
