@@ -1,1 +1,1 @@
-"""Which recipe is best? Advise, propose, choose."""
+"""Which recipe is best? Facts become candidates; they are tried, repaired and chosen from."""

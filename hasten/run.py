@@ -1,0 +1,115 @@
+"""The story: load, split, measure the original, propose and try, choose, confirm on the holdout, save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from time import monotonic
+
+from hasten.core.record import Considered, RunRecord, Trial
+from hasten.core.target import usable_cores
+from hasten.measure import Conditions
+from hasten.search.advise import Advice, advise, default_options
+from hasten.search.assemble import Findings, assemble
+from hasten.search.candidate import Candidate
+from hasten.search.choose import leader
+from hasten.search.deliver import write_result
+from hasten.search.final import confirm, finalists
+from hasten.search.journal import Journal
+from hasten.search.original import measure_original
+from hasten.search.prepare import Prepared, prepare, probe_shapes
+from hasten.search.propose import Proposer
+from hasten.search.request import Event, Listener, Request, silent
+
+FINAL_SHARE = 0.15
+"""Part of the time budget kept for the last comparison and the holdout."""
+
+
+def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, Path]:
+    """The fastest version within the budget, with its evidence: the record, and the folder of the result.
+
+    Raises InputError for a model, data or settings that cannot be used. A candidate that fails is a failed
+    trial; a run in which nothing qualifies returns the original with the reasons.
+    """
+    began = monotonic()
+    deadline = began + request.budget.time_s * (1 - FINAL_SHARE)
+    threads = request.threads or usable_cores()
+    conditions = Conditions(batch=request.batch, threads=threads, seed=request.seed)
+    journal = Journal(request.folder)
+    journal.claim(request.resume)
+
+    listener(Event("loading the model and the data"))
+    prepared = prepare(request, threads)
+    known = (journal.resume if request.resume else journal.begin)(prepared.identity)
+    listener(Event("measuring the original"))
+    lab, baseline, source = measure_original(prepared, request, conditions)
+
+    advice = _advice(request, prepared, threads)
+    proposer = Proposer(
+        lab=lab,
+        advice=advice,
+        baseline=baseline,
+        threads=request.threads,
+        shapes={} if request.recipe else probe_shapes(prepared, request.batch),
+        deadline=deadline,
+    )
+    trials: list[Trial] = []
+    tried: dict[str, Candidate] = {}
+    for candidate in proposer.propose(trials):
+        if candidate.id in tried:
+            continue
+        if monotonic() > deadline and candidate.id not in known and trials:
+            listener(Event("the time budget is spent; what was not tried is listed in the record"))
+            break
+        best = leader(trials, baseline, request.budget)
+        listener(Event(str(candidate), best=best, seconds_left=deadline - monotonic()))
+        trial = known.get(candidate.id) or lab.run(candidate)
+        tried[candidate.id] = candidate
+        trials.append(trial)
+        if candidate.id not in known:
+            journal.add(trial)
+        listener(Event(str(candidate), trial=trial, best=leader(trials, baseline, request.budget)))
+
+    listener(Event("comparing the best side by side"))
+    chosen = finalists(lab, baseline, trials, tried)
+    listener(Event("confirming on the holdout"))
+    outcome = confirm(lab, prepared.roles.holdout, chosen, tried)
+    found = Findings(
+        baseline=baseline,
+        source=source,
+        considered=tuple(_considered(advice, tried)),
+        trials=tuple(trials),
+        outcome=outcome,
+    )
+    record = assemble(request, prepared, lab, found)
+    subject = lab.subject(tried[outcome.best.id]) if outcome.best else lab.baseline
+    record = record.model_copy(update={"seconds": round(monotonic() - began, 1)})
+    record = write_result(record, subject.artifact, subject.folder, request.folder / "result")
+    prepared.workshop.close()
+    return record, request.folder / "result"
+
+
+def _advice(request: Request, prepared: Prepared, threads: int) -> Advice:
+    """What the facts suggest; with a recipe of the user's, that recipe on every target."""
+    if request.recipe is None:
+        return advise(
+            prepared.facts,
+            prepared.specs,
+            threads,
+            has_data=len(prepared.roles.calibration) > 0,
+            for_size=request.budget.objective == "size",
+        )
+    candidates = [Candidate(request.recipe, s.name, default_options(s, threads)) for s in prepared.specs]
+    return Advice(tuple(candidates), ())
+
+
+def _considered(advice: Advice, tried: Mapping[str, Candidate]) -> Iterable[Considered]:
+    """What was considered, with those that the time budget left untried marked so."""
+    planned = iter(advice.candidates)
+    for entry in advice.considered:
+        if entry.tried and next(planned).id not in tried:
+            yield entry.model_copy(
+                update={"tried": False, "reason": "the time budget was spent before its turn"}
+            )
+        else:
+            yield entry

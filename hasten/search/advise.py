@@ -1,0 +1,131 @@
+"""Which candidates do the facts suggest, and which not and why?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hasten.core.recipe import Recipe, Step
+from hasten.core.record import Considered, Scalar
+from hasten.core.target import TargetSpec
+from hasten.search.candidate import Candidate
+from hasten.search.facts import GraphFacts
+
+CLEAN = Step("optimize_graph")
+"""The exact step every recipe starts with: it costs no quality and makes the rest possible."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Candidates in the order in which to try them, and everything considered with its reason."""
+
+    candidates: tuple[Candidate, ...]
+    considered: tuple[Considered, ...]
+
+
+def default_options(spec: TargetSpec, threads: int) -> dict[str, Scalar]:
+    """The options a target runs with unless the search changes them."""
+    return {"threads": threads}
+
+
+def advise(
+    facts: GraphFacts, specs: Sequence[TargetSpec], threads: int, has_data: bool, for_size: bool
+) -> Advice:
+    """Derive candidates from what the graph is made of and what the targets offer.
+
+    Cheapest first: exact rewrites, then precisions that are a run-time option, then quantization without
+    calibration, then with it.
+    """
+    ideas = [
+        *_exact(specs),
+        *_reduced_precision(specs),
+        *_dynamic(facts, specs),
+        *_static(facts, specs, has_data),
+    ]
+    if for_size:
+        ideas += _half_weights(facts, specs)
+    candidates: list[Candidate] = []
+    considered: list[Considered] = []
+    for idea in ideas:
+        considered.append(Considered(name=idea.name, tried=idea.step is not None, reason=idea.reason))
+        if idea.step is not None and idea.target is not None:
+            steps = (CLEAN, *idea.step)
+            options = {**default_options(idea.target, threads), **dict(idea.options)}
+            candidates.append(Candidate(Recipe(steps), idea.target.name, options))
+    return Advice(tuple(candidates), tuple(considered))
+
+
+@dataclass(frozen=True)
+class _Idea:
+    """A candidate in the making; ``step`` None when the facts speak against it."""
+
+    name: str
+    reason: str
+    target: TargetSpec | None = None
+    step: tuple[Step, ...] | None = None
+    options: tuple[tuple[str, Scalar], ...] = ()
+
+
+def _exact(specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
+    for spec in specs:
+        yield _Idea(f"optimize_graph on {spec.name}", "exact rewrites cost no quality", target=spec, step=())
+
+
+def _reduced_precision(specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
+    for spec in specs:
+        if spec.name != "openvino":
+            continue
+        if "bfloat16" in spec.compute_dtypes:
+            reason = "this CPU computes in bfloat16"
+            yield _Idea(
+                "bfloat16 on openvino", reason, target=spec, step=(), options=(("precision", "bfloat16"),)
+            )
+        else:
+            yield _Idea("bfloat16 on openvino", "this CPU has neither avx512_bf16 nor amx_bf16")
+
+
+def _dynamic(facts: GraphFacts, specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
+    name = "quantize_dynamic"
+    if facts.quantized:
+        yield _Idea(name, "the model is quantized already")
+    elif not facts.products and not facts.recurrent:
+        yield _Idea(name, "the model has no MatMul, Gemm or recurrent layer with constant weights")
+    else:
+        layers = facts.products + facts.recurrent
+        for spec in specs:
+            if spec.name == "onnxruntime":
+                reason = f"{layers} products or recurrent layers with constant weights"
+                yield _Idea(f"{name} on {spec.name}", reason, target=spec, step=(Step(name),))
+
+
+def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> Iterator[_Idea]:
+    name = "quantize_static"
+    if facts.quantized:
+        yield _Idea(name, "the model is quantized already")
+        return
+    if not facts.weighted_layers:
+        yield _Idea(name, "the model has no convolution, MatMul or Gemm with constant weights")
+        return
+    if not has_data:
+        yield _Idea(name, "there are no data to calibrate on")
+        return
+    reason = f"{facts.weighted_layers} layers that integer kernels can compute"
+    for spec in sorted(specs, key=lambda s: s.name != "openvino"):
+        yield _Idea(f"{name} on {spec.name}", reason, target=spec, step=(Step(name),))
+        if spec.name == "openvino" and "bfloat16" in spec.compute_dtypes:
+            yield _Idea(
+                f"{name} with bfloat16 on openvino",
+                "what stays in float can be computed in bfloat16",
+                target=spec,
+                step=(Step(name),),
+                options=(("precision", "bfloat16"),),
+            )
+
+
+def _half_weights(facts: GraphFacts, specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
+    if facts.float_dtype != "float":
+        yield _Idea("cast to float16", f"the weights are {facts.float_dtype} already")
+        return
+    for spec in specs:
+        step = Step("cast", {"dtype": "float16", "what": "weights"})
+        yield _Idea(f"float16 weights on {spec.name}", "half the bytes", target=spec, step=(step,))

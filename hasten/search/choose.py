@@ -1,0 +1,50 @@
+"""Which trial is best within the budget, and in which order should the holdout confirm them?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hasten.core.budget import Budget
+from hasten.core.record import Trial
+
+
+def within_budget(trial: Trial) -> bool:
+    """Whether a trial ran, kept its quality on Selection, and may be chosen."""
+    kept = trial.quality is not None and trial.quality.budget != "missed"
+    return trial.status == "ok" and trial.selectable and kept
+
+
+def improves(trial: Trial, baseline: Trial, budget: Budget) -> bool:
+    """Whether a trial is better than the baseline at the objective, beyond doubt."""
+    if budget.objective == "size":
+        return (trial.size_bytes or 0) < (baseline.size_bytes or 0)
+    return trial.speedup is not None and trial.speedup.verdict == "better"
+
+
+def cost(trial: Trial, budget: Budget) -> float:
+    """What the objective makes small: bytes, or time relative to the baseline's."""
+    if budget.objective == "size":
+        return float(trial.size_bytes or 0)
+    return 1.0 / trial.speedup.median if trial.speedup is not None else float("inf")
+
+
+def ranked(trials: Sequence[Trial], baseline: Trial, budget: Budget) -> list[Trial]:
+    """The trials that qualify, best first; of equals the one that loses less quality."""
+    good = [t for t in trials if within_budget(t) and improves(t, baseline, budget)]
+    return sorted(good, key=lambda t: (cost(t, budget), t.quality.drop if t.quality else 0.0))
+
+
+def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """The Pareto front of speed-up and quality drop: no other trial is both faster and better."""
+    measured = [t for t in trials if t.speedup is not None and t.quality is not None and t.selectable]
+    ordered = sorted(measured, key=lambda t: (-t.speedup.median, t.quality.drop))  # type: ignore[union-attr]
+    kept: list[Trial] = []
+    for trial in ordered:
+        if not kept or trial.quality.drop < kept[-1].quality.drop:  # type: ignore[union-attr]
+            kept.append(trial)
+    return tuple(kept)
+
+
+def leader(trials: Sequence[Trial], baseline: Trial, budget: Budget) -> Trial | None:
+    """The best trial so far, or None while nothing beats the baseline."""
+    return next(iter(ranked(trials, baseline, budget)), None)

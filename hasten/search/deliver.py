@@ -1,0 +1,76 @@
+"""A finished run becomes a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from hasten import report
+from hasten.core.errors import OutputError
+from hasten.core.record import Artifact, FileEntry, RunRecord
+
+
+def check_destination(folder: Path, force: bool) -> None:
+    """Refuse an output folder that exists (without ``force``) or cannot be written; raises OutputError."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give a folder that does not exist yet")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise OutputError(f"{folder} exists already; choose another folder or replace it with --force")
+    if folder.is_dir() and force and any(folder.iterdir()) and not (folder / "hasten.json").is_file():
+        raise OutputError(
+            f"{folder} was not made by hasten, so --force does not replace it; choose another folder"
+        )
+    parent = folder.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{parent} is not writable; choose another folder")
+
+
+def file_entries(folder: Path) -> tuple[FileEntry, ...]:
+    """Name, hash and size of every file of a folder, in order of name."""
+    entries = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        entries.append(
+            FileEntry(path=str(path.relative_to(folder)), sha256=digest, bytes=path.stat().st_size)
+        )
+    return tuple(entries)
+
+
+def write_result(record: RunRecord, artifact: Artifact, artifact_folder: Path, into: Path) -> RunRecord:
+    """Put the files, the record and the report into ``into``; returns the record with its files."""
+    try:
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir(parents=True)
+        for entry in artifact.files:
+            target = into / entry.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(artifact_folder / entry.path, target)
+        record = record.model_copy(update={"files": file_entries(into)})
+        (into / "hasten.json").write_text(record.to_json(), encoding="utf-8")
+        report.write(record, into / "report.html")
+    except OSError as error:
+        raise OutputError(f"cannot write the result to {into}: {error.strerror}") from error
+    return record
+
+
+def publish(result: Path, folder: Path, force: bool) -> None:
+    """Move a finished result to where the user wants it, whole or not at all; raises OutputError."""
+    check_destination(folder, force)
+    staged = folder.with_name(f".{folder.name}.new")
+    replaced = folder.with_name(f".{folder.name}.old")
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staged, ignore_errors=True)
+        shutil.copytree(result, staged)
+        if folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(folder, replaced)
+        os.replace(staged, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}; the result is in {result}") from error

@@ -1,0 +1,96 @@
+"""The verdict in words: what was found, and when there is no gain, why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hasten.core.budget import Budget
+from hasten.core.record import Quality, Scorecard, Trial
+from hasten.core.target import TargetSpec
+from hasten.search.facts import GraphFacts
+
+_OVERHEAD_MACS = 2_000_000
+"""Below this a call takes about as long as its arithmetic: some tens of microseconds on one core."""
+
+
+def headline(best: Trial | None, baseline: Trial, holdout: Scorecard | None, budget: Budget) -> str:
+    """The verdict in a sentence, with the conditions that belong to its numbers."""
+    if best is None or holdout is None:
+        return "Nothing qualified: the original is kept."
+    parts = []
+    if holdout.speedup is not None and holdout.latency_ms is not None and baseline.latency_ms is not None:
+        low, high = holdout.speedup.ci95
+        speed = holdout.speedup.median
+        verdict = holdout.speedup.verdict
+        word = (
+            "as fast as the original within the noise"
+            if verdict == "indistinguishable"
+            else (f"{speed:.2f} times faster" if verdict == "better" else f"{1 / speed:.2f} times slower")
+        )
+        parts.append(f"{word} (95 % interval of the ratio {low:.2f} to {high:.2f})")
+    if holdout.size_bytes and baseline.size_bytes:
+        parts.append(f"{baseline.size_bytes / holdout.size_bytes:.2f} times smaller")
+    if budget.objective == "size":
+        parts.reverse()
+    kept = quality_in_words(holdout.quality) if holdout.quality else "quality not measured"
+    return f"{best.recipe} on {best.target}: {', '.join(parts)}; {kept}."
+
+
+def quality_in_words(quality: Quality) -> str:
+    """Value, drop, interval, sample size and what they say of the budget."""
+    low, high = quality.ci95
+    verdict = {
+        "met": "within budget",
+        "met on the sample, not proven": "within budget on the sample, not proven",
+        "missed": "over budget",
+    }[quality.budget]
+    return (
+        f"{quality.metric} {quality.value:.4f} against {quality.reference:.4f} on {quality.n} held-out samples "
+        f"(drop {quality.drop:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}; {verdict})"
+    )
+
+
+def shape_gain(trials: Sequence[Trial]) -> list[str]:
+    """What fixing the dynamic dimensions would gain, when it was measured."""
+    said = []
+    for probe in (t for t in trials if not t.selectable and t.latency_ms is not None):
+        same = [t for t in trials if t.selectable and t.recipe == probe.recipe and t.options == probe.options]
+        for trial in (t for t in same if t.target == probe.target and t.latency_ms is not None):
+            assert trial.latency_ms is not None
+            assert probe.latency_ms is not None
+            fixed, free = probe.latency_ms.median, trial.latency_ms.median
+            gain = f"{free:.3g} ms with dynamic dimensions, {fixed:.3g} ms with the shapes fixed"
+            advice = "; fix them with --shape" if fixed < 0.95 * free else ": not worth fixing"
+            said.append(f"{probe.recipe} on {probe.target}: {gain}{advice}.")
+    return said
+
+
+def no_gain(
+    facts: GraphFacts, specs: Sequence[TargetSpec], baseline: Trial, trials: Sequence[Trial]
+) -> list[str]:
+    """Why nothing qualified, from what was found."""
+    reasons = []
+    if baseline.macs is not None and baseline.macs < _OVERHEAD_MACS:
+        reasons.append(
+            f"The model is small ({baseline.macs:,} multiply-accumulates): "
+            "calling it costs about as much as computing it."
+        )
+    if not facts.weighted_layers and not facts.recurrent:
+        reasons.append("No layer has constant weights that could be quantized.")
+    if facts.quantized:
+        reasons.append("The model is quantized already.")
+    if not any("int8" in spec.compute_dtypes for spec in specs):
+        reasons.append("This CPU has no int8 dot-product instructions (avx512_vnni, avx_vnni, amx_int8).")
+    for trial in trials:
+        if trial.status == "rejected" and trial.reason:
+            reasons.append(f"{trial.recipe} on {trial.target}: {trial.reason}.")
+        elif trial.status == "failed" and trial.reason:
+            reasons.append(f"{trial.recipe} on {trial.target} failed: {trial.reason}.")
+        elif (
+            trial.status == "ok" and trial.selectable and trial.speedup and trial.speedup.verdict != "better"
+        ):
+            reasons.append(
+                f"{trial.recipe} on {trial.target} was not faster "
+                f"({trial.speedup.median:.2f} times, {trial.speedup.verdict})."
+            )
+    return reasons

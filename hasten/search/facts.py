@@ -1,0 +1,77 @@
+"""Facts about a graph from which candidates are derived, and with which a missing gain is explained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from hasten.graph import Graph
+
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_QUANTIZED = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulInteger", "ConvInteger"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphFacts:
+    """What the search knows about a model.
+
+    convolutions, products: layers with constant weights; products are MatMul and Gemm.
+    dynamic: names of inputs with a dimension that is not fixed.
+    """
+
+    operators: Counter[str]
+    convolutions: int
+    products: int
+    recurrent: int
+    quantized: bool
+    dynamic: tuple[str, ...]
+    float_dtype: str
+    parameters: int
+
+    @property
+    def weighted_layers(self) -> int:
+        """Layers that integer kernels could compute."""
+        return self.convolutions + self.products
+
+
+def read_facts(graph: Graph) -> GraphFacts:
+    """Read the facts off a graph."""
+    operators: Counter[str] = Counter()
+    convolutions = products = 0
+    for node in ir.traversal.RecursiveGraphIterator(graph.ir_model.graph):
+        operators[node.op_type] += 1
+        constant = len(node.inputs) > 1 and node.inputs[1] is not None and _is_constant(node.inputs[1])
+        if node.op_type in {"Conv", "ConvTranspose"} and constant:
+            convolutions += 1
+        elif node.op_type in {"MatMul", "Gemm"} and constant:
+            products += 1
+    floats = Counter(
+        v.dtype.name.lower()
+        for v in graph.weights.values()
+        if v.dtype is not None and v.dtype.is_floating_point()
+    )
+    return GraphFacts(
+        operators=operators,
+        convolutions=convolutions,
+        products=products,
+        recurrent=sum(operators[op] for op in RECURRENT),
+        quantized=any(operators[op] for op in _QUANTIZED),
+        dynamic=tuple(spec.name for spec in graph.inputs if spec.is_dynamic),
+        float_dtype=floats.most_common(1)[0][0] if floats else "none",
+        parameters=graph.parameters,
+    )
+
+
+def _is_constant(value: ir.Value) -> bool:
+    """Whether a value is a stored tensor, or computed from stored tensors by a shape-only operator."""
+    if value.is_initializer() or value.const_value is not None:
+        return True
+    node = value.producer()
+    shape_only = {"Constant", "Transpose", "Reshape", "Identity", "Cast", "DequantizeLinear"}
+    if node is None or node.op_type not in shape_only:
+        return False
+    return all(v is None or _is_constant(v) for v in node.inputs)

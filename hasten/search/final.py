@@ -1,0 +1,73 @@
+"""The last comparison side by side, and the one look at the holdout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hasten import measure
+from hasten.core.data import Holdout
+from hasten.core.errors import TrialError
+from hasten.core.record import Quality, Scorecard, Trial
+from hasten.search.candidate import Candidate
+from hasten.search.choose import ranked
+from hasten.search.explain import quality_in_words
+from hasten.search.trial import Lab
+
+FINALISTS = 3
+"""How many trials, fixed before the holdout is opened, it may be asked to confirm, best first."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The trial that was confirmed with its claim, or None with the reasons of those that were not."""
+
+    best: Trial | None
+    holdout: Scorecard | None
+    refused: tuple[str, ...]
+
+
+def finalists(
+    lab: Lab, baseline: Trial, trials: Sequence[Trial], tried: Mapping[str, Candidate]
+) -> list[Trial]:
+    """The best trials, reordered by a comparison in the same rounds where time is the objective."""
+    first = ranked(trials, baseline, lab.budget)[:FINALISTS]
+    if len(first) < 2 or lab.budget.objective != "latency":
+        return first
+    timings = lab.head_to_head([tried[t.id] for t in first])
+    return sorted((t for t in first if t.id in timings), key=lambda t: timings[t.id].latency_ms.median)
+
+
+def confirm(lab: Lab, holdout: Holdout, chosen: Sequence[Trial], tried: Mapping[str, Candidate]) -> Outcome:
+    """Open the holdout and confirm the first of the finalists, in order, that holds there."""
+    refused: list[str] = []
+    if not chosen:
+        return Outcome(None, None, ())
+    reference = lab.predictions(lab.baseline, holdout)
+    for trial in chosen:
+        subject = lab.subject(tried[trial.id])
+        try:
+            answers = lab.predictions(subject, holdout)
+            quality = measure.judge(lab.metric, reference, answers, holdout, lab.budget, lab.conditions.seed)
+            if quality.budget == "missed":
+                refused.append(
+                    f"{trial.recipe} on {trial.target} did not hold on the holdout: {_words(quality)}."
+                )
+                continue
+            card = Scorecard(**lab.card(subject, answers, quality))
+        except TrialError as error:
+            refused.append(f"{trial.recipe} on {trial.target} failed on the holdout: {error}.")
+            continue
+        if (
+            lab.budget.objective == "latency"
+            and card.speedup is not None
+            and card.speedup.verdict != "better"
+        ):
+            refused.append(f"{trial.recipe} on {trial.target} was not faster when measured again.")
+            continue
+        return Outcome(trial, card, tuple(refused))
+    return Outcome(None, None, tuple(refused))
+
+
+def _words(quality: Quality) -> str:
+    return f"{quality_in_words(quality)}, {quality.allowed:.4g} is allowed"

@@ -1,0 +1,85 @@
+"""Finished trials, written at once: a run that is cut off loses nothing it had finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hasten.core.errors import OutputError, RecordError
+from hasten.core.record import Trial
+
+
+class Journal:
+    """An append-only file of trials in a run's folder; the first line says which run it belongs to.
+
+    A line cut short by a kill is ignored on reading; every complete line is a finished trial.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._path = folder / "journal.jsonl"
+
+    def claim(self, resume: bool) -> None:
+        """Make the run's folder, empty unless a run is to be resumed; raises RecordError, OutputError."""
+        if resume:
+            if not self._path.is_file():
+                raise RecordError(f"there is no unfinished run in {self.folder}; start one without --resume")
+            return
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"cannot write the run's folder {self.folder}: {error.strerror}") from error
+
+    def begin(self, identity: Mapping[str, str]) -> dict[str, Trial]:
+        """Write the first line of a new journal; returns the trials known so far, none."""
+        try:
+            self._append(json.dumps(dict(identity), sort_keys=True))
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror}") from error
+        return {}
+
+    def resume(self, identity: Mapping[str, str]) -> dict[str, Trial]:
+        """Read the finished trials of a run that was cut off, by id.
+
+        Raises RecordError when it was a run of another model, data or settings.
+        """
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        try:
+            before = json.loads(lines[0]) if lines else {}
+        except json.JSONDecodeError:
+            before = {}
+        for key, value in identity.items():
+            if before.get(key) != value:
+                raise RecordError(
+                    f"the unfinished run in {self.folder} had another {key}; use --force to start over"
+                )
+        trials: dict[str, Trial] = {}
+        for line in lines[1:]:
+            try:
+                trial = Trial.model_validate_json(line)
+            except ValidationError:
+                continue
+            trials[trial.id] = trial
+        return trials
+
+    def add(self, trial: Trial) -> None:
+        """Append one finished trial and force it to disk; raises OutputError."""
+        try:
+            self._append(trial.model_dump_json())
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self._path}: {error.strerror}; finished trials are kept"
+            ) from error
+
+    def _append(self, line: str) -> None:
+        needs_break = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if needs_break and self._path.stat().st_size else "") + line + "\n")
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,106 @@
+"""From what the user gave to what the search works on: a checked graph on disk, data in roles, facts."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from hasten import data, loaders
+from hasten.core.data import LABELS, Roles, split
+from hasten.core.errors import DataError, OutputError
+from hasten.core.record import DataInfo
+from hasten.core.target import TargetSpec
+from hasten.graph import Graph
+from hasten.search.build import Workshop
+from hasten.search.facts import GraphFacts, read_facts
+from hasten.search.machine import usable_targets
+from hasten.search.request import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The original on disk, the data in their roles, and the facts the search starts from.
+
+    identity: what must be the same for a run to be resumed.
+    """
+
+    loaded: loaders.Loaded
+    original: Path
+    roles: Roles
+    data_info: DataInfo
+    facts: GraphFacts
+    specs: tuple[TargetSpec, ...]
+    workshop: Workshop
+    identity: dict[str, str]
+
+    @property
+    def graph(self) -> Graph:
+        """The original."""
+        return self.loaded.graph
+
+
+def prepare(request: Request, threads: int) -> Prepared:
+    """Load the model, copy the data, split them, read the facts; raises InputError."""
+    folder = request.folder
+    specs = usable_targets(request.target)
+    loaded = loaders.read(request.model, inputs=request.inputs, shapes=request.shapes, work=folder)
+    store_folder = folder / "store"
+    try:
+        shutil.rmtree(store_folder, ignore_errors=True)
+        original = folder / "original.onnx"
+        loaded.graph.stripped().write(original)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+    store, notes = data.ingest(request.data, loaded.graph.inputs, store_folder, seed=request.seed)
+    roles = split(store, request.seed)
+    roles.save()
+    _check_batch(loaded.graph, roles, request.batch)
+    loaders.check(
+        loaded, [b.feeds(loaded.graph.inputs) for b in roles.calibration.take(2).batches(request.batch)]
+    )
+    sizes = {role.role: len(role) for role in (roles.calibration, roles.selection, roles.holdout)}
+    settings = {"seed": request.seed, "threads": threads, "batch": request.batch}
+    return Prepared(
+        loaded=loaded,
+        original=original,
+        roles=roles,
+        data_info=DataInfo(
+            sha256=store.sha256,
+            source=notes.source,
+            samples=len(store),
+            labelled=LABELS in store.fields,
+            splits=sizes,
+            notes=notes.notes,
+        ),
+        facts=read_facts(loaded.graph),
+        specs=specs,
+        workshop=Workshop(original, store_folder, folder, settings),
+        identity={
+            "model": loaded.graph.fingerprint,
+            "data": store.sha256,
+            "settings": repr((request.metric, request.target, request.batch, request.threads, request.seed)),
+            "budget": repr((request.budget.max_drop, request.budget.points, request.budget.objective)),
+        },
+    )
+
+
+def _check_batch(graph: Graph, roles: Roles, batch: int) -> None:
+    """Refuse a batch size that the model's fixed dimensions do not allow; raises DataError."""
+    sample = roles.store.sample(0)
+    for spec in graph.inputs:
+        if spec.shape is None or len(spec.shape) == sample[spec.name].ndim:
+            fixed: object = 1 if spec.shape is not None else None
+        else:
+            fixed = spec.shape[0]
+        if isinstance(fixed, int) and fixed != batch:
+            raise DataError(f"input {spec} takes {fixed} samples at a time, not {batch}; use --batch {fixed}")
+
+
+def probe_shapes(prepared: Prepared, batch: int) -> dict[str, tuple[int, ...]]:
+    """The shapes that inputs with dynamic dimensions have in the data; empty when all are fixed already."""
+    if not prepared.facts.dynamic:
+        return {}
+    first = next(iter(prepared.roles.selection.take(batch).batches(batch)))
+    feeds = first.feeds(prepared.graph.inputs)
+    return {name: tuple(feeds[name].shape) for name in prepared.facts.dynamic}

@@ -1,0 +1,112 @@
+"""What to try next, given what has been tried: the advised candidates, repairs, options, and one question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from time import monotonic
+
+from hasten import methods
+from hasten.core.errors import TrialError
+from hasten.core.recipe import Json, Recipe, Step
+from hasten.core.record import Trial
+from hasten.search.advise import Advice
+from hasten.search.candidate import Candidate
+from hasten.search.choose import cost, leader, ranked
+from hasten.search.repair import find_blame
+from hasten.search.trial import Lab
+
+_REPAIR_SHARE = 0.5
+"""Part of the time left that finding the layers to blame may take."""
+
+_MARGIN = 0.5
+"""A repair aims at this part of the error the budget allows: error and drop are not proportional."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposer:
+    """Proposes candidates one by one and looks at ``done``, the trials so far, before each.
+
+    threads: how many threads the user fixed, or None when they are free to vary.
+    shapes: the shapes that inputs with dynamic dimensions have in the data, to learn what fixing them would
+    gain; empty when there are none. deadline: in the time of ``time.monotonic``.
+    """
+
+    lab: Lab
+    advice: Advice
+    baseline: Trial
+    threads: int | None
+    shapes: Mapping[str, tuple[int, ...]]
+    deadline: float
+
+    def propose(self, done: Sequence[Trial]) -> Iterator[Candidate]:
+        """Yield what to try next; the caller tries it and appends the trial to ``done``."""
+        yield from self.advice.candidates
+        yield from self._repairs(done)
+        yield from self._thread_counts(done)
+        yield from self._fixed_shapes(done)
+
+    def _repairs(self, done: Sequence[Trial]) -> Iterator[Candidate]:
+        """Each recipe that lost too much, fastest first, once with its culprits left as they were."""
+        broken: dict[str, list[Trial]] = {}
+        for trial in sorted(
+            (t for t in done if t.status == "rejected"), key=lambda t: cost(t, self.lab.budget)
+        ):
+            broken.setdefault(trial.recipe.fingerprint, []).append(trial)
+        for trials in broken.values():
+            best = ranked(done, self.baseline, self.lab.budget)
+            pays = [
+                t for t in trials if not best or cost(t, self.lab.budget) < cost(best[0], self.lab.budget)
+            ]
+            if not pays:
+                continue
+            repaired = self._repair(pays[0])
+            for trial in pays if repaired is not None else ():
+                yield Candidate(repaired or trial.recipe, trial.target, trial.options)
+
+    def _repair(self, trial: Trial) -> Recipe | None:
+        """The trial's recipe with the layers to blame excluded from its last step, or None."""
+        step = trial.recipe.steps[-1]
+        left_s = self.deadline - monotonic()
+        if trial.quality is None or left_s <= 0 or not _can_exclude(step):
+            return None
+        fraction = _MARGIN * min(1.0, trial.quality.allowed / max(trial.quality.drop, 1e-12))
+        try:
+            before = self.lab.workshop.apply(Recipe(trial.recipe.steps[:-1]))
+            blame = find_blame(self.lab.workshop, trial.recipe, before, fraction, _REPAIR_SHARE * left_s)
+        except TrialError:
+            return None
+        if blame is None:
+            return None
+        culprits: list[Json] = [*sorted(blame.layers)]
+        excluded = Step(step.method, {**step.params, "exclude": culprits})
+        return Recipe((*trial.recipe.steps[:-1], excluded))
+
+    def _thread_counts(self, done: Sequence[Trial]) -> Iterator[Candidate]:
+        """Fewer threads for the best so far, halved as long as it helps: small models pay for each thread."""
+        if self.threads is not None or self.lab.budget.objective == "size":
+            return
+        count = self.lab.conditions.threads
+        while count > 1:
+            best = self._best(done)
+            if best.options.get("threads") != count:
+                return
+            count //= 2
+            yield _candidate(best).with_options(threads=count)
+
+    def _fixed_shapes(self, done: Sequence[Trial]) -> Iterator[Candidate]:
+        """The best so far with its dynamic dimensions fixed: what would that gain?"""
+        best = self._best(done)
+        if self.shapes:
+            yield Candidate(best.recipe, best.target, best.options, self.shapes)
+
+    def _best(self, done: Sequence[Trial]) -> Trial:
+        return leader(done, self.baseline, self.lab.budget) or self.baseline
+
+
+def _candidate(trial: Trial) -> Candidate:
+    return Candidate(trial.recipe, trial.target, trial.options)
+
+
+def _can_exclude(step: Step) -> bool:
+    return any(f.name == "exclude" for f in fields(methods.find(step.method).Params))

@@ -1,0 +1,147 @@
+"""A candidate becomes a trial: built, exported, judged on Selection, timed beside the baseline."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hasten import measure
+from hasten.core.budget import Budget
+from hasten.core.data import Dataset
+from hasten.core.errors import TrialError
+from hasten.core.record import Quality, Trial
+from hasten.measure import Conditions, Metric, Predictions, Subject
+from hasten.search.build import Built, Workshop
+from hasten.search.candidate import Candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """Everything a trial needs: the workshop that builds, the baseline to compare with, the conditions.
+
+    selection: the data candidates are compared on. runtimes: target name to runtime name and version.
+    """
+
+    workshop: Workshop
+    selection: Dataset
+    metric: Metric
+    conditions: Conditions
+    budget: Budget
+    work: Path
+    runtimes: dict[str, str]
+    baseline: Subject
+    baseline_predictions: Predictions
+
+    def run(self, candidate: Candidate) -> Trial:
+        """Try one candidate; whatever fails becomes the reason of a failed trial."""
+        began = time.monotonic()
+        try:
+            built = self.workshop.apply(candidate.recipe)
+            reason = self._without_effect(candidate, built)
+            found = {"status": "no effect", "reason": reason} if reason else self._measured(candidate, built)
+            found |= {"sites": built.sites, "skipped": built.skipped, "notes": built.notes}
+        except TrialError as error:
+            found = {"status": "failed", "reason": str(error)}
+        return self.trial(candidate, seconds=time.monotonic() - began, **found)
+
+    def trial(self, candidate: Candidate, **found: Any) -> Trial:
+        """The record of a candidate with what was found."""
+        return Trial(
+            id=candidate.id,
+            recipe=candidate.recipe,
+            target=candidate.target,
+            runtime=self.runtimes[candidate.target],
+            options=dict(candidate.options),
+            selectable=candidate.selectable,
+            **found,
+        )
+
+    def _without_effect(self, candidate: Candidate, built: Built) -> str | None:
+        """Why a candidate need not be measured, or None."""
+        steps = candidate.recipe.steps
+        if not steps or built.last_effective:
+            return None
+        same_runtime = (candidate.target, dict(candidate.options)) == (
+            self.baseline.artifact.target,
+            self.baseline.artifact.options,
+        )
+        if len(steps) > 1 or same_runtime:
+            return f"{steps[-1].method} changed nothing in this model"
+        return None
+
+    def subject(self, candidate: Candidate) -> Subject:
+        """The exported files of a candidate; raises TrialError."""
+        built = self.workshop.apply(candidate.recipe)
+        artifact, folder = self.workshop.export(
+            built, candidate.target, candidate.options, candidate.shapes, candidate.id
+        )
+        return Subject(artifact, folder, str(candidate))
+
+    def _measured(self, candidate: Candidate, built: Built) -> dict[str, Any]:
+        subject = self.subject(candidate)
+        found: dict[str, Any] = {"artifact": subject.artifact, "status": "ok"}
+        cost = self.workshop.cost(built)
+        found |= {
+            "macs": cost.macs,
+            "parameters": cost.parameters,
+            "nonzero_parameters": cost.nonzero_parameters,
+        }
+        if candidate.shapes:
+            # Fixing shapes does not change the arithmetic; the question is the time alone.
+            return found | self.card(subject, None, None)
+        answers = self.predictions(subject, self.selection)
+        quality = self.judge(answers)
+        if quality.budget == "missed":
+            found |= {"status": "rejected", "reason": _too_much(quality)}
+        return found | self.card(subject, answers, quality)
+
+    def judge(self, answers: Predictions) -> Quality:
+        """Quality on Selection, against the original's answers; raises TrialError."""
+        return measure.judge(
+            self.metric, self.baseline_predictions, answers, self.selection, self.budget, self.conditions.seed
+        )
+
+    def predictions(self, subject: Subject, data: Dataset) -> Predictions:
+        """The subject's answers to every sample of a role; raises TrialError."""
+        return measure.predict(subject, data, self.conditions, self.work / "predictions")
+
+    def card(self, subject: Subject, answers: Predictions | None, quality: Quality | None) -> dict[str, Any]:
+        """The fields of a Scorecard; timing is made beside the baseline. Raises TrialError."""
+        size_bytes, size_zstd_bytes = measure.sizes(subject.artifact, subject.folder)
+        card: dict[str, Any] = {
+            "size_bytes": size_bytes,
+            "size_zstd_bytes": size_zstd_bytes,
+            "quality": quality,
+        }
+        if answers is not None:
+            card |= {"load_ms": answers.load_ms, "peak_memory_bytes": answers.peak_memory_bytes}
+        conditions = self.conditions
+        if quality is not None and quality.budget == "missed":
+            # Its speed is only needed to see whether a repair would pay.
+            conditions = replace(conditions, time_limit_s=conditions.time_limit_s / 3)
+        timing = measure.time_interleaved([self.baseline, subject], self.selection, conditions)[1]
+        if isinstance(timing, TrialError):
+            raise timing
+        card |= {"latency_ms": timing.latency_ms, "speedup": timing.speedup}
+        if self.budget.objective == "throughput":
+            card["throughput_per_s"] = measure.throughput(subject, self.selection, conditions)
+        return card
+
+    def head_to_head(self, candidates: list[Candidate]) -> dict[str, measure.Timing]:
+        """Time candidates and the baseline in the same rounds; those that fail are left out."""
+        subjects = [self.baseline, *(self.subject(c) for c in candidates)]
+        timings = measure.time_interleaved(subjects, self.selection, self.conditions)
+        return {
+            c.id: t for c, t in zip(candidates, timings[1:], strict=True) if not isinstance(t, TrialError)
+        }
+
+
+def _too_much(quality: Quality) -> str:
+    low, high = quality.ci95
+    return (
+        f"{quality.metric} falls by {quality.drop:.4g} "
+        f"(95 % interval {low:.4g} to {high:.4g}, n = {quality.n}); "
+        f"{quality.allowed:.4g} is allowed"
+    )
