@@ -212,6 +212,11 @@ class Roles:
         (self.store.folder / "roles.json").write_text(json.dumps(roles), encoding="utf-8")
 
     @classmethod
+    def everything(cls, store: Store) -> Roles:
+        """All samples calibrate, none is compared on: for applying a recipe without judging it."""
+        return cls(store, Calibration(store, range(len(store))), Selection(store, ()), Holdout(store, ()))
+
+    @classmethod
     def open(cls, folder: Path) -> Roles:
         """Open what ``save`` wrote."""
         store = Store(folder)

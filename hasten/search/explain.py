@@ -14,39 +14,38 @@ _OVERHEAD_MACS = 2_000_000
 
 
 def headline(best: Trial | None, baseline: Trial, holdout: Scorecard | None, budget: Budget) -> str:
-    """The verdict in a sentence, with the conditions that belong to its numbers."""
+    """The verdict in a sentence; the figures that belong to it stand beside it."""
     if best is None or holdout is None:
         return "Nothing qualified: the original is kept."
     parts = []
-    if holdout.speedup is not None and holdout.latency_ms is not None and baseline.latency_ms is not None:
+    if holdout.speedup is not None:
         low, high = holdout.speedup.ci95
-        speed = holdout.speedup.median
-        verdict = holdout.speedup.verdict
-        word = (
-            "as fast as the original within the noise"
-            if verdict == "indistinguishable"
-            else (f"{speed:.2f} times faster" if verdict == "better" else f"{1 / speed:.2f} times slower")
-        )
-        parts.append(f"{word} (95 % interval of the ratio {low:.2f} to {high:.2f})")
-    if holdout.size_bytes and baseline.size_bytes:
-        parts.append(f"{baseline.size_bytes / holdout.size_bytes:.2f} times smaller")
-    if budget.objective == "size":
-        parts.reverse()
-    kept = quality_in_words(holdout.quality) if holdout.quality else "quality not measured"
-    return f"{best.recipe} on {best.target}: {', '.join(parts)}; {kept}."
+        ratio = holdout.speedup.median
+        words = {
+            "better": f"{ratio:.2f} times faster",
+            "worse": f"{1 / ratio:.2f} times slower",
+            "indistinguishable": "no faster and no slower",
+        }[holdout.speedup.verdict]
+        parts.append(f"{words} (95 % interval of the ratio {low:.2f} to {high:.2f})")
+    if holdout.size_bytes and baseline.size_bytes and (budget.objective == "size" or not parts):
+        parts.insert(0, f"{baseline.size_bytes / holdout.size_bytes:.2f} times smaller")
+    kept = f"; {holdout.quality.metric} {_BUDGET_WORDS[holdout.quality.budget]}" if holdout.quality else ""
+    return f"{best.recipe} on {best.target} is {' and '.join(parts)}{kept}."
+
+
+_BUDGET_WORDS = {
+    "met": "is within budget",
+    "met on the sample, not proven": "is within budget on the sample, not proven",
+    "missed": "is over budget",
+}
 
 
 def quality_in_words(quality: Quality) -> str:
     """Value, drop, interval, sample size and what they say of the budget."""
     low, high = quality.ci95
-    verdict = {
-        "met": "within budget",
-        "met on the sample, not proven": "within budget on the sample, not proven",
-        "missed": "over budget",
-    }[quality.budget]
     return (
         f"{quality.metric} {quality.value:.4f} against {quality.reference:.4f} on {quality.n} held-out samples "
-        f"(drop {quality.drop:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}; {verdict})"
+        f"(drop {quality.drop:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}; {_BUDGET_WORDS[quality.budget]})"
     )
 
 

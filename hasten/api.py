@@ -1,0 +1,205 @@
+"""The public functions of ``import hasten``: the commands, for a program instead of a person."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hasten import data as data_room
+from hasten import loaders, measuring, methods, report, run, targets
+from hasten.core.budget import Budget
+from hasten.core.data import Array, Roles
+from hasten.core.errors import InputError, RecordError, TrialError
+from hasten.core.recipe import Recipe
+from hasten.core.record import RunRecord, Scorecard
+from hasten.core.target import usable_cores
+from hasten.core.tensor import TensorSpec
+from hasten.graph import Graph
+from hasten.methods import Change, Context
+from hasten.search.deliver import publish
+from hasten.search.request import Listener, Request, silent
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Result:
+    """What ``optimize`` found: ``record`` is the evidence, ``save`` writes the deployable folder."""
+
+    def __init__(
+        self, record: RunRecord, folder: Path, keep: tempfile.TemporaryDirectory[str] | None
+    ) -> None:
+        self.record = record
+        self.folder = folder
+        self._keep = keep
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write model, ``hasten.json`` and ``report.html``, whole or not at all.
+
+        Raises OutputError when the folder exists (without ``force``) or cannot be written.
+        """
+        publish(self.folder, Path(folder), force)
+        return Path(folder)
+
+    def open(self) -> Model:
+        """The saved version, opened in its runtime."""
+        return load(self.folder)
+
+    def __str__(self) -> str:
+        return "\n".join(report.summary(self.record))
+
+
+class Model:
+    """A saved model opened in its runtime with its options: numpy in, numpy out, names as in the model."""
+
+    def __init__(self, record: RunRecord, runner: targets.Runner) -> None:
+        self.record = record
+        self._runner = runner
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What must be fed."""
+        return self._runner.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What comes out."""
+        return self._runner.outputs
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """One inference; raises InputError when an input is missing or unknown, TrialError when it fails."""
+        names = {spec.name for spec in self.inputs}
+        if set(feeds) != names:
+            raise InputError(
+                f"feed exactly the inputs {', '.join(sorted(names))}, not {', '.join(sorted(feeds))}"
+            )
+        return self._runner.run(feeds)
+
+
+def optimize(  # noqa: PLR0913 - one parameter an option of the command line
+    model: Any,
+    data: Any,
+    *,
+    metric: Any = None,
+    budget: Budget | None = None,
+    target: str = "cpu",
+    recipe: Recipe | None = None,
+    inputs: Sequence[str] = (),
+    shapes: Shapes | None = None,
+    batch: int = 1,
+    threads: int | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    listener: Listener = silent,
+) -> Result:
+    """The fastest version of ``model`` that keeps its quality on ``data``, with the evidence.
+
+    model: a path, ``package.module:function``, ``torch.nn.Module``, ``onnx.ModelProto`` or Graph. data: a
+    path, ``package.module:function``, a dictionary of arrays, or an iterable of batches. metric: a name, a
+    function of outputs and labels, or None to choose one. folder: where the run keeps its work, needed only
+    to resume it; a temporary folder otherwise. Raises InputError for anything that cannot be used.
+    """
+    temporary = None
+    if folder is None:
+        temporary = tempfile.TemporaryDirectory(prefix="hasten-")
+        folder = temporary.name
+    request = Request(
+        model=model,
+        data=data,
+        folder=Path(folder),
+        metric=metric,
+        budget=budget or Budget(),
+        target=target,
+        recipe=recipe,
+        inputs=tuple(inputs),
+        shapes=dict(shapes or {}),
+        batch=batch,
+        threads=threads,
+        seed=seed,
+        resume=resume,
+    )
+    record, result = run.optimize(request, listener)
+    return Result(record, result, temporary)
+
+
+def load(folder: str | Path) -> Model:
+    """Open what ``optimize`` saved, in its runtime with its options.
+
+    Raises RecordError when the folder holds no valid record or its files are not the recorded ones,
+    Unavailable when the runtime is not installed.
+    """
+    folder = Path(folder)
+    record = RunRecord.read(folder)
+    trial = record.trial(record.best.trial) if record.best else record.baseline
+    if trial.artifact is None:
+        raise RecordError(f"{folder}: the record names no files for {trial.id}")
+    missing = [f.path for f in trial.artifact.files if not (folder / f.path).is_file()]
+    if missing:
+        raise RecordError(f"{folder}: {missing[0]} is missing; write the folder again with `hasten optimize`")
+    target = targets.find(trial.target)
+    try:
+        opened = target.open(trial.artifact, folder, targets.options(trial.target, trial.options))
+    except TrialError as error:
+        raise RecordError(f"{folder}: {error}") from error
+    return Model(record, opened)
+
+
+def read(model: Any, *, inputs: Sequence[str] = (), shapes: Shapes | None = None) -> Graph:
+    """Any model as a Graph; raises ModelError."""
+    return loaders.read(model, inputs=tuple(inputs), shapes=dict(shapes or {})).graph
+
+
+def apply(
+    graph: Graph,
+    recipe: Recipe,
+    data: Any = None,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    batch: int = 1,
+) -> Change:
+    """Apply one recipe without searching or measuring; all the data calibrate.
+
+    Raises RecipeError for a malformed recipe, MethodError when a step cannot be applied, DataError.
+    """
+    methods.validate(recipe)
+    with tempfile.TemporaryDirectory(prefix="hasten-") as folder:
+        calibration = None
+        if data is not None:
+            store, _ = data_room.ingest(data, graph.inputs, Path(folder) / "store", seed=seed)
+            calibration = Roles.everything(store).calibration
+        context = Context(
+            calibration=calibration,
+            work=Path(folder),
+            seed=seed,
+            threads=threads or usable_cores(),
+            batch=batch,
+        )
+        return methods.apply(recipe, graph, context)
+
+
+def measure(
+    models: Sequence[str | Path],
+    data: Any = None,
+    *,
+    metric: Any = None,
+    budget: Budget | None = None,
+    batch: int = 1,
+    threads: int | None = None,
+    seed: int = 0,
+) -> list[Scorecard | TrialError]:
+    """Measure files side by side; the first is the reference.
+
+    models: ``.onnx``, OpenVINO ``.xml`` or ``.pt2`` files, or folders that ``optimize`` saved. Without data
+    the inputs are random and quality is not judged. A model that fails yields its TrialError in its place.
+    Raises InputError when the reference cannot be opened or the data do not fit.
+    """
+    return measuring.measure_files(
+        [Path(m) for m in models],
+        data,
+        metric,
+        measuring.Conditions(batch=batch, threads=threads or usable_cores(), seed=seed),
+        budget or Budget(),
+    )

@@ -1,0 +1,40 @@
+"""``hasten apply``: one recipe, no search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hasten.cli import options
+from hasten.core.errors import OutputError
+
+
+def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command line
+    model: options.ModelArgument,
+    recipe: Annotated[Path, typer.Option("--recipe", help="The recipe, as YAML or JSON.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.onnx", help="File to write.")],
+    data: options.MaybeDataOption = None,
+    shape: options.ShapeOption = None,
+    input_: options.InputOption = None,
+    seed: options.SeedOption = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    json: options.JsonOption = False,
+) -> None:
+    """Apply one recipe to MODEL and write the changed model, without searching or measuring."""
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists already; choose another name or replace it with --force")
+    if output.suffix != ".onnx":
+        raise OutputError(f"{output} must end in .onnx")
+
+    from hasten import api
+    from hasten.cli import show
+    from hasten.core.recipe import Recipe
+
+    options.import_from_here(model, data)
+    steps = Recipe.read(recipe)
+    graph = api.read(model, inputs=tuple(input_ or ()), shapes=options.read_shapes(shape))
+    change = api.apply(graph, steps, data, seed=seed)
+    change.graph.stripped().write(output)
+    show.change(change, output, as_json=json)

@@ -1,0 +1,118 @@
+"""``hasten optimize``: the main job."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hasten.cli import options
+from hasten.core.budget import Budget, Objective, parse_drop, parse_seconds
+from hasten.core.errors import OutputError
+
+if TYPE_CHECKING:
+    from hasten.core.recipe import Recipe
+
+KEPT = 3
+
+
+def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command line
+    model: options.ModelArgument,
+    data: options.DataOption,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write the result to.")
+    ],
+    metric: options.MetricOption = None,
+    max_drop: options.DropOption = "1%",
+    target: Annotated[str, typer.Option("--target", help="cpu, or one of `hasten targets`.")] = "cpu",
+    objective: Annotated[
+        str, typer.Option("--objective", metavar="latency|throughput|size", help="What to make best.")
+    ] = "latency",
+    time_budget: Annotated[
+        str, typer.Option("--time-budget", metavar="TIME", help="For the search: 90s, 5m, 1h30m.")
+    ] = "5m",
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Try this recipe alone (YAML or JSON).")
+    ] = None,
+    shape: options.ShapeOption = None,
+    input_: options.InputOption = None,
+    batch: options.BatchOption = 1,
+    threads: options.ThreadsOption = None,
+    seed: options.SeedOption = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result or run.")] = False,
+    json: options.JsonOption = False,
+) -> None:
+    """Find the fastest version of MODEL that keeps its quality on DATA, and save it with the evidence."""
+    drop, points = parse_drop(max_drop)
+    budget = Budget(
+        max_drop=drop, points=points, time_s=parse_seconds(time_budget), objective=_objective(objective)
+    )
+    shapes = options.read_shapes(shape)
+    work = _claim(output, resume, force)
+
+    from hasten import api
+    from hasten.cli.live import Display
+
+    options.import_from_here(model, data, metric)
+    with Display() as display:
+        result = api.optimize(
+            model,
+            data,
+            metric=metric,
+            budget=budget,
+            target=target,
+            recipe=_recipe(recipe),
+            inputs=tuple(input_ or ()),
+            shapes=shapes,
+            batch=batch,
+            threads=threads,
+            seed=seed,
+            folder=work,
+            resume=resume,
+            listener=display.show,
+        )
+    result.save(output, force=force)
+    shutil.rmtree(work, ignore_errors=True)
+    if json:
+        typer.echo(result.record.to_json())
+    else:
+        from hasten import report
+
+        typer.echo("\n".join(report.summary(result.record, output)))
+    if result.record.verdict == "kept":
+        raise typer.Exit(KEPT)
+
+
+def _objective(text: str) -> Objective:
+    match text:
+        case "latency" | "throughput" | "size":
+            return text
+    raise typer.BadParameter(f"{text!r} is none of latency, throughput, size", param_hint="--objective")
+
+
+def _recipe(path: Path | None) -> Recipe | None:
+    if path is None:
+        return None
+    from hasten import methods
+    from hasten.core.recipe import Recipe
+
+    recipe = Recipe.read(path)
+    methods.validate(recipe)
+    return recipe
+
+
+def _claim(output: Path, resume: bool, force: bool) -> Path:
+    """The folder of the run beside the output; raises OutputError when either is in the way."""
+    from hasten.search.deliver import check_destination
+
+    check_destination(output, force)
+    work = output.absolute().with_name(f".{output.absolute().name}.run")
+    if (work / "journal.jsonl").is_file() and not resume and not force:
+        raise OutputError(
+            f"an unfinished run for {output} is in {work}; "
+            "continue it with --resume or discard it with --force"
+        )
+    return work

@@ -1,0 +1,198 @@
+"""Results as tables for a person, or as JSON for a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from hasten.core.errors import TrialError
+    from hasten.core.record import Scorecard
+    from hasten.methods import Change
+    from hasten.search.inspect import Inspection
+    from hasten.search.verify import Check
+    from hasten.targets.inventory import Entry
+
+_MOST_LAYERS = 20
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "default", overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: object) -> None:
+    table.add_row(*(escape(_printable(str(cell))) for cell in cells))
+
+
+def _printable(text: str) -> str:
+    """Names come from model files: control characters must not reach the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def inspection(found: Inspection) -> None:
+    """The answer of ``hasten inspect``."""
+    console = Console(highlight=False)
+    head = _table(f"{found.source} ({found.format}, opset {found.opset})", "", "")
+    for name, specs in (("input", found.inputs), ("output", found.outputs)):
+        for spec in specs:
+            _row(head, name, spec)
+    _row(head, "parameters", f"{found.parameters:,}")
+    if found.nonzero_parameters != found.parameters:
+        _row(head, "of them not zero", f"{found.nonzero_parameters:,}")
+    _row(head, "multiply-accumulates", "unknown" if found.macs is None else f"{found.macs:,}")
+    _row(head, "operators", ", ".join(f"{name} {count}" for name, count in found.operators.items()))
+    for note in found.notes:
+        _row(head, "note", note)
+    console.print(head)
+    layers = _table("\nCost per layer", "layer", "operator", "MACs", "share", "parameters", "computes in")
+    costly = sorted(found.layers, key=lambda layer: -layer.macs)
+    for layer in costly[:_MOST_LAYERS]:
+        share = f"{layer.macs / found.macs:.1%}" if found.macs else "-"
+        _row(
+            layers, layer.name, layer.op_type, f"{layer.macs:,}", share, f"{layer.parameters:,}", layer.dtype
+        )
+    if len(costly) > _MOST_LAYERS:
+        _row(layers, f"and {len(costly) - _MOST_LAYERS} more; --json shows all")
+    console.print(layers)
+    advice = _table("\nWhat could be done", "candidate", "", "why")
+    for entry in found.advice:
+        _row(advice, entry.name, "try" if entry.tried else "no", entry.reason)
+    console.print(advice)
+
+
+def change(made: Change, output: Path, *, as_json: bool) -> None:
+    """The answer of ``hasten apply``."""
+    if as_json:
+        _print_json(
+            {
+                "file": str(output),
+                "effective": made.effective,
+                "sites": [s.model_dump() for s in made.sites],
+                "skipped": [s.model_dump() for s in made.skipped],
+                "notes": list(made.notes),
+            }
+        )
+        return
+    console = Console(highlight=False)
+    table = _table(f"{output}: {len(made.sites)} changed, {len(made.skipped)} left", "layer", "operator", "")
+    for site in made.sites:
+        _row(table, site.name, site.op_type, site.what)
+    for skip in made.skipped:
+        _row(table, skip.name, skip.op_type, f"left: {skip.reason}")
+    console.print(table)
+    for note in made.notes:
+        console.print(escape(_printable(note)))
+    if not made.effective:
+        console.print("No effect: the recipe changed nothing in this model.")
+
+
+def scorecards(names: Sequence[str], cards: Sequence[Scorecard | TrialError], *, as_json: bool) -> None:
+    """The answer of ``hasten measure``."""
+    from hasten.core.record import Scorecard
+    from hasten.report import figures
+
+    if as_json:
+        _print_json(
+            [
+                {"model": name, **card.model_dump(mode="json")}
+                if isinstance(card, Scorecard)
+                else {"model": name, "error": str(card)}
+                for name, card in zip(names, cards, strict=True)
+            ]
+        )
+        return
+    table = _table("", "model", "latency", "95 % interval", "against the first", "quality", "size", "memory")
+    for name, card in zip(names, cards, strict=True):
+        if not isinstance(card, Scorecard):
+            _row(table, name, f"failed: {card}", "", "", "", "", "")
+            continue
+        latency = card.latency_ms
+        quality = card.quality
+        _row(
+            table,
+            name,
+            figures.latency(latency) if latency else "-",
+            figures.latency_interval(latency) if latency else "-",
+            figures.speed(card.speedup).sentence if card.speedup else "-",
+            f"{quality.metric} {quality.value:.4f} (drop {quality.drop:+.4f}, {quality.ci95[0]:+.4f} to "
+            f"{quality.ci95[1]:+.4f}, n = {quality.n})"
+            if quality
+            else "-",
+            figures.size(card.size_bytes) if card.size_bytes else "-",
+            figures.size(card.peak_memory_bytes) if card.peak_memory_bytes else "-",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    for card in cards:
+        if isinstance(card, Scorecard) and card.latency_ms and card.latency_ms.warning:
+            console.print(escape(f"warning: {card.latency_ms.warning}"))
+
+
+def checks(made: Sequence[Check], *, as_json: bool) -> None:
+    """The answer of ``hasten verify``."""
+    if as_json:
+        _print_json([check.model_dump() for check in made])
+        return
+    table = _table("", "claim", "", "recorded", "found here")
+    for check in made:
+        holds = {True: "holds", False: "does not hold", None: "not checked"}[check.holds]
+        _row(table, check.claim, holds, check.recorded, check.found)
+    Console(highlight=False).print(table)
+
+
+def inventory(entries: Sequence[Entry], *, as_json: bool) -> None:
+    """The answer of ``hasten targets``."""
+    if as_json:
+        _print_json([entry.to_dict() for entry in entries])
+        return
+    table = _table("", "target", "", "runtime", "computes in")
+    for entry in entries:
+        if entry.spec is None:
+            _row(table, entry.name, "no", entry.reason, entry.remedy)
+        else:
+            spec = entry.spec
+            _row(
+                table,
+                entry.name,
+                "works",
+                f"{spec.runtime} {spec.version}",
+                ", ".join(sorted(spec.compute_dtypes)),
+            )
+    Console(highlight=False).print(table)
+
+
+def methods(name: str | None, *, as_json: bool) -> None:
+    """The answer of ``hasten methods``."""
+    from hasten.methods import card, names
+
+    cards = [card(n) for n in ([name] if name else names())]
+    if as_json:
+        _print_json(cards if name is None else cards[0])
+        return
+    console = Console(highlight=False)
+    if name is None:
+        table = _table("", "method", "what it does", "needs", "exact")
+        for entry in cards:
+            needs = ", ".join(entry["needs"]) or "nothing"
+            _row(table, entry["name"], entry["summary"], needs, "yes" if entry["exact"] else "no")
+        console.print(table)
+        return
+    console.print(escape(f"{cards[0]['name']}: {cards[0]['summary']}\n"))
+    table = _table("Parameters", "name", "type", "default", "")
+    for parameter in cards[0]["parameters"]:
+        _row(table, *(parameter[key] for key in ("name", "type", "default", "meaning")))
+    console.print(table)
