@@ -77,8 +77,7 @@ def _expose(graph: Graph, inner: Sequence[str]) -> Graph:
 def _session(graph: Graph, settings: Any) -> Any:
     import onnxruntime as ort
 
-    weights = sum(v.const_value.nbytes for v in graph.weights.values() if v.const_value is not None)
-    if weights < PROTOBUF_LIMIT_BYTES:
+    if graph.weight_bytes < PROTOBUF_LIMIT_BYTES:
         return ort.InferenceSession(graph.to_bytes(), settings, providers=["CPUExecutionProvider"])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

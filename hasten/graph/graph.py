@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -51,13 +51,21 @@ class Graph:
 
     @property
     def parameters(self) -> int:
-        """Number of elements of all initializers, subgraphs included."""
-        return sum(
-            value.const_value.size
-            for graph in self.ir_model.graphs()
-            for value in graph.initializers.values()
-            if value.const_value is not None
-        )
+        """Number of elements of all stored tensors."""
+        return sum(tensor.size for tensor in self.tensors())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all stored tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def tensors(self) -> Iterator[ir.TensorProtocol]:
+        """Every stored tensor: initializers and values of Constant nodes, subgraphs included."""
+        for graph in self.ir_model.graphs():
+            yield from (v.const_value for v in graph.initializers.values() if v.const_value is not None)
+            for node in graph:
+                if node.op_type == "Constant" and "value" in node.attributes:
+                    yield node.attributes["value"].as_tensor()
 
     @property
     def fingerprint(self) -> str:
@@ -92,7 +100,7 @@ class Graph:
         """
         path = Path(path)
         partial = path.with_name(f".{path.name}.partial")
-        heavy = self._weight_bytes() > PROTOBUF_LIMIT_BYTES
+        heavy = self.weight_bytes > PROTOBUF_LIMIT_BYTES
         data = path.name + ".data"
         try:
             ir.save(self.ir_model, partial, external_data=data if heavy else None)
@@ -102,9 +110,6 @@ class Graph:
         finally:
             partial.unlink(missing_ok=True)
         return (path, path.with_name(data)) if heavy else (path,)
-
-    def _weight_bytes(self) -> int:
-        return sum(v.const_value.nbytes for v in self.weights.values() if v.const_value is not None)
 
     @classmethod
     def open(cls, path: str | Path) -> Graph:

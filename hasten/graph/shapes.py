@@ -1,0 +1,90 @@
+"""Shapes of the values inside a graph: inferred from the signature, or observed in one run.
+
+Shapes stored in a model file are not trusted: exporters leave stale ones, and a wrong shape would license
+a wrong rewrite. Both functions derive them anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from hasten.core.data import Array
+from hasten.core.errors import MethodError
+from hasten.graph.evaluate import Evaluator
+from hasten.graph.graph import Graph
+
+
+def infer(graph: Graph) -> Graph:
+    """A copy whose values carry the shapes and types that follow from its inputs and weights.
+
+    ONNX's shape inference with data propagation; large weights do not pass through it. Where it cannot
+    tell (operators of other domains, data-dependent shapes) the shape is None. Raises MethodError for a
+    graph that cannot even be serialized.
+    """
+    inferred = graph.copy()
+    forget(inferred)
+    annotate(inferred)
+    return inferred
+
+
+def forget(graph: Graph) -> None:
+    """Drop, in place, the stored shapes of all inner values; inputs, outputs and weights keep theirs."""
+    for owner in graph.ir_model.graphs():
+        kept = set(owner.outputs)
+        for node in owner:
+            for value in node.outputs:
+                if value not in kept:
+                    value.shape = None
+
+
+def annotate(graph: Graph) -> None:
+    """Infer shapes and types in place; raises MethodError for a graph that cannot be serialized."""
+    for owner in graph.ir_model.graphs():
+        for value in owner.initializers.values():
+            if value.const_value is not None:
+                value.shape = ir.Shape(value.const_value.shape.numpy())
+                value.type = ir.TensorType(value.const_value.dtype)
+    inference = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    try:
+        inference(graph.ir_model)
+    except (ir.passes.PassError, ir.serde.SerdeError, ValueError, TypeError) as error:
+        raise MethodError(
+            f"shapes cannot be inferred: {error}; check the model with `onnx.checker`"
+        ) from error
+
+
+def observed_shapes(
+    graph: Graph, feeds: Mapping[str, Array], *, threads: int = 1
+) -> dict[str, tuple[int, ...]]:
+    """Actual shapes, by name, of all tensors of the main graph (inputs and weights included) in one run.
+
+    Only the shapes leave the runtime, never the values, so this needs no more memory than an ordinary
+    inference. Values inside subgraphs are not seen. Raises MethodError when the graph does not run.
+    """
+    probed = infer(graph)
+    main = probed.ir_model.graph
+    known = {
+        name: tuple(v.const_value.shape.numpy())
+        for name, v in graph.weights.items()
+        if v.const_value is not None
+    }
+    known |= {name: tuple(array.shape) for name, array in feeds.items()}
+    values = [v for node in main for v in node.outputs if v.name and isinstance(v.type, ir.TensorType | None)]
+    taken = {value.name for owner in probed.ir_model.graphs() for node in owner for value in node.outputs}
+    probes: dict[str, str] = {}
+    for value in values:
+        probe = f"{value.name}.shape"
+        while probe in taken:
+            probe += "_"
+        node = ir.node("Shape", [value], name=probe)
+        node.outputs[0].name = probe
+        node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+        main.append(node)
+        main.outputs.append(node.outputs[0])
+        probes[str(value.name)] = probe
+    evaluator = Evaluator(probed, threads=threads, optimized=False)
+    seen = evaluator.run(feeds, list(probes.values()))
+    return known | {name: tuple(int(d) for d in seen[probe]) for name, probe in probes.items()}
