@@ -20,6 +20,7 @@ from hasten.search.original import measure_original
 from hasten.search.prepare import Prepared, prepare, probe_shapes
 from hasten.search.propose import Proposer
 from hasten.search.request import Event, Listener, Request, silent
+from hasten.search.witness import write_witness
 
 FINAL_SHARE = 0.15
 """Part of the time budget kept for the last comparison and the holdout."""
@@ -84,7 +85,14 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
     record = assemble(request, prepared, lab, found)
     subject = lab.subject(tried[outcome.best.id]) if outcome.best else lab.baseline
     record = record.model_copy(update={"seconds": round(monotonic() - began, 1)})
-    record = write_result(record, subject.artifact, subject.folder, request.folder / "result")
+    answers = lab.predictions(subject, lab.selection).store
+    inputs = tuple(spec.name for spec in prepared.graph.inputs)
+    record = write_result(
+        record,
+        subject,
+        lambda path: write_witness(path, lab.selection, answers, inputs),
+        request.folder / "result",
+    )
     prepared.workshop.close()
     return record, request.folder / "result"
 

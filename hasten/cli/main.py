@@ -51,8 +51,8 @@ def _report_fault(kind: type[BaseException], error: BaseException, trace: Traceb
     """The last resort: a fault of hasten's own keeps its traceback, and says how to report it."""
     sys.__excepthook__(kind, error, trace)
     print(
-        f"\nThis is a fault of hasten {__version__}, not of your input. Please report it to the project's issue "
-        "tracker with the lines above and the command you typed.",
+        f"\nThis is a fault of hasten {__version__}, not of your input. Please report it to the project's "
+        "issue tracker with the lines above and the command you typed.",
         file=sys.stderr,
     )
 

@@ -177,22 +177,33 @@ def inventory(entries: Sequence[Entry], *, as_json: bool) -> None:
 
 def methods(name: str | None, *, as_json: bool) -> None:
     """The answer of ``hasten methods``."""
-    from hasten.methods import card, names
+    from rich.markdown import Markdown
 
-    cards = [card(n) for n in ([name] if name else names())]
+    from hasten.methods import card, find, names
+
+    if name is not None:
+        text = card(name)
+        if as_json:
+            _print_json({"name": name, "card": text})
+        else:
+            Console(highlight=False).print(Markdown(text))
+        return
+    rows = [(n, find(n).FACTS) for n in names()]
     if as_json:
-        _print_json(cards if name is None else cards[0])
+        _print_json(
+            [
+                {
+                    "name": n,
+                    "summary": f.summary,
+                    "needs": sorted(f.needs),
+                    "yields": sorted(f.yields),
+                    "exact": f.exact,
+                }
+                for n, f in rows
+            ]
+        )
         return
-    console = Console(highlight=False)
-    if name is None:
-        table = _table("", "method", "what it does", "needs", "exact")
-        for entry in cards:
-            needs = ", ".join(entry["needs"]) or "nothing"
-            _row(table, entry["name"], entry["summary"], needs, "yes" if entry["exact"] else "no")
-        console.print(table)
-        return
-    console.print(escape(f"{cards[0]['name']}: {cards[0]['summary']}\n"))
-    table = _table("Parameters", "name", "type", "default", "")
-    for parameter in cards[0]["parameters"]:
-        _row(table, *(parameter[key] for key in ("name", "type", "default", "meaning")))
-    console.print(table)
+    table = _table("", "method", "what it does", "needs", "exact")
+    for method, facts in rows:
+        _row(table, method, facts.summary, ", ".join(sorted(facts.needs)), "yes" if facts.exact else "no")
+    Console(highlight=False).print(table)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
-from hasten.core.budget import Objective
+from hasten.core.budget import Budget, Objective
 from hasten.core.errors import RecordError
 from hasten.core.measurement import Comparison, Measurement, Record
 from hasten.core.recipe import Recipe
@@ -212,6 +212,12 @@ class BudgetInfo(Record):
     threads: int
     seed: int
     shapes: dict[str, str] = Field(default_factory=dict)
+
+    def to_budget(self) -> Budget:
+        """The constraints, as the search takes them."""
+        return Budget(
+            max_drop=self.max_drop, points=self.points, time_s=self.time_s, objective=self.objective
+        )
 
 
 class SourceRuntime(Record):

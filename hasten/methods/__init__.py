@@ -107,6 +107,18 @@ def find(name: str) -> Method:
     raise RecipeError(f"unknown method {name!r}; `hasten methods` lists {', '.join(names())}")
 
 
+def card(name: str) -> str:
+    """A method's card as Markdown: the idea, its formula, parameters and sources; raises RecipeError."""
+    module = find(name)
+    packaged = Path(__file__).parent / "cards" / f"{name}.md"
+    in_checkout = Path(__file__).parents[2] / "docs" / "methods" / f"{name}.md"
+    for path in (packaged, in_checkout):
+        if name in TABLE and path.is_file():
+            return path.read_text(encoding="utf-8")
+    # A method from another package brings its card as its docstring.
+    return module.__doc__ or module.FACTS.summary
+
+
 def parameters(step: Step, where: str = "step") -> Any:
     """The validated hyper-parameters of a step; raises RecipeError with the path of the key."""
     method = find(step.method)

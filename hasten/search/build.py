@@ -133,7 +133,7 @@ class Workshop:
         self._graphs.mkdir(parents=True, exist_ok=True)
 
     def ask(self, function: str, arguments: Mapping[str, Json], timeout_s: float = _TIMEOUT_S) -> Any:
-        """Call ``hasten.search.<function>`` in the workshop's child; a child that died is replaced next time."""
+        """Call ``hasten.search.<function>`` in the workshop's child; one that died is replaced."""
         if self._child is None:
             self._child = Worker("the workshop")
         try:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from hasten import report
 from hasten.core.errors import OutputError
-from hasten.core.record import Artifact, FileEntry, RunRecord
+from hasten.core.record import FileEntry, RunRecord
+from hasten.measuring import Subject
+from hasten.search import witness as witness_file
 
 
 def check_destination(folder: Path, force: bool) -> None:
@@ -41,15 +44,19 @@ def file_entries(folder: Path) -> tuple[FileEntry, ...]:
     return tuple(entries)
 
 
-def write_result(record: RunRecord, artifact: Artifact, artifact_folder: Path, into: Path) -> RunRecord:
-    """Put the files, the record and the report into ``into``; returns the record with its files."""
+def write_result(record: RunRecord, saved: Subject, witness: Callable[[Path], None], into: Path) -> RunRecord:
+    """Put the files, the record and the report into ``into``; returns the record with its files.
+
+    saved: the artifact to deploy. witness: writes the answers it gave, for ``hasten verify``.
+    """
     try:
         shutil.rmtree(into, ignore_errors=True)
         into.mkdir(parents=True)
-        for entry in artifact.files:
+        for entry in saved.artifact.files:
             target = into / entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(artifact_folder / entry.path, target)
+            shutil.copyfile(saved.folder / entry.path, target)
+        witness(into / witness_file.FILE)
         record = record.model_copy(update={"files": file_entries(into)})
         (into / "hasten.json").write_text(record.to_json(), encoding="utf-8")
         report.write(record, into / "report.html")

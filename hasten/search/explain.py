@@ -44,8 +44,9 @@ def quality_in_words(quality: Quality) -> str:
     """Value, drop, interval, sample size and what they say of the budget."""
     low, high = quality.ci95
     return (
-        f"{quality.metric} {quality.value:.4f} against {quality.reference:.4f} on {quality.n} held-out samples "
-        f"(drop {quality.drop:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}; {_BUDGET_WORDS[quality.budget]})"
+        f"{quality.metric} {quality.value:.4f} against {quality.reference:.4f} "
+        f"on {quality.n} held-out samples (drop {quality.drop:+.4f}, "
+        f"95 % interval {low:+.4f} to {high:+.4f}; {_BUDGET_WORDS[quality.budget]})"
     )
 
 

@@ -1,0 +1,193 @@
+"""Do the claims of a record hold here and now?"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hasten import data as data_room
+from hasten import measuring
+from hasten.core.data import Roles, Selection, StoreWriter, split
+from hasten.core.errors import InputError, TrialError
+from hasten.core.measurement import Record
+from hasten.core.recipe import Recipe
+from hasten.core.record import RunRecord, Scorecard
+from hasten.measuring import Conditions, Subject
+from hasten.search.build import Workshop
+from hasten.search.witness import FILE, disagreement, read_witness
+
+_SAME_ANSWERS = 1e-3
+"""Normalized error up to which two machines are said to agree: the noise of float32 kernels is far below it,
+saturating integer kernels are far above it."""
+
+_TOLERANCE = 0.1
+"""How far a speed-up found here may lie below the recorded interval and still confirm it."""
+
+
+class Check(Record):
+    """One claim: what was recorded, what was found, and whether it holds (None: not checked)."""
+
+    claim: str
+    holds: bool | None
+    recorded: str
+    found: str
+
+
+def verify(folder: Path, model: Any = None, data: Any = None) -> list[Check]:
+    """Check what can be checked: the files alone, and with the original and its data speed-up and quality.
+
+    Raises RecordError when there is no valid record, InputError when model or data cannot be read.
+    """
+    record = RunRecord.read(folder)
+    checks = [*_files(record, folder)]
+    if not all(check.holds for check in checks):
+        return checks
+    checks.append(_answers(record, folder))
+    if model is None or data is None:
+        checks.append(
+            Check(
+                claim="speed-up and quality",
+                holds=None,
+                recorded=record.headline,
+                found="give --model and --data, the original and its data, to measure them again",
+            )
+        )
+        return checks
+    return [*checks, *_measured(record, folder, model, data)]
+
+
+def _files(record: RunRecord, folder: Path) -> list[Check]:
+    checks = []
+    for entry in record.files:
+        path = folder / entry.path
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{folder}: the record names {entry.path!r}, which is outside the folder")
+        found = _digest(path) if path.is_file() else "missing"
+        checks.append(
+            Check(
+                claim=f"{entry.path} is the recorded file",
+                holds=found == entry.sha256,
+                recorded=entry.sha256[:12],
+                found=found[:12],
+            )
+        )
+    return checks
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _subject(record: RunRecord, folder: Path) -> Subject:
+    trial = record.trial(record.best.trial) if record.best else record.baseline
+    if trial.artifact is None:
+        raise InputError(f"{folder}: the record names no files for trial {trial.id}")
+    return Subject(trial.artifact, folder, "saved")
+
+
+def _answers(record: RunRecord, folder: Path) -> Check:
+    """Run the saved model on the inputs saved with it, in a fresh process."""
+    inputs, expected = read_witness(folder / FILE)
+    with tempfile.TemporaryDirectory(prefix="hasten-") as work:
+        writer = StoreWriter(Path(work) / "store", list(inputs[0]))
+        for sample in inputs:
+            writer.append(sample)
+        role = Selection(writer.close(), range(len(inputs)))
+        try:
+            answers = measuring.predict(
+                _subject(record, folder), role, _conditions(record), Path(work) / "answers"
+            )
+        except TrialError as error:
+            return Check(claim="it runs here", holds=False, recorded=record.machine.cpu, found=str(error))
+        error = disagreement(expected, [answers.store.sample(i) for i in range(len(inputs))])
+    return Check(
+        claim=f"it gives the recorded answers to {len(inputs)} inputs",
+        holds=error <= _SAME_ANSWERS,
+        recorded=f"normalized error at most {_SAME_ANSWERS:g}",
+        found=f"normalized error {error:.2g}",
+    )
+
+
+def _conditions(record: RunRecord) -> Conditions:
+    budget = record.budget
+    return Conditions(batch=budget.batch, threads=budget.threads, seed=budget.seed)
+
+
+def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Check]:
+    """Measure the original and the saved model side by side on the same holdout."""
+    from hasten import loaders
+
+    shapes = {n: tuple(map(int, s.split("x"))) for n, s in record.budget.shapes.items()}
+    with tempfile.TemporaryDirectory(prefix="hasten-") as name:
+        work = Path(name)
+        loaded = loaders.read(model, shapes=shapes, work=work)
+        same_model = loaded.graph.fingerprint == record.model.sha256
+        store, _ = data_room.ingest(data, loaded.graph.inputs, work / "store", seed=record.budget.seed)
+        same_data = store.sha256 == record.data.sha256
+        checks = [
+            _same(
+                "the original is the recorded model",
+                same_model,
+                record.model.sha256,
+                loaded.graph.fingerprint,
+            ),
+            _same("the data are the recorded data", same_data, record.data.sha256, store.sha256),
+        ]
+        if not (same_model and same_data) or record.best is None:
+            return checks
+        original = work / "original.onnx"
+        loaded.graph.stripped().write(original)
+        settings = {
+            "seed": record.budget.seed,
+            "threads": record.budget.threads,
+            "batch": record.budget.batch,
+        }
+        workshop = Workshop(original, work / "store", work, settings)
+        baseline = record.baseline
+        built = workshop.apply(Recipe())
+        artifact, place = workshop.export(built, baseline.target, baseline.options, {}, "original")
+        workshop.close()
+        roles: Roles = split(store, record.budget.seed)
+        _, found = measuring.compare(
+            [Subject(artifact, place, "original"), _subject(record, folder)],
+            roles.holdout,
+            record.budget.metric,
+            _conditions(record),
+            work,
+            budget=record.budget.to_budget(),
+        )
+        if isinstance(found, TrialError):
+            raise found
+        return [*checks, *_claims(record.best.holdout, found)]
+
+
+def _same(claim: str, holds: bool, recorded: str, found: str) -> Check:
+    return Check(claim=claim, holds=holds, recorded=recorded[:12], found=found[:12])
+
+
+def _claims(recorded: Scorecard, found: Scorecard) -> list[Check]:
+    checks = []
+    if recorded.speedup is not None and found.speedup is not None:
+        was, now = recorded.speedup, found.speedup
+        checks.append(
+            Check(
+                claim="it is faster than the original by the recorded factor",
+                holds=now.verdict == was.verdict and now.ci95[1] >= (1 - _TOLERANCE) * was.ci95[0],
+                recorded=f"{was.median:.2f} ({was.ci95[0]:.2f} to {was.ci95[1]:.2f})",
+                found=f"{now.median:.2f} ({now.ci95[0]:.2f} to {now.ci95[1]:.2f})",
+            )
+        )
+    if recorded.quality is not None and found.quality is not None:
+        before, after = recorded.quality, found.quality
+        checks.append(
+            Check(
+                claim=f"it keeps its {before.metric} on the holdout",
+                holds=after.budget != "missed",
+                recorded=f"{before.value:.4f}, drop {before.drop:+.4f} ({before.budget})",
+                found=f"{after.value:.4f}, drop {after.drop:+.4f} ({after.budget})",
+            )
+        )
+    return checks
