@@ -10,7 +10,7 @@ from hasten.core.measurement import Comparison, Measurement
 from hasten.core.record import Quality
 
 MINUS = "\N{MINUS SIGN}"
-NOT_MEASURED = "not measured"
+NOT_PROVEN = "within budget on the sample, not proven"
 
 # Metrics that are a share of the samples (or of decisions), so that per cent and points read better.
 _SHARE = re.compile(r"accuracy|agreement|top[-_ ]?\d|\bf1\b|precision|recall|\bmap\b|error[-_ ]rate", re.I)
@@ -107,7 +107,7 @@ def latency_interval(measured: Measurement) -> str:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A comparison in words: ``3.21× faster``, ``1.30× slower`` or ``indistinguishable``."""
+    """A comparison in words: ``3.21× faster``, ``1.30× slower`` or ``1.01× indistinguishable``."""
 
     big: str
     word: str
@@ -119,17 +119,20 @@ class Ratio:
         return f"{self.big} {self.word} (95 % interval {self.interval})"
 
 
+def times(value: float) -> str:
+    """A ratio: two decimals below ten, three significant digits above."""
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:.2f}×" if abs(value) < 9.995 else f"{number(value)}×"
+
+
 def speed(comparison: Comparison) -> Ratio:
     """A speed-up in words; a slow-down is turned over so that the number stays above 1."""
     low, high = comparison.ci95
     if comparison.verdict == "worse" and comparison.median > 0 and low > 0:
-        return Ratio(
-            f"{number(1 / comparison.median)}×", "slower", to(number(1 / high), number(1 / low)) + "×"
-        )
-    word = {"better": "faster", "worse": "slower", "indistinguishable": "speed, indistinguishable"}
-    return Ratio(
-        f"{number(comparison.median)}×", word[comparison.verdict], to(number(low), number(high)) + "×"
-    )
+        return Ratio(times(1 / comparison.median), "slower", to(times(1 / high), times(1 / low)))
+    words = {"better": "faster", "worse": "slower", "indistinguishable": "indistinguishable"}
+    return Ratio(times(comparison.median), words[comparison.verdict], to(times(low), times(high)))
 
 
 def shrink(before: float, after: float, smaller: str, larger: str) -> str:
@@ -139,8 +142,8 @@ def shrink(before: float, after: float, smaller: str, larger: str) -> str:
     if abs(before / after - 1) < 0.005:
         return "unchanged"
     if after < before:
-        return f"{number(before / after)}× {smaller}"
-    return f"{number(after / before)}× {larger}"
+        return f"{times(before / after)} {smaller}"
+    return f"{times(after / before)} {larger}"
 
 
 @dataclass(frozen=True)
@@ -191,9 +194,14 @@ class QualityWords:
 
     @property
     def interval(self) -> str:
-        """The 95 % interval of the drop in words."""
+        """The 95 % interval of the drop in words: ``0.13 gained to 0.65 points lost``."""
         low, high = self.quality.ci95
-        return to(self.amount(low), self.amount(high))
+        if low < 0 < high:
+            return to(f"{self.drop_number(-low)} gained", self.amount(high))
+        near, far = sorted((low, high), key=abs)
+        if self.drop_number(near) == self.drop_number(far):
+            return f"{self.amount(far)} at both ends"
+        return to(self.drop_number(abs(near)), self.amount(far))
 
     @property
     def brackets(self) -> str:
@@ -209,14 +217,19 @@ class QualityWords:
 
     @property
     def verdict(self) -> str:
-        """The budget's verdict in words, with what it would take to prove it."""
+        """The budget's verdict in words."""
+        return {"met": "within budget", "missed": "over budget"}.get(self.quality.budget, NOT_PROVEN)
+
+    @property
+    def budget(self) -> str:
+        """What was allowed, what that means for the interval, and what it would take to prove it."""
         q = self.quality
         if q.budget == "met":
-            return "within budget: the whole interval is"
+            return f"budget {self.allowed}: the whole interval is within it"
         if q.budget == "missed":
-            return "over budget"
-        proof = f"; about {plural(q.proof_n, 'sample')} would prove it" if q.proof_n else ""
-        return f"within budget on the sample, not proven{proof}"
+            return f"budget {self.allowed}: the estimate is beyond it"
+        proof = f"; about {plural(q.proof_n, 'sample')} would settle it" if q.proof_n else ""
+        return f"budget {self.allowed}: the estimate is within it, the interval reaches beyond{proof}"
 
     @property
     def allowed(self) -> str:

@@ -71,8 +71,8 @@ def _quality(made: Claim) -> str:
         )
     return (
         f"{quality.metric} {words.level(quality.reference)} -> {words.level(quality.value)} on {made.role}: "
-        f"{words.amount(quality.drop)} (95 % interval {words.interval}; n = {figures.count(quality.n)}), "
-        f"{words.verdict}"
+        f"{words.amount(quality.drop)} (95 % interval {words.interval}; n = {figures.count(quality.n)}); "
+        f"{words.verdict} ({words.allowed})"
     )
 
 
