@@ -1,0 +1,73 @@
+"""Choosing: constraints first, then the objective, and a front that nothing dominates."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hasten.core.budget import Budget
+from hasten.core.measurement import Comparison
+from hasten.core.recipe import Recipe
+from hasten.core.record import Quality, Trial
+from hasten.search.choose import front, leader, ranked
+
+
+def trial(name: str, speed: float, drop: float, size: int = 100, allowed: float = 0.01) -> Trial:
+    verdict = "better" if speed > 1.05 else "worse" if speed < 0.95 else "indistinguishable"
+    met = "met" if drop <= allowed else "missed"
+    return Trial(
+        id=name,
+        recipe=Recipe([name]),
+        target="onnxruntime",
+        runtime="r",
+        status="ok" if met == "met" else "rejected",
+        speedup=Comparison(median=speed, ci95=(speed * 0.98, speed * 1.02), verdict=verdict),
+        quality=Quality(
+            metric="accuracy",
+            value=0.9 - drop,
+            reference=0.9,
+            drop=drop,
+            ci95=(drop, drop),
+            n=100,
+            allowed=allowed,
+            budget=met,
+        ),
+        size_bytes=size,
+    )
+
+
+BASELINE = trial("baseline", 1.0, 0.0)
+
+
+def test_the_fastest_within_budget_wins() -> None:
+    trials = [trial("slow", 1.5, 0.0), trial("broken", 4.0, 0.5), trial("fast", 2.0, 0.005)]
+    assert [t.id for t in ranked(trials, BASELINE, Budget())] == ["fast", "slow"]
+
+
+def test_a_difference_within_the_noise_is_no_gain() -> None:
+    assert leader([trial("same", 1.01, 0.0)], BASELINE, Budget()) is None
+
+
+def test_size_is_an_objective_of_its_own() -> None:
+    trials = [trial("small", 0.5, 0.0, size=25), trial("fast", 2.0, 0.0, size=100)]
+    assert [t.id for t in ranked(trials, BASELINE, Budget(objective="size"))] == ["small"]
+
+
+def test_a_probe_is_never_chosen() -> None:
+    probe = trial("probe", 9.0, 0.0).model_copy(update={"selectable": False})
+    assert leader([probe], BASELINE, Budget()) is None
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(0, 0.2)), max_size=20))
+def test_nothing_dominates_the_front(points: list[tuple[float, float]]) -> None:
+    trials = [trial(f"t{i}", speed, drop) for i, (speed, drop) in enumerate(points)]
+    chosen = front(trials)
+    assert bool(chosen) == bool(trials)
+    for kept in chosen:
+        for other in trials:
+            assert kept.speedup
+            assert kept.quality
+            assert other.speedup
+            assert other.quality
+            faster = other.speedup.median > kept.speedup.median
+            assert not (faster and other.quality.drop < kept.quality.drop)
