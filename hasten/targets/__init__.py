@@ -11,19 +11,24 @@ A target's module has
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from hasten.core.data import Array
-from hasten.core.errors import InputError
+from hasten.core.errors import InputError, Unavailable
 from hasten.core.record import Artifact, Scalar
 from hasten.core.target import TargetSpec
 from hasten.core.tensor import TensorSpec
-from hasten.graph import Graph
+from hasten.targets.files import artifact_of
+
+if TYPE_CHECKING:
+    # A process that only opens files must not pay for onnx: its memory is one of the things measured.
+    from hasten.graph import Graph
 
 TABLE = {
     "onnxruntime": "hasten.targets.onnxruntime",
@@ -37,13 +42,18 @@ GROUPS = {"cpu": ("onnxruntime", "openvino")}
 
 
 class Runner(Protocol):
-    """An opened model."""
+    """An opened model.
+
+    inputs, outputs: as the file declares them, in its order. Several threads may call ``run`` at once;
+    ``callers`` of them keep the runtime busy.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    callers: int
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """One inference, synchronous; the outputs belong to the caller."""
+        """One inference, synchronous; the outputs belong to the caller. Raises TrialError."""
 
 
 class Target(Protocol):
@@ -84,3 +94,55 @@ def options(name: str, raw: Mapping[str, Scalar]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"option {name}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A registered target on this machine: what it offers, or why it is not available and the remedy."""
+
+    name: str
+    spec: TargetSpec | None = None
+    reason: str = ""
+    remedy: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values: name, available, and the spec or the reason and the remedy."""
+        if self.spec is None:
+            return {"name": self.name, "available": False, "reason": self.reason, "remedy": self.remedy}
+        return {
+            "name": self.name,
+            "available": True,
+            "runtime": self.spec.runtime,
+            "version": self.spec.version,
+            "device": self.spec.device,
+            "compute_dtypes": sorted(self.spec.compute_dtypes),
+            "instructions": sorted(self.spec.instructions),
+        }
+
+
+def describe(name: str) -> Entry:
+    """One target on this machine; raises InputError for an unknown name."""
+    try:
+        return Entry(name=name, spec=find(name).spec())
+    except Unavailable as error:
+        return Entry(name=name, reason=error.reason, remedy=error.remedy)
+
+
+def inventory() -> tuple[Entry, ...]:
+    """Every registered target, available here or not."""
+    return tuple(describe(name) for name in names())
+
+
+__all__ = [
+    "GROUPS",
+    "TABLE",
+    "Entry",
+    "Runner",
+    "Target",
+    "artifact_of",
+    "describe",
+    "find",
+    "inventory",
+    "names",
+    "options",
+]

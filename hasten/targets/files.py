@@ -56,7 +56,7 @@ def artifact_of(path: Path, options: Mapping[str, Scalar] | None = None) -> tupl
 def _external_files(path: Path) -> list[str]:
     """The files beside an ONNX model that hold its weights; raises ModelError for one outside its folder."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
     try:
         model = onnx.load(path, load_external_data=False)
