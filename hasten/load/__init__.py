@@ -1,1 +1,196 @@
 """How does a model get in? One file a framework; every model becomes a checked graph."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from hasten.core.data import Array
+from hasten.core.errors import InputError, ModelError
+from hasten.core.named import is_name
+from hasten.load.loaded import Loaded, Request
+
+if TYPE_CHECKING:
+    from hasten.graph import Graph
+
+TABLE = {
+    ".onnx": "hasten.load.onnx",
+    "onnx.onnx_ml_pb2.ModelProto": "hasten.load.onnx",
+    ".pt2": "hasten.load.torch",
+    "package.module:function": "hasten.load.torch",
+    "torch.nn.modules.module.Module": "hasten.load.torch",
+    "torch.export.exported_program.ExportedProgram": "hasten.load.torch",
+}
+"""Suffix of a file, or class of an object, to module. Other packages add theirs through the entry point group
+``hasten.loaders``, with the suffix as the name of the entry."""
+
+_KERAS = (
+    "Keras and TensorFlow models are not supported yet; convert with tf2onnx "
+    "(python -m tf2onnx.convert --keras MODEL --output model.onnx, or --saved-model FOLDER) "
+    "and give the .onnx file"
+)
+_PICKLE = (
+    "it is a pickle, which can run any code when opened, so hasten does not; save the program with "
+    "torch.export.save (.pt2), or give package.module:function that returns the module"
+)
+REFUSED = {
+    ".keras": _KERAS,
+    ".h5": _KERAS,
+    ".hdf5": _KERAS,
+    ".pb": _KERAS,
+    ".tflite": "TensorFlow Lite files cannot be optimized, only measured (hasten measure)",
+    ".xml": "OpenVINO files cannot be optimized, only measured (hasten measure); give the .onnx file instead",
+    ".pt": _PICKLE,
+    ".pth": _PICKLE,
+    ".ckpt": _PICKLE,
+    ".pkl": _PICKLE,
+    ".bin": _PICKLE,
+    ".safetensors": "it holds weights, no network; give package.module:function that returns the module",
+    ".ort": "it is ONNX Runtime's internal format; give the .onnx file it was made from",
+}
+"""Suffixes that are known and not opened, and the way out."""
+
+
+class Loader(Protocol):
+    """The shape of a loader's module."""
+
+    def load(self, request: Request) -> Loaded:
+        """The model as a checked graph; raises InputError."""
+
+
+def read(
+    source: Any,
+    *,
+    inputs: Sequence[str] = (),
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    samples: Sequence[Mapping[str, Array]] | None = None,
+    work: Path | None = None,
+) -> Loaded:
+    """Any model as a checked graph.
+
+    source: a path, ``package.module:function``, a ``torch.nn.Module``, an ``onnx.ModelProto`` or a Graph.
+    inputs: for modules, what they take: ``NAME=1x3x224x224`` or ``NAME=1x64:int64``. shapes: inputs to fix,
+    as in ``fix_shapes``. samples: real inputs by name, batch axis included; the graph must answer them as
+    its source does. work: an existing folder for files that outlive the call (``Loaded.eager``).
+    Raises InputError for what cannot be used, ModelError for a malformed model, Unavailable.
+    """
+    from hasten.graph import Graph
+
+    if isinstance(source, Graph):
+        loaded = Loaded(graph=source, source="graph", format="onnx")
+        _reopen(loaded)
+    else:
+        name, loader = _find(source)
+        request = Request(source=source, name=name, inputs=inputs, samples=samples, work=work)
+        loaded = loader.load(request)
+    if shapes:
+        from hasten.load.shapes import fix_shapes
+
+        loaded = replace(loaded, graph=fix_shapes(loaded.graph, shapes))
+        _reopen(loaded)
+    if samples and loaded.format == "onnx":
+        check(loaded, samples)
+    return loaded
+
+
+def check(loaded: Loaded, samples: Sequence[Mapping[str, Array]]) -> dict[str, float]:
+    """The largest difference of each output from the source's, over the output's largest magnitude.
+
+    samples: real inputs by name, batch axis included. An ONNX file answers in ONNX Runtime, a PyTorch program
+    in PyTorch; where the source is gone the graph is only run. Raises ModelError when it cannot be run or
+    answers differently.
+    """
+    from hasten.load.agree import compare, read_runs, write_runs
+    from hasten.load.onnx import examine, examine_graph, naming
+    from hasten.process import Worker
+
+    names = [spec.name for spec in loaded.graph.inputs]
+    with tempfile.TemporaryDirectory() as folder, naming(loaded.source):
+        feeds, theirs, ours = (Path(folder) / f"{name}.npz" for name in ("feeds", "theirs", "ours"))
+        write_runs(feeds, [{name: sample[name] for name in names} for sample in samples])
+        with Worker(f"checking {loaded.source}") as worker:
+            examine_graph(worker, loaded.graph, feeds, ours)
+            if loaded.eager is not None:
+                from hasten.load.torch import answers_of
+
+                answers_of(loaded.eager, feeds, theirs)
+            elif loaded.original is not None:
+                examine(worker, loaded.original, feeds, theirs)
+            else:
+                return {}
+        try:
+            return compare(read_runs(theirs), read_runs(ours), loaded.source)
+        except ModelError:
+            if _is_random(loaded.graph):
+                return {}
+            raise
+
+
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+
+def _is_random(graph: Graph) -> bool:
+    return any(node.op_type in _RANDOM for owner in graph.ir_model.graphs() for node in owner)
+
+
+def _reopen(loaded: Loaded) -> None:
+    """Raise ModelError unless ONNX Runtime opens the graph as it now is."""
+    from hasten.load.onnx import adopt_outputs, examine_graph, naming
+    from hasten.process import Worker
+
+    with Worker(f"opening {loaded.source}") as worker, naming(loaded.source):
+        adopt_outputs(loaded.graph, examine_graph(worker, loaded.graph))
+
+
+def _find(source: Any) -> tuple[str, Loader]:
+    """What to call a source in messages, and its loader; raises InputError."""
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if not path.exists() and isinstance(source, str) and is_name(source):
+            return source, _loader("package.module:function")
+        return path.name, _loader_of_file(path)
+    for kind in type(source).__mro__:
+        key = f"{kind.__module__}.{kind.__qualname__}"
+        if key in TABLE:
+            return type(source).__name__, _loader(key)
+        if kind.__module__.partition(".")[0] in ("keras", "tensorflow", "tf_keras"):
+            raise InputError(_KERAS)
+    raise InputError(
+        f"a {type(source).__module__}.{type(source).__qualname__} is not a model: give a path, "
+        "package.module:function, a torch.nn.Module, an onnx.ModelProto or a Graph"
+    )
+
+
+def _loader_of_file(path: Path) -> Loader:
+    suffix = path.suffix.lower()
+    entries = {entry.name: entry for entry in entry_points(group="hasten.loaders")}
+    if suffix in TABLE:
+        return _loader(suffix)
+    if suffix in entries:
+        return cast("Loader", entries[suffix].load())
+    if suffix in REFUSED:
+        raise InputError(f"{path.name}: {REFUSED[suffix]}")
+    if (path / "saved_model.pb").exists():
+        raise InputError(f"{path.name}: {_KERAS}")
+    if path.is_dir():
+        raise InputError(f"{path.name} is a folder; give the .onnx file in it")
+    known = ", ".join(key for key in (*TABLE, *entries) if key.startswith("."))
+    if not path.exists():
+        raise InputError(
+            f"{path}: there is no such file, and it is not of the form package.module:function; "
+            f"a model is one of {known}"
+        )
+    raise InputError(
+        f"{path.name}: hasten does not read {suffix or 'files without a suffix'}; give one of {known}"
+    )
+
+
+def _loader(key: str) -> Loader:
+    return cast("Loader", import_module(TABLE[key]))

@@ -1,0 +1,290 @@
+"""From a PyTorch module or exported program to an ONNX file, with its answers to example inputs."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from hasten.core.data import Array
+from hasten.core.errors import InputError, ModelError
+from hasten.core.named import one_line, resolve, user_code
+from hasten.core.recipe import Json
+from hasten.graph import Graph
+from hasten.load.agree import read_runs, write_runs
+from hasten.load.pt2 import open_program
+from hasten.load.torch_call import Call, doubled
+
+Source = torch.nn.Module | torch.export.ExportedProgram
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The files a conversion leaves.
+
+    onnx: the model. program: a ``.pt2`` of the same. feeds, answers: example inputs and the source's outputs
+    to them, as ``write_runs`` writes them.
+    """
+
+    onnx: Path
+    program: Path
+    feeds: Path
+    answers: Path
+    notes: tuple[str, ...]
+
+
+def convert_named(source: str, inputs: list[str], samples: str | None, work: str) -> dict[str, Json]:
+    """Child side: convert a ``.pt2`` file or what ``package.module:function`` returns.
+
+    Returns the paths of ``Conversion`` as strings; for an ONNX model only ``onnx``. Raises ModelError.
+    """
+    made: Any
+    if source.endswith(".pt2"):
+        made = open_program(Path(source))
+    else:
+        function = resolve(source)
+        with user_code("calling the function", ModelError):
+            made = function()
+    if not isinstance(made, Source):
+        return {"onnx": str(_write_foreign(made, Path(work)))}
+    given = None if samples is None else read_runs(Path(samples))
+    done = convert(made, inputs, given, Path(work))
+    return {
+        "onnx": str(done.onnx),
+        "program": str(done.program),
+        "feeds": str(done.feeds),
+        "answers": str(done.answers),
+        "notes": list(done.notes),
+    }
+
+
+def _write_foreign(made: object, work: Path) -> Path:
+    import onnx
+
+    if not isinstance(made, onnx.ModelProto):
+        raise ModelError(
+            f"the function returned a {type(made).__module__}.{type(made).__qualname__}; "
+            "it must return a torch.nn.Module, a torch.export.ExportedProgram or an onnx.ModelProto"
+        )
+    path = work / "returned.onnx"
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def answer(program: str, feeds: str, answers: str) -> None:
+    """Child side: run a ``.pt2`` program on feeds, given in its inputs' order, and write its answers."""
+    opened = open_program(Path(program))
+    runs = []
+    with torch.no_grad():
+        for feed in read_runs(Path(feeds)):
+            outputs = _call_program(opened, [torch.from_numpy(array) for array in feed.values()])
+            runs.append(_named_arrays(outputs, feed))
+    write_runs(Path(answers), runs)
+
+
+def convert(
+    source: Source, inputs: Sequence[str], samples: Sequence[Mapping[str, Array]] | None, work: Path
+) -> Conversion:
+    """Convert to ONNX with the batch axis dynamic where the model allows it.
+
+    A module is put in eval mode meanwhile; afterwards its modes are as they were, and its weights are not
+    touched. Raises InputError when the inputs do not fit ``forward``, ModelError when it cannot be converted.
+    """
+    if isinstance(source, torch.export.ExportedProgram):
+        if inputs:
+            raise InputError("a .pt2 program knows its inputs; leave --input out")
+        return _convert_program(source, samples, work)
+    modes = [(module, module.training) for module in source.modules()]
+    source.eval()
+    try:
+        with torch.no_grad():
+            return _convert_module(source, inputs, samples, work)
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _convert_module(
+    module: torch.nn.Module,
+    inputs: Sequence[str],
+    samples: Sequence[Mapping[str, Array]] | None,
+    work: Path,
+) -> Conversion:
+    call = Call.of(module, inputs, samples)
+    program, notes = _capture(module, call)
+    runs, answers = [], []
+    for tensors in call.runs:
+        with user_code(f"running {type(module).__name__}", ModelError):
+            outputs = module(*call.arguments(tensors)[0], **call.arguments(tensors)[1])
+        runs.append({name: _array(tensor) for name, tensor in zip(call.names, tensors, strict=True)})
+        answers.append(_named_arrays(outputs, call.names))
+    return _write(program, runs, answers, work, notes)
+
+
+def _convert_program(
+    program: torch.export.ExportedProgram, samples: Sequence[Mapping[str, Array]] | None, work: Path
+) -> Conversion:
+    names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    runs: list[dict[str, Array]] = []
+    for sample in samples or ():
+        if set(sample) != set(names):
+            raise InputError(
+                f"the program's inputs are {', '.join(names)}, the data have {', '.join(sample)}"
+            )
+        runs.append({name: sample[name] for name in names})
+    if not runs:
+        examples = pytree.tree_leaves(program.example_inputs)
+        tensors = [value for value in examples if isinstance(value, torch.Tensor)]
+        if len(tensors) != len(names):
+            raise ModelError("the program carries no example inputs; give data, or export it again")
+        runs = [{name: _array(tensor) for name, tensor in zip(names, tensors, strict=True)}]
+    answers = []
+    with torch.no_grad():
+        for run in runs:
+            outputs = _call_program(program, [torch.from_numpy(array) for array in run.values()])
+            answers.append(_named_arrays(outputs, names))
+    return _write(program, runs, answers, work, ())
+
+
+def _call_program(program: torch.export.ExportedProgram, tensors: Sequence[torch.Tensor]) -> Any:
+    """Call a program with its tensors in order; inputs that were constants when it was exported stay so."""
+    waiting = iter(tensors)
+    leaves = [
+        next(waiting) if isinstance(name, str) else name for name in program.graph_signature.user_inputs
+    ]
+    args, kwargs = pytree.tree_unflatten(leaves, program.call_spec.in_spec)
+    return program.module()(*args, **kwargs)
+
+
+def _capture(module: torch.nn.Module, call: Call) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
+    """Trace the module, with a dynamic batch if it can be; raises ModelError."""
+    batch = torch.export.Dim("batch", min=1)
+    attempts: list[tuple[tuple[torch.Tensor, ...], dict[str, Any] | None]] = [
+        (doubled(call.runs[0]), call.dynamic(batch)),
+        (doubled(call.runs[0]), call.dynamic(torch.export.Dim.AUTO)),
+        (call.runs[0], None),
+    ]
+    first: ModelError | None = None
+    for tensors, dynamic in attempts:
+        args, kwargs = call.arguments(tensors)
+        try:
+            # Tracing runs the user's module.
+            with _quiet(), user_code(f"tracing {type(module).__name__} with torch.export", ModelError):
+                program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic, strict=False)
+        except ModelError as error:
+            first = first or error
+            continue
+        return program, _batch_note(program, tensors, first)
+    assert first is not None
+    raise first
+
+
+def _batch_note(
+    program: torch.export.ExportedProgram, tensors: Sequence[torch.Tensor], reason: Exception | None
+) -> tuple[str, ...]:
+    nodes = {node.name: node for node in program.graph.nodes}
+    inputs = [nodes[name].meta["val"] for name in program.graph_signature.user_inputs if name in nodes]
+    if any(isinstance(value.shape[0], torch.SymInt) for value in inputs if value.ndim):
+        return ()
+    size = next((tensor.shape[0] for tensor in tensors if tensor.ndim), 1)
+    why = f": {one_line(str(reason), 200)}" if reason is not None else ""
+    return (f"the batch axis is fixed at {size}, the module does not allow others{why}",)
+
+
+def _write(
+    program: torch.export.ExportedProgram,
+    runs: Sequence[Mapping[str, Array]],
+    answers: Sequence[Mapping[str, Array]],
+    work: Path,
+    notes: tuple[str, ...],
+) -> Conversion:
+    done = Conversion(
+        onnx=work / "imported.onnx",
+        program=work / "eager.pt2",
+        feeds=work / "imported-feeds.npz",
+        answers=work / "imported-answers.npz",
+        notes=notes,
+    )
+    names = list(runs[0]), list(answers[0])
+    with _quiet():
+        torch.export.save(program, done.program)
+        try:
+            exported = _to_onnx(program, names, optimize=True)
+        except torch.onnx.OnnxExporterError:
+            # The exporter's own optimizer fails on some graphs that it can convert.
+            try:
+                exported = _to_onnx(program, names, optimize=False)
+            except torch.onnx.OnnxExporterError as error:
+                raise ModelError(f"torch.onnx cannot convert it: {_cause(error)}") from error
+    Graph(exported.model).write(done.onnx)
+    write_runs(done.feeds, runs)
+    write_runs(done.answers, answers)
+    return done
+
+
+def _to_onnx(
+    program: torch.export.ExportedProgram, names: tuple[list[str], list[str]], optimize: bool
+) -> torch.onnx.ONNXProgram:
+    exported = torch.onnx.export(
+        program, dynamo=True, input_names=names[0], output_names=names[1], optimize=optimize, verbose=False
+    )
+    assert exported is not None
+    return exported
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message of a chain: the outer ones are advice on how to report bugs to PyTorch."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {one_line(str(error))}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about itself off the user's terminal; errors are raised all the same."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    nowhere = io.StringIO()
+    try:
+        with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    return np.asarray(tensor.detach().cpu().numpy())
+
+
+def _named_arrays(outputs: Any, taken: Any) -> dict[str, Array]:
+    """The tensors among a module's outputs by name: keys of dicts, ``output`` or ``output_0`` … otherwise."""
+    found: dict[str, Array] = {}
+    for path, value in pytree.tree_flatten_with_path(outputs)[0]:
+        if not isinstance(value, torch.Tensor):
+            continue
+        parts = [str(_key(step)) for step in path]
+        if not parts or isinstance(path[0], pytree.SequenceKey):
+            parts.insert(0, "output")
+        name = "_".join(parts)
+        while name in found or name in taken:
+            name += "_out"
+        found[name] = _array(value)
+    return found
+
+
+def _key(step: Any) -> object:
+    for field in ("key", "idx", "name"):
+        if hasattr(step, field):
+            return getattr(step, field)
+    return step
