@@ -1,1 +1,1 @@
-"""What is the mathematics? numpy only: quantizers, range estimators, statistics."""
+"""What is the mathematics? Quantizers and range estimators on arrays; numpy only."""

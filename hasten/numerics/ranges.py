@@ -1,0 +1,163 @@
+"""Which range of a tensor's values should the integers cover?
+
+A ``Histogram`` gathers a stream of arrays of any number and shapes in fixed memory; the functions read a
+range off it: all values (``extremes``), all but the outermost (``percentile``), or the range with the least
+squared error of quantization (``least_squares``).
+
+Sources: Krishnamoorthi 2018, section 3.1.1 (min-max); Wu et al. 2020, "Integer Quantization for Deep
+Learning Inference: Principles and Empirical Evaluation", section 3.3 (percentile); Nagel et al. 2021, "A
+White Paper on Neural Network Quantization", section 3.1, eq. 11 (MSE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.numerics.affine import Affine
+
+Range: TypeAlias = tuple[float, float]
+
+BINS = 2048
+_STEPS = 96
+_SMALLEST_SHARE = 0.05
+
+
+class Histogram:
+    """Counts of a stream of values in ``BINS`` bins of equal width, and the exact extremes.
+
+    The span begins as that of the first array and doubles, pairs of bins merging, until later values fit,
+    so no value is ever dropped and no second pass over the data is needed.
+
+    low, high: the extremes of all finite values so far (0 before the first). count: the number of values
+    counted. finite: False once a NaN or an infinity was seen.
+    """
+
+    def __init__(self, bins: int = BINS) -> None:
+        if bins < 2 or bins % 2:
+            raise ValueError(f"a histogram needs an even number of bins, not {bins}")
+        self.counts: NDArray[np.int64] = np.zeros(bins, dtype=np.int64)
+        self.low = self.high = 0.0
+        self.finite = True
+        self._start = 0.0
+        self._width = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return int(self.counts.sum())
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """The bins' borders, ascending, one more than there are bins."""
+        return self._start + self._width * np.arange(len(self.counts) + 1, dtype=np.float64)
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """The bins' middles."""
+        return self.edges[:-1] + 0.5 * self._width
+
+    def update(self, values: NDArray[Any], *, at_most: int | None = None) -> None:
+        """Count an array's values; the extremes are exact even where ``at_most`` limits how many are counted.
+
+        With a limit, values are taken at even distances through the flattened array.
+        """
+        flat = np.ravel(values)
+        if not flat.size:
+            return
+        low, high = float(flat.min()), float(flat.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            self.finite = False
+            flat = flat[np.isfinite(flat)]
+            if not flat.size:
+                return
+            low, high = float(flat.min()), float(flat.max())
+        if at_most is not None and flat.size > at_most:
+            flat = flat[:: _stride(flat.size, at_most)]
+        self._include(low, high)
+        scaled = (flat - np.float64(self._start)) * (1.0 / self._width)
+        index = np.clip(scaled, 0, len(self.counts) - 1).astype(np.intp)
+        self.counts += np.bincount(index, minlength=len(self.counts))
+
+    def _include(self, low: float, high: float) -> None:
+        bins = len(self.counts)
+        if not self._width:
+            # A single value gets a span of its own magnitude, so that doubling reaches later ones soon.
+            span = (high - low) or abs(low) or float(np.finfo(np.float32).tiny)
+            self.low, self.high, self._start = low, high, low
+            self._width = span / bins
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        while self.low < self._start:
+            self._start -= bins * self._width
+            self._merge(upper=True)
+        while self.high > self._start + bins * self._width:
+            self._merge(upper=False)
+
+    def _merge(self, *, upper: bool) -> None:
+        half = len(self.counts) // 2
+        merged = self.counts.reshape(half, 2).sum(axis=1)
+        self.counts = np.zeros_like(self.counts)
+        self.counts[half:] = merged if upper else 0
+        if not upper:
+            self.counts[:half] = merged
+        self._width *= 2.0
+
+
+def _stride(size: int, at_most: int) -> int:
+    """A distance between samples that is odd, since tensors' rows tend to have even lengths."""
+    return -(-size // at_most) | 1
+
+
+def extremes(histogram: Histogram) -> Range:
+    """The smallest and the largest value."""
+    return histogram.low, histogram.high
+
+
+def percentile(histogram: Histogram, share: float) -> Range:
+    """The range without the (100 - ``share``) / 2 per cent of values at either end.
+
+    share: per cent of values kept. Within a bin values count as evenly spread. Raises ValueError for a
+    share outside (0, 100].
+    """
+    if not 0.0 < share <= 100.0:
+        raise ValueError(f"the share kept must be in (0, 100] per cent, not {share}")
+    total = histogram.count
+    if not total:
+        return histogram.low, histogram.high
+    cut = (100.0 - share) / 200.0 * total
+    below = np.concatenate([[0], np.cumsum(histogram.counts)]).astype(np.float64)
+    edges = histogram.edges
+    low = float(edges[0] if cut <= 0 else _crossing(below, edges, cut))
+    high = float(edges[-1] if cut <= 0 else _crossing(below, edges, total - cut))
+    return max(low, histogram.low), min(high, histogram.high)
+
+
+def _crossing(below: NDArray[np.float64], edges: NDArray[np.float64], wanted: float) -> float:
+    bin_ = int(np.searchsorted(below, wanted, side="left"))
+    bin_ = min(max(bin_, 1), len(edges) - 1)
+    inside = (wanted - below[bin_ - 1]) / max(below[bin_] - below[bin_ - 1], 1.0)
+    return float(edges[bin_ - 1] + inside * (edges[bin_] - edges[bin_ - 1]))
+
+
+def least_squares(histogram: Histogram, quantizer: Callable[[float, float], Affine]) -> Range:
+    """The range whose quantizer reproduces the counted values with the least squared error.
+
+    quantizer: makes the quantizer of a range. Both ends are drawn in together over a grid of shares of the
+    extremes, then each alone (Nagel et al. 2021, eq. 11, by grid search).
+    """
+    low, high = histogram.low, histogram.high
+    used = histogram.counts > 0
+    centres = np.clip(histogram.centres[used], low, high).astype(np.float32)
+    weights = histogram.counts[used].astype(np.float64)
+
+    def error(range_: Range) -> float:
+        lost = (quantizer(*range_).round_trip(centres) - centres).astype(np.float64)
+        return float(weights @ (lost * lost))
+
+    shares = np.linspace(1.0, _SMALLEST_SHARE, _STEPS)
+    best = min(((low * s, high * s) for s in shares), key=error)
+    best = min(((best[0], high * s) for s in shares), key=error) if high > 0 else best
+    return min(((low * s, best[1]) for s in shares), key=error) if low < 0 else best
