@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -10,9 +9,10 @@ from pathlib import Path
 
 from hasten import report
 from hasten.core.errors import OutputError
-from hasten.core.record import FileEntry, RunRecord
+from hasten.core.record import RunRecord
 from hasten.measuring import Subject
 from hasten.search import witness as witness_file
+from hasten.targets.files import entries
 
 
 def check_destination(folder: Path, force: bool) -> None:
@@ -32,18 +32,6 @@ def check_destination(folder: Path, force: bool) -> None:
         raise OutputError(f"{parent} is not writable; choose another folder")
 
 
-def file_entries(folder: Path) -> tuple[FileEntry, ...]:
-    """Name, hash and size of every file of a folder, in order of name."""
-    entries = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entries.append(
-            FileEntry(path=str(path.relative_to(folder)), sha256=digest, bytes=path.stat().st_size)
-        )
-    return tuple(entries)
-
-
 def write_result(record: RunRecord, saved: Subject, witness: Callable[[Path], None], into: Path) -> RunRecord:
     """Put the files, the record and the report into ``into``; returns the record with its files.
 
@@ -57,7 +45,7 @@ def write_result(record: RunRecord, saved: Subject, witness: Callable[[Path], No
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(saved.folder / entry.path, target)
         witness(into / witness_file.FILE)
-        record = record.model_copy(update={"files": file_entries(into)})
+        record = record.model_copy(update={"files": entries(into, sorted(p.name for p in into.iterdir()))})
         (into / "hasten.json").write_text(record.to_json(), encoding="utf-8")
         report.write(record, into / "report.html")
     except OSError as error:

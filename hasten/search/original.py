@@ -42,6 +42,7 @@ def measure_original(
             budget=request.budget,
             work=work,
             runtimes={s.name: f"{s.runtime} {s.version}" for s in prepared.specs},
+            original=candidate,
             baseline=subject,
             baseline_predictions=predictions,
         )

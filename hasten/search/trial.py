@@ -31,6 +31,7 @@ class Lab:
     budget: Budget
     work: Path
     runtimes: dict[str, str]
+    original: Candidate
     baseline: Subject
     baseline_predictions: Predictions
 
@@ -63,10 +64,8 @@ class Lab:
         steps = candidate.recipe.steps
         if not steps or built.last_effective:
             return None
-        same_runtime = (candidate.target, dict(candidate.options)) == (
-            self.baseline.artifact.target,
-            self.baseline.artifact.options,
-        )
+        original = self.original
+        same_runtime = candidate.target == original.target and candidate.options == original.options
         if len(steps) > 1 or same_runtime:
             return f"{steps[-1].method} changed nothing in this model"
         return None

@@ -1,0 +1,279 @@
+"""hasten beside its peers' defaults, on the same data and in the same rounds.
+
+    python -m benchmarks.peers --models OUT_DIR --weights DATA_DIR/models --out RESULTS_DIR [--only NAME]...
+
+``OUT_DIR`` is what ``benchmarks/models.py`` wrote. For each model: ``hasten optimize`` with a 1 % budget; the
+original in ONNX Runtime, OpenVINO and, where there is a module, eager PyTorch; ONNX Runtime's
+``quantize_static`` and ``quantize_dynamic`` and NNCF's ``quantize``, each with its defaults, on the same
+calibration samples; then all of them in interleaved rounds, judged on the same holdout. Shapes are fixed
+alike for everyone. Writes ``<name>.json``, ``<name>.record.json`` (hasten's own record) and ``table.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hasten.measuring import Conditions, Subject
+
+import hasten
+from hasten import data as data_room
+from hasten import loaders, measuring
+from hasten.core.data import Roles, split
+from hasten.core.errors import HastenError
+from hasten.core.record import Artifact, RunRecord, Scorecard
+from hasten.core.target import usable_cores
+from hasten.targets.files import artifact_of
+
+_CALIBRATION_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of the comparison: its metric (None: chosen), fixed shapes, and module where there is one."""
+
+    name: str
+    metric: str | None
+    shapes: dict[str, tuple[int, ...]]
+    module: Callable[[Path], Any] | None = None
+
+
+def _efficientnet(weights: Path) -> Any:
+    from benchmarks.torch_modules import efficientnet_lite0_module
+
+    return efficientnet_lite0_module()
+
+
+def _minilm(weights: Path) -> Any:
+    from benchmarks.torch_modules import minilm_module
+
+    return minilm_module()
+
+
+def _resnet20(weights: Path) -> Any:
+    from benchmarks.torch_modules import resnet20_module
+
+    return resnet20_module(weights)
+
+
+CASES = (
+    Case("efficientnet_lite0", "accuracy", {"image": (1, 3, 224, 224)}, _efficientnet),
+    Case("minilm", "spearman", {"input_ids": (1, 2, 64), "attention_mask": (1, 2, 64)}, _minilm),
+    Case("resnet20", "accuracy", {"image": (1, 3, 32, 32)}, _resnet20),
+    Case("ppocr_rec", None, {"x": (1, 3, 48, 320)}),
+    Case("fashion_mnist", "accuracy", {"image": (1, 1, 28, 28)}),
+)
+
+
+def main() -> None:
+    """Run the cases and write their results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", action="append", choices=[case.name for case in CASES])
+    parser.add_argument("--time-budget", type=float, default=300.0, help="seconds for each search")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for case in CASES:
+        if not arguments.only or case.name in arguments.only:
+            run(case, arguments.models, arguments.weights, arguments.out, arguments.time_budget)
+    (arguments.out / "table.md").write_text(table(arguments.out), encoding="utf-8")
+
+
+def source_of(case: Case, models: Path) -> tuple[Path, Path]:
+    """Model and data of a case; the bundled one lies in examples/."""
+    folder = models / case.name
+    if case.name == "fashion_mnist":
+        folder = Path(__file__).parents[1] / "examples" / case.name
+    return folder / "model.onnx", folder / "data.npz"
+
+
+def run(case: Case, models: Path, weights: Path, out: Path, time_budget_s: float) -> None:
+    """One case: search, build the peers, measure all side by side, write the results."""
+    print(f"== {case.name}", flush=True)
+    model, samples = source_of(case, models)
+    with tempfile.TemporaryDirectory(prefix="hasten-peers-") as name:
+        work = Path(name)
+        began = time.monotonic()
+        result = hasten.optimize(
+            model,
+            samples,
+            metric=case.metric,
+            budget=hasten.Budget(max_drop=0.01, time_s=time_budget_s),
+            shapes=case.shapes,
+            folder=work / "run",
+            listener=lambda event: print(
+                f"  {event.what}" if event.trial else "", end="\n" if event.trial else ""
+            ),
+        )
+        search_s = time.monotonic() - began
+        print(result, flush=True)
+        graph = hasten.read(model, shapes=case.shapes)
+        fixed = work / "fixed.onnx"
+        graph.write(fixed)
+        store, _ = data_room.ingest(samples, graph.inputs, work / "store", seed=0)
+        roles = split(store, 0)
+        subjects, failures = peers(case, fixed, roles, weights, work)
+        subjects.append(_saved(result.record, result.folder))
+        cards = measuring.compare(
+            subjects,
+            roles.holdout,
+            case.metric,
+            Conditions(time_limit_s=90.0, rounds_max=60),
+            work / "compare",
+        )
+        rows = [
+            {"name": s.name, **(c.model_dump(mode="json") if isinstance(c, Scorecard) else {"error": str(c)})}
+            for s, c in zip(subjects, cards, strict=True)
+        ]
+        rows += [{"name": name, "error": error} for name, error in failures]
+    record = result.record
+    found = {
+        "model": case.name,
+        "search_seconds": round(search_s, 1),
+        "verdict": record.headline,
+        "machine": record.machine.model_dump(mode="json"),
+        "threads": usable_cores(),
+        "shapes": {k: list(v) for k, v in case.shapes.items()},
+        "rows": rows,
+    }
+    (out / f"{case.name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    (out / f"{case.name}.record.json").write_text(record.to_json(), encoding="utf-8")
+    print(table(out), flush=True)
+
+
+def _saved(record: RunRecord, folder: Path) -> Subject:
+    trial = record.trial(record.best.trial) if record.best else record.baseline
+    assert trial.artifact is not None
+    return Subject(trial.artifact, folder, "hasten")
+
+
+def peers(
+    case: Case, fixed: Path, roles: Roles, weights: Path, work: Path
+) -> tuple[list[Subject], list[tuple[str, str]]]:
+    """The original in each runtime and the peers' defaults; what could not be built, with the reason."""
+    threads = {"threads": usable_cores()}
+    subjects: list[Subject] = []
+    failures: list[tuple[str, str]] = []
+
+    def add(name: str, build: Callable[[], Path]) -> None:
+        try:
+            artifact, folder = artifact_of(build(), threads)
+            subjects.append(Subject(artifact, folder, name))
+        except (HastenError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
+            failures.append((name, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"))
+
+    feeds = [
+        b.feeds(loaders.read(fixed).graph.inputs)
+        for b in roles.calibration.take(_CALIBRATION_SAMPLES).batches(1)
+    ]
+    add("ONNX Runtime fp32", lambda: fixed)
+    add("OpenVINO fp32", lambda: _openvino_ir(fixed, work / "ov_fp32"))
+    add("ONNX Runtime quantize_static", lambda: _ort_static(fixed, feeds, work / "ort_static"))
+    add("ONNX Runtime quantize_dynamic", lambda: _ort_dynamic(fixed, work / "ort_dynamic"))
+    add("NNCF quantize", lambda: _nncf(fixed, feeds, work / "nncf", transformer=False))
+    if case.name == "minilm":
+        add(
+            "NNCF quantize, transformer",
+            lambda: _nncf(fixed, feeds, work / "nncf_transformer", transformer=True),
+        )
+    if case.module is not None:
+        module = case.module(weights)
+        program = _program(module, feeds[0], work / "eager.pt2")
+        artifact = Artifact(target="torch", entry=program.name, options=dict(threads))
+        subjects.append(Subject(artifact, program.parent, "PyTorch eager"))
+    return subjects, failures
+
+
+def _openvino_ir(model: Path, folder: Path) -> Path:
+    import openvino as ov
+
+    folder.mkdir()
+    ov.save_model(ov.convert_model(model), folder / "model.xml", compress_to_fp16=False)
+    return folder / "model.xml"
+
+
+def _ort_static(model: Path, feeds: list[dict[str, Any]], folder: Path) -> Path:
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._rest: Iterator[dict[str, Any]] = iter(feeds)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._rest, None)
+
+    folder.mkdir()
+    quant_pre_process(str(model), str(folder / "prepared.onnx"))
+    quantize_static(str(folder / "prepared.onnx"), str(folder / "model.onnx"), Reader())
+    return folder / "model.onnx"
+
+
+def _ort_dynamic(model: Path, folder: Path) -> Path:
+    from onnxruntime.quantization import quantize_dynamic
+
+    folder.mkdir()
+    quantize_dynamic(str(model), str(folder / "model.onnx"))
+    return folder / "model.onnx"
+
+
+def _nncf(model: Path, feeds: list[dict[str, Any]], folder: Path, *, transformer: bool) -> Path:
+    import nncf
+    import openvino as ov
+
+    folder.mkdir()
+    kind = nncf.ModelType.TRANSFORMER if transformer else None
+    made = nncf.quantize(
+        ov.Core().read_model(model), nncf.Dataset(feeds), model_type=kind, subset_size=len(feeds)
+    )
+    ov.save_model(made, folder / "model.xml", compress_to_fp16=False)
+    return folder / "model.xml"
+
+
+def _program(module: Any, feeds: dict[str, Any], path: Path) -> Path:
+    import torch
+
+    example = tuple(torch.from_numpy(np.array(array)) for array in feeds.values())
+    torch.export.save(torch.export.export(module.eval(), example), path)
+    return path
+
+
+def table(folder: Path) -> str:
+    """All results of a folder as one Markdown table; ratios are against ONNX Runtime in float32."""
+    lines = [
+        "| model | subject | quality | drop (95 % interval) | latency ms (95 % interval) "
+        "| times ONNX Runtime fp32 | size MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(folder.glob("*.json")):
+        if path.name.endswith(".record.json"):
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for row in found["rows"]:
+            if "error" in row:
+                lines.append(f"| {found['model']} | {row['name']} | failed: {row['error']} | | | | |")
+                continue
+            quality, time_ms, ratio = row["quality"], row["latency_ms"], row["speedup"]
+            lines.append(
+                f"| {found['model']} | {row['name']} | {quality['metric']} {quality['value']:.4f} "
+                f"(n = {quality['n']}) | {quality['drop']:+.4f} ({quality['ci95'][0]:+.4f} to "
+                f"{quality['ci95'][1]:+.4f}) | {time_ms['median']:.3f} ({time_ms['ci95'][0]:.3f} to "
+                f"{time_ms['ci95'][1]:.3f}) | {ratio['median']:.2f} ({ratio['ci95'][0]:.2f} to "
+                f"{ratio['ci95'][1]:.2f}) | {row['size_bytes'] / 1e6:.2f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
