@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
+from typing import cast as assume  # the name `cast` is taken by the submodule once it is imported
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -100,10 +101,10 @@ def names() -> tuple[str, ...]:
 def find(name: str) -> Method:
     """The module of a method; raises RecipeError for an unknown name."""
     if name in TABLE:
-        return cast("Method", import_module(TABLE[name]))
+        return assume("Method", import_module(TABLE[name]))
     for entry in entry_points(group="hasten.methods"):
         if entry.name == name:
-            return cast("Method", entry.load())
+            return assume("Method", entry.load())
     raise RecipeError(f"unknown method {name!r}; `hasten methods` lists {', '.join(names())}")
 
 
