@@ -80,7 +80,7 @@ def _latency(made: Claim, timed: Sequence[Measurement | None]) -> Line:
     change = ("", "")
     if made.speedup is not None and not made.kept:
         ratio = figures.speed(made.speedup)
-        change = f"{ratio.big} {ratio.word}", ratio.interval
+        change = ratio.text, ratio.interval
     return Line("Latency, median and 95 % interval", cells[0], cells[1], cells[2], change)
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hasten.core.measurement import Measurement
+from hasten.core.record import BudgetVerdict
 from hasten.report import figures
 from hasten.report.claim import Claim
 
 Who = Literal["source", "before", "after"]
+Tone = Literal["good", "doubt", "bad"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Card:
     bars: tuple[Bar, ...] = ()
     strip: Strip | None = None
     chip: str = ""
-    good: bool = True
+    tone: Tone = "good"
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -68,24 +70,25 @@ def cards(made: Claim) -> tuple[Card, ...]:
 
 
 def _speed(made: Claim) -> Card | None:
+    tone: Tone = "good"
     after = made.latency_ms
     before = made.baseline.latency_ms
     if made.kept:
         if before is None:
             return None
-        big, _, unit = figures.latency(before).partition(" ")
+        big = figures.latency(before)
         lines = [f"95 % interval {figures.latency_interval(before)}, {plural_rounds(before)}"]
-        title, word, good = "Latency", f"{unit}, the original as it was", True
+        title, word = "Latency", "the original, as it was"
     elif made.speedup is not None:
         ratio = figures.speed(made.speedup)
         big, word, title = ratio.big, ratio.word, "Speed"
         if made.speedup.verdict == "indistinguishable":
             word = "the original's speed, indistinguishable from it"
         lines = [f"95 % interval {ratio.interval}, in rounds interleaved with the original's"]
-        good = made.speedup.verdict != "worse"
+        tone = "bad" if made.speedup.verdict == "worse" else "good"
     elif after is not None:
-        big, _, word = figures.latency(after).partition(" ")
-        lines, title, good = ["not compared in the same rounds"], "Latency", True
+        big, word = figures.latency(after), "not compared in the same rounds"
+        lines, title = [f"95 % interval {figures.latency_interval(after)}"], "Latency"
     else:
         return None
     budget = made.record.budget
@@ -93,10 +96,10 @@ def _speed(made: Claim) -> Card | None:
     source = made.record.source
     if source is not None:
         than = figures.speed(source.speedup)
-        lines.append(f"against {source.name}, which runs today: {than.big} {than.word} ({than.interval})")
+        lines.append(f"against {source.name}, which runs today: {than.text} ({than.interval})")
     found = [m for m in (None if made.kept else after, before) if m is not None and m.warning]
     warnings = tuple(dict.fromkeys(m.warning for m in found if m.warning))
-    return Card("speed", title, big, word, tuple(lines), _speed_bars(made), good=good, warnings=warnings)
+    return Card("speed", title, big, word, tuple(lines), _speed_bars(made), tone=tone, warnings=warnings)
 
 
 def plural_rounds(measured: Measurement) -> str:
@@ -161,8 +164,15 @@ def _quality(made: Claim) -> Card | None:
         _quality_bars(words, kept=False),
         strip=_strip(words),
         chip=words.verdict,
-        good=quality.budget != "missed",
+        tone=_TONES[quality.budget],
     )
+
+
+_TONES: dict[BudgetVerdict, Tone] = {
+    "met": "good",
+    "met on the sample, not proven": "doubt",
+    "missed": "bad",
+}
 
 
 def _quality_head(words: figures.QualityWords) -> tuple[str, str]:
@@ -211,16 +221,14 @@ def _bytes_card(
     before, after = sizes
     if after is None:
         return None
-    lines = [_footnote(made, key)]
+    lines = (_footnote(made, key),)
     if made.kept or before is None:
-        big, _, unit = figures.size(after).partition(" ")
-        return Card(key, title, big, unit, tuple(filter(None, lines)), _byte_bars(None, after))
+        return Card(key, title, figures.size(after), "", lines, _byte_bars(None, after))
     big, _, word = figures.shrink(before, after, *words).partition(" ")
     if not word:
-        big, _, word = figures.size(after).partition(" ")
-        word += ", unchanged"
-    good = after <= before * 1.005
-    return Card(key, title, big, word, tuple(filter(None, lines)), _byte_bars(before, after), good=good)
+        big, word = figures.size(after), "unchanged"
+    tone: Tone = "good" if after <= before * 1.005 else "bad"
+    return Card(key, title, big, word, lines, _byte_bars(before, after), tone=tone)
 
 
 def _footnote(made: Claim, key: str) -> str:

@@ -92,8 +92,9 @@ def _machine(machine: MachineInfo) -> tuple[Pair, ...]:
         pairs.append(
             Pair("Instructions it lacks", (" ".join(missing) or "none of those that matter here",), True)
         )
-    versions = tuple(f"{name} {version}" for name, version in machine.versions.items())
-    pairs.append(Pair("Versions", versions))
+    if machine.versions:
+        versions = tuple(f"{name} {version}" for name, version in machine.versions.items())
+        pairs.append(Pair("Versions", versions))
     return tuple(pairs)
 
 

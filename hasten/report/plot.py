@@ -24,10 +24,12 @@ MARKS: dict[Mark, str] = {
     "holdout": "chosen, on Holdout: the claim",
     "baseline": "original",
     "source": "what runs today",
-    "ok": "within budget",
+    "ok": "ok: within budget on Selection",
     "rejected": "rejected: lost too much",
     "aside": "for comparison only",
 }
+DRAWN_LAST = ("source", "baseline", "chosen", "holdout")
+"""What must not be covered by other marks."""
 BAND = 88.0
 """Per cent of the height that the scale takes; below lies what is beyond it."""
 
@@ -43,6 +45,7 @@ class Point:
     x_bar: tuple[float, float] | None
     y_bar: tuple[float, float] | None
     beyond: bool
+    drop: str
     label: str
     facts: tuple[tuple[str, str], ...]
 
@@ -111,7 +114,8 @@ def plot(made: Claim, rows: Sequence[Row]) -> Plot | None:
     unit, factor = _x_unit(record, max(p.x for p in raw))
     x, y = _x_axis([p.x * factor for p in raw]), _y_axis(raw, measured.allowed)
     raw = [p.times(factor) for p in raw]
-    points = tuple(_place(p, x, y) for p in sorted(raw, key=lambda p: (p.x, p.drop)))
+    raw.sort(key=lambda p: (DRAWN_LAST.index(p.mark) if p.mark in DRAWN_LAST else -1, p.x, p.drop))
+    points = tuple(_place(p, x, y, words) for p in raw)
     used = {p.mark for p in raw}
     return Plot(
         points=points,
@@ -183,10 +187,10 @@ def _holdout_point(made: Claim) -> _Raw | None:
     facts = [("drop", f"{words.amount(quality.drop)}, {words.interval}"), ("verdict", words.verdict)]
     if made.speedup is not None:
         ratio = figures.speed(made.speedup)
-        facts.append(("against the original", f"{ratio.big} {ratio.word} [{ratio.interval}]"))
+        facts.append(("against the original", f"{ratio.text} [{ratio.interval}]"))
     facts.append(("samples", figures.count(quality.n)))
     label = f"{made.trial.recipe}, on Holdout"
-    return _Raw("holdout", "claim", *quantity, quality.drop, quality.ci95, label, tuple(facts))
+    return _Raw("holdout", "card-quality", *quantity, quality.drop, quality.ci95, label, tuple(facts))
 
 
 def _source_point(record: RunRecord) -> _Raw | None:
@@ -227,7 +231,7 @@ def _y_axis(raw: Sequence[_Raw], allowed: float) -> Axis:
     return Axis(low - pad, high + pad, span=BAND)
 
 
-def _place(p: _Raw, x: Axis, y: Axis) -> Point:
+def _place(p: _Raw, x: Axis, y: Axis, words: figures.QualityWords) -> Point:
     beyond = p.drop > y.high
     drop_ci = None if beyond else p.drop_ci
     return Point(
@@ -238,6 +242,7 @@ def _place(p: _Raw, x: Axis, y: Axis) -> Point:
         x_bar=(x.at(p.x_ci[0]), x.at(p.x_ci[1])) if p.x_ci else None,
         y_bar=(y.at(drop_ci[0]), y.at(drop_ci[1])) if drop_ci else None,
         beyond=beyond,
+        drop=words.drop_number(p.drop),
         label=p.label,
         facts=p.facts,
     )

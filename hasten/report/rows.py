@@ -100,7 +100,7 @@ def _row(trial: Trial, number: int, chosen: str | None, baseline: str) -> Row:
         drop_interval=words.brackets if words else "",
         latency=figures.latency(measured) if measured else "",
         latency_interval=f"[{figures.latency_interval(measured)}]" if measured else "",
-        speed="reference" if kind == "original" else f"{ratio.big} {ratio.word}" if ratio else "",
+        speed="reference" if kind == "original" else ratio.text if ratio else "",
         speed_interval=f"[{ratio.interval}]" if ratio and kind != "original" else "",
         size=figures.size(trial.size_bytes) if trial.size_bytes is not None else "",
         keys={

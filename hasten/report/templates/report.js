@@ -89,7 +89,8 @@
 
   // --- the plot ------------------------------------------------------------------------------------
   const tip = $("#tip");
-  const points = $$(".point");
+  const across = (point) => parseFloat($(".at", point).getAttribute("x")); // per cent of the width
+  const points = $$(".point").sort((a, b) => across(a) - across(b));
   let current = null;
   let touch = false;
 
