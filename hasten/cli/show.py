@@ -157,20 +157,7 @@ def checks(made: Sequence[Check], *, as_json: bool) -> None:
 def inventory(entries: Sequence[Entry], *, as_json: bool) -> None:
     """The answer of ``hasten targets``."""
     if as_json:
-        _print_json(
-            [
-                {
-                    "name": entry.name,
-                    "available": entry.spec is not None,
-                    "runtime": f"{entry.spec.runtime} {entry.spec.version}" if entry.spec else None,
-                    "computes_in": sorted(entry.spec.compute_dtypes) if entry.spec else [],
-                    "instructions": sorted(entry.spec.instructions) if entry.spec else [],
-                    "reason": entry.reason,
-                    "remedy": entry.remedy,
-                }
-                for entry in entries
-            ]
-        )
+        _print_json([entry.to_dict() for entry in entries])
         return
     table = _table("", "target", "", "runtime", "computes in")
     for entry in entries:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hasten.core.recipe import Recipe, Step
+from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Considered, Scalar
 from hasten.core.target import TargetSpec
 from hasten.search.candidate import Candidate
@@ -92,10 +92,11 @@ def _dynamic(facts: GraphFacts, specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
         yield _Idea(name, "the model has no MatMul, Gemm or recurrent layer with constant weights")
     else:
         layers = facts.products + facts.recurrent
+        reason = f"{layers} products or recurrent layers with constant weights"
         for spec in specs:
-            if spec.name == "onnxruntime":
-                reason = f"{layers} products or recurrent layers with constant weights"
-                yield _Idea(f"{name} on {spec.name}", reason, target=spec, step=(Step(name),))
+            # OpenVINO quantizes activations itself and wants the weights alone.
+            form: dict[str, Json] = {"form": "weights"} if spec.name == "openvino" else {}
+            yield _Idea(f"{name} on {spec.name}", reason, target=spec, step=(Step(name, form),))
 
 
 def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> Iterator[_Idea]:
