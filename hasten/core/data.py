@@ -8,9 +8,11 @@ sample numbers; which role a function takes is part of its type.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +92,13 @@ class StoreWriter:
         meta = {"fields": self._fields, "sha256": self._digest.hexdigest()}
         (self._folder / "store.json").write_text(json.dumps(meta), encoding="utf-8")
         return Store(self._folder)
+
+    def discard(self) -> None:
+        """Close the files and remove the folder: what was written is not a store and never will be."""
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                file.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class Store:
