@@ -29,10 +29,9 @@ class Axis:
         """Round values inside the scale: steps of 1-2-5, at most eight of them."""
         if self.log:
             exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            fine = [m * 10.0**e for e in exponents for m in (1, 2, 5)]
-            coarse = [10.0**e for e in exponents]
-            for candidates in (fine, coarse):
-                inside = [t for t in candidates if self.low <= t <= self.high]
+            for mantissas in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1,)):
+                every = [m * 10.0**e for e in exponents for m in mantissas]
+                inside = [t for t in every if self.low <= t <= self.high]
                 if 3 <= len(inside) <= 8:
                     return inside
         raw = (self.high - self.low) / 5

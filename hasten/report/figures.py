@@ -36,6 +36,11 @@ def count(value: int) -> str:
     return f"{value:,}".replace("-", MINUS)
 
 
+def tight(text: str) -> str:
+    """The same words, with a number and its per cent sign (or ``n``) kept on one line."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%").replace("n = ", "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+
+
 def plural(value: int, one: str, many: str | None = None) -> str:
     """``1 sample``, ``2 samples``."""
     return f"{count(value)} {one if value == 1 else many or one + 's'}"

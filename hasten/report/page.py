@@ -73,6 +73,7 @@ def _views(record: RunRecord) -> dict[str, object]:
         "conditions": conditions(record),
         "size": figures.size,
         "number": figures.number,
+        "tight": figures.tight,
         "plural": figures.plural,
         "duration": figures.duration,
     }

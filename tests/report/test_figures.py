@@ -8,7 +8,7 @@ from hasten.core.measurement import Comparison
 from hasten.report import figures
 from hasten.report.figures import QualityWords
 
-from . import records
+from . import parts
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_units() -> None:
 
 
 def test_an_interval_is_in_the_unit_of_its_median() -> None:
-    measured = records.timing(0.0999, spread=0.01)
+    measured = parts.timing(0.0999, spread=0.01)
     assert figures.latency(measured) == "99.9 µs"
     assert figures.latency_interval(measured) == "99.4 to 100 µs"
 
@@ -70,19 +70,19 @@ def test_exact_ratios() -> None:
 
 
 def test_shares_are_in_points_and_other_metrics_in_their_own_unit() -> None:
-    share = QualityWords(records.quality(0.0021))
+    share = QualityWords(parts.quality(0.0021))
     assert share.level(0.9124) == "91.24 %"
     assert share.amount(0.0021) == "0.21 points lost"
     assert share.amount(-0.0021) == "0.21 points gained"
     assert share.amount(0.0) == "0.00 points"
     assert share.amount(-0.00001) == "0.00 points"
-    rank = QualityWords(records.quality(0.0021, metric="spearman", reference=0.83))
+    rank = QualityWords(parts.quality(0.0021, metric="spearman", reference=0.83))
     assert rank.level(0.83) == "0.8300"
     assert rank.amount(0.0021) == "0.00210 lost"
-    percent = QualityWords(records.quality(0.4, metric="accuracy", reference=91.2))
+    percent = QualityWords(parts.quality(0.4, metric="accuracy", reference=91.2))
     assert not percent.share
     assert percent.level(91.2) == "91.20"
-    assert not QualityWords(records.quality(0.01, metric="agreement (cosine)", reference=1.0)).share
+    assert not QualityWords(parts.quality(0.01, metric="agreement (cosine)", reference=1.0)).share
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_shares_are_in_points_and_other_metrics_in_their_own_unit() -> None:
     ],
 )
 def test_the_interval_of_a_drop_needs_no_sign(drop: float, half: float, text: str) -> None:
-    assert QualityWords(records.quality(drop, half=half)).interval == text
+    assert QualityWords(parts.quality(drop, half=half)).interval == text
 
 
 def test_the_budget_in_words() -> None:
-    met, sample, missed = (QualityWords(records.quality(d)) for d in (0.002, 0.008, 0.02))
+    met, sample, missed = (QualityWords(parts.quality(d)) for d in (0.002, 0.008, 0.02))
     assert met.verdict == "within budget"
     assert sample.verdict == "within budget on the sample, not proven"
     assert "about 3,400 samples would settle it" in sample.budget

@@ -14,7 +14,7 @@ from hasten.core.errors import OutputError, RecordError
 from hasten.core.record import RunRecord
 from hasten.report import render, write
 
-from . import records
+from . import parts, records
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 HOSTILE = (
@@ -134,7 +134,7 @@ def test_says_what_was_found() -> None:
         "Selection: 1,000",
         "noisy: the interquartile range is 9 %",
         "hasten verify DIR",
-        records.SHA,
+        parts.SHA,
     ):
         assert said in prose, said
 

@@ -12,7 +12,7 @@ from hasten.report.claim import claim
 from hasten.report.plot import BAND, Plot, Point, plot
 from hasten.report.rows import rows
 
-from . import records
+from . import parts, records
 
 
 def drawn(made: RunRecord) -> Plot:
@@ -125,11 +125,9 @@ def test_one_trial_makes_no_plot() -> None:
 
 
 def test_unlimited_drops_and_equal_trials_are_drawn() -> None:
-    flat = records.quality(0.0, half=0.0, allowed=0.0)
-    wild = records.quality(math.inf)
-    trials = [
-        t.model_copy(update={"quality": flat, "latency_ms": records.timing(5.0)}) for t in records.trials()
-    ]
+    flat = parts.quality(0.0, half=0.0, allowed=0.0)
+    wild = parts.quality(math.inf)
+    trials = [t.model_copy(update={"quality": flat, "latency_ms": parts.timing(5.0)}) for t in parts.trials()]
     trials[6] = trials[6].model_copy(update={"quality": wild})
     made = records.record(trials=tuple(trials), source=None)
     laid = drawn(made)
