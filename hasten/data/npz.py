@@ -22,8 +22,8 @@ from hasten.core.errors import DataError
 from hasten.data.reader import Reader, Sample, Wanted, match
 
 _LARGEST_COLUMN_MAJOR_BYTES = 1 << 30
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
-"""What zipfile raises for damaged, encrypted or unknown members."""
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+"""What zipfile raises for damaged, encrypted (RuntimeError) and otherwise unreadable members."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from hasten.core.errors import HastenError, WorkerError
 from hasten.core.recipe import Json
 
 _CHUNK_BYTES = 1 << 16
+_DYING_S = 10.0
 
 
 class Worker:
@@ -43,7 +44,9 @@ class Worker:
             stderr=self._stderr,
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+                "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+                # Otherwise a types.py in the user's folder would come before Python's own.
+                "PYTHONSAFEPATH": "1",
                 **(environment or {}),
             },
             # Ctrl-C must reach the parent alone: it decides what is finished and ends the children.
@@ -63,6 +66,8 @@ class Worker:
         WorkerError when the child crashed, raised anything else, or did not answer within ``timeout_s``.
         """
         assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            raise WorkerError(f"{self.name}: the process has been ended")
         line = json.dumps({"function": function, "arguments": arguments}) + "\n"
         try:
             self._process.stdin.write(line.encode())
@@ -98,16 +103,22 @@ class Worker:
         return line
 
     def _death(self) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(_DYING_S)
+        except subprocess.TimeoutExpired:  # it closed its output, yet lives
+            self._process.kill()
+            code = self._process.wait()
         how = f"ended with status {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         self._stderr.seek(0)
         last = self._stderr.read().decode(errors="replace").strip().splitlines()[-1:]
         return f"the process {how}" + (f" ({last[0][:300]})" if last else "")
 
     def close(self) -> None:
-        """End the child, whatever it is doing."""
+        """End the child and the processes it started, whatever they are doing."""
         if self._process.poll() is None:
-            self._process.kill()
+            # The child leads a session of its own, so its number is that of its process group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
