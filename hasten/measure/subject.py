@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hasten.core.errors import InputError
 from hasten.core.record import Artifact
 from hasten.core.target import usable_cores
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and how much of it is done (0 to 1)."""
 
 
 @dataclass(frozen=True)
