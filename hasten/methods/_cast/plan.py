@@ -90,9 +90,8 @@ class _Planner:
         reals = [v for v in node.inputs if v is not None and v.dtype == ir.DataType.FLOAT]
         self._follow(node, reals)
         known = slots(node, self._opset, self._precision.type_text)
-        if known is not None and not known.outputs and not any(_is_real(v) for v in node.outputs):
-            return
-        if not reals:
+        touches = bool(reals) and (known is None or bool(known.outputs) or any(map(_is_real, node.outputs)))
+        if not touches and not _holds_body(node):
             return
         reason = self._obstacle(node, reals, known)
         if reason is not None:
@@ -116,7 +115,7 @@ class _Planner:
         )
         spreads = node.op_type in _SPREADS
         if spreads and any(v in self._huge or self._loss(v) for v in reals):
-            self._huge.update(outputs)
+            self._huge.update(v for v in outputs if str(v.name) not in self._largest)
         variables = [v for v in reals if constant(v) is None]
         if not reals and node.op_type in _COUNTS:
             self._delicate.update(dict.fromkeys(outputs, _COUNTED))
@@ -133,7 +132,7 @@ class _Planner:
         """Why a node must stay in float32, or None."""
         if layer_name(node) in self._exclude:
             return "excluded by the recipe"
-        if any(a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS} for a in node.attributes.values()):
+        if _holds_body(node):
             return "it holds the body of a loop or branch"
         if known is None:
             return f"{node.op_type} of {node.domain or 'this operator set'} is not known to take 16 bits"
@@ -157,3 +156,8 @@ class _Planner:
 
 def _is_real(value: ir.Value) -> bool:
     return value.dtype == ir.DataType.FLOAT
+
+
+def _holds_body(node: ir.Node) -> bool:
+    kinds = {attribute.type for attribute in node.attributes.values()}
+    return bool(kinds & {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})

@@ -1,0 +1,24 @@
+"""Fixtures that tests of every room share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_graphs import GRAPHS, calibration_for
+
+from hasten.core.data import Calibration
+from hasten.graph import Graph
+
+
+@pytest.fixture(params=GRAPHS.values(), ids=GRAPHS)
+def any_graph(request: pytest.FixtureRequest) -> Graph:
+    """Each of the small graphs in turn."""
+    return request.param()
+
+
+@pytest.fixture
+def make_calibration(tmp_path: Path) -> Callable[[Graph], Calibration]:
+    """Makes the calibration role of a graph."""
+    return lambda graph: calibration_for(graph, tmp_path / "store")

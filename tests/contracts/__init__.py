@@ -1,0 +1,1 @@
+"""Does every method, target, loader, folder and page keep its contract?"""
