@@ -1,0 +1,61 @@
+"""Calibration, selection and holdout never share a sample."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hasten.core.data import Calibration, Holdout, Roles, Selection, Store, StoreWriter, split
+from hasten.core.errors import DataError
+
+
+def _store(folder: Path, count: int) -> Store:
+    writer = StoreWriter(folder, ["x"])
+    for i in range(count):
+        writer.append({"x": np.asarray(i)})
+    return writer.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 60), st.integers(0, 2**32 - 1), st.integers(1, 20))
+def test_roles_divide_the_samples(count: int, seed: int, most_compared: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = _store(Path(folder), count)
+        roles = split(store, seed, most_compared=most_compared)
+        parts = [roles.calibration.indices, roles.selection.indices, roles.holdout.indices]
+        assert all(parts)
+        assert sorted(i for part in parts for i in part) == list(range(count))
+        assert len(roles.selection) == len(roles.holdout) <= most_compared
+        assert len(roles.calibration) >= count // 5
+        again = split(store, seed, most_compared=most_compared)
+        assert [again.calibration.indices, again.selection.indices, again.holdout.indices] == parts
+
+
+def test_another_seed_divides_otherwise(tmp_path: Path) -> None:
+    store = _store(tmp_path, 50)
+    assert split(store, 0).holdout.indices != split(store, 1).holdout.indices
+
+
+def test_roles_are_types_and_survive_a_save(tmp_path: Path) -> None:
+    roles = split(_store(tmp_path, 10), 3)
+    roles.save()
+    again = Roles.open(tmp_path)
+    assert (type(again.calibration), type(again.selection), type(again.holdout)) == (
+        Calibration,
+        Selection,
+        Holdout,
+    )
+    assert again.holdout.indices == roles.holdout.indices
+    assert isinstance(again.selection.take(2), Selection)
+    assert again.selection.take(2).indices == roles.selection.indices[:2]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_samples(tmp_path: Path, count: int) -> None:
+    with pytest.raises(DataError, match=f"have {count} samples; at least 3"):
+        split(_store(tmp_path, count), 0)

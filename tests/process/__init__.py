@@ -1,0 +1,1 @@
+"""Does risky work stay in its own process?"""

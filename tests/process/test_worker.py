@@ -1,0 +1,105 @@
+"""A child may crash, hang, print or be killed; the parent goes on with a message."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from hasten.core.errors import DataError, WorkerError
+from hasten.process import Worker, call
+
+CHILD = "process.children"
+
+
+def test_answers_requests_one_after_the_other() -> None:
+    with Worker("adding") as worker:
+        assert worker.request(f"{CHILD}:add", {"a": 1, "b": 2}) == 3
+        assert worker.request(f"{CHILD}:add", {"a": 5, "b": 2}) == 7
+
+
+def test_what_is_printed_does_not_disturb_the_answer() -> None:
+    assert call("shouting", f"{CHILD}:shout", {"text": "naïve"}) == "NAÏVE"
+
+
+def test_errors_of_the_tree_are_raised_again() -> None:
+    with pytest.raises(DataError, match="input 'x' is wrong"):
+        call("reading", f"{CHILD}:wrong_data", {})
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("unavailable", "reading: Unavailable: no such thing; pip install it"),
+        ("fail", "reading: KeyError: 'odd'"),
+        ("crash", "reading: the process was killed by SIGSEGV"),
+        ("kill_itself", "reading: the process was killed by SIGKILL"),
+        ("leave", r"reading: the process ended with status 7 \(the last words\)"),
+    ],
+)
+def test_other_ends_say_who_and_how(function: str, message: str) -> None:
+    with pytest.raises(WorkerError, match=message):
+        call("reading", f"{CHILD}:{function}", {})
+
+
+def test_goes_on_after_an_error() -> None:
+    with Worker("trying") as worker:
+        with pytest.raises(WorkerError):
+            worker.request(f"{CHILD}:fail", {})
+        assert worker.request(f"{CHILD}:add", {"a": 1, "b": 1}) == 2
+
+
+def test_a_hanging_child_is_ended() -> None:
+    started = time.monotonic()
+    with Worker("hanging") as worker:
+        with pytest.raises(WorkerError, match="no answer within 1 s"):
+            worker.request(f"{CHILD}:hang", {}, timeout_s=1.0)
+        assert time.monotonic() - started < 20
+        with pytest.raises(WorkerError, match="has been ended"):
+            worker.request(f"{CHILD}:add", {"a": 1, "b": 1})
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker.pid, 0)
+
+
+def test_a_child_killed_from_outside() -> None:
+    with Worker("waiting") as worker:
+        worker.request(f"{CHILD}:add", {"a": 1, "b": 1})
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="waiting: the process was killed by SIGKILL"):
+            worker.request(f"{CHILD}:add", {"a": 1, "b": 1})
+
+
+def test_what_a_child_started_ends_with_it() -> None:
+    with Worker("starting") as worker:
+        grandchild = worker.request(f"{CHILD}:start_a_child", {})
+        assert isinstance(grandchild, int)
+        os.kill(grandchild, 0)
+    deadline = time.monotonic() + 10
+    while _runs(grandchild) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(grandchild)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_the_environment_is_set_on_top() -> None:
+    with Worker("looking", {"HASTEN_TEST": "1"}) as worker:
+        assert worker.request(f"{CHILD}:environment", {"name": "HASTEN_TEST"}) == "1"
+        assert worker.request(f"{CHILD}:environment", {"name": "PATH"}) == os.environ["PATH"]
+
+
+def test_modules_of_the_current_folder_do_not_hide_pythons_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert call("adding", f"{CHILD}:add", {"a": 1, "b": 2}) == 3
