@@ -223,8 +223,7 @@ class BudgetInfo(Record):
 class SourceRuntime(Record):
     """What the user runs today: the framework the model came from, timed in the same rounds.
 
-    speedup: the source over what was saved (the baseline where the original was kept): above 1 the saved
-    model is faster than what the user runs today.
+    speedup: as of any trial, the baseline over this: below 1 the framework is slower than the baseline.
     """
 
     name: str

@@ -8,7 +8,7 @@ from typing import Literal
 from hasten.core.measurement import Measurement
 from hasten.core.record import BudgetVerdict
 from hasten.report import figures
-from hasten.report.claim import Claim
+from hasten.report.claim import Claim, against_source
 
 Who = Literal["source", "before", "after"]
 Tone = Literal["good", "doubt", "bad"]
@@ -94,9 +94,10 @@ def _speed(made: Claim) -> Card | None:
     budget = made.record.budget
     lines.append(f"batch {budget.batch}, {figures.plural(budget.threads, 'thread')}")
     source = made.record.source
-    if source is not None:
-        than = figures.speed(source.speedup)
-        lines.append(f"against {source.name}, which runs today: {than.text} ({than.interval})")
+    compared = against_source(made)
+    if source is not None and compared is not None:
+        than = figures.speed(compared)
+        lines.append(f"against {source.name}, which runs today: {than.text} (95 % interval {than.interval})")
     found = [m for m in (None if made.kept else after, before) if m is not None and m.warning]
     warnings = tuple(dict.fromkeys(m.warning for m in found if m.warning))
     return Card("speed", title, big, word, tuple(lines), _speed_bars(made), tone=tone, warnings=warnings)
@@ -177,13 +178,12 @@ _TONES: dict[BudgetVerdict, Tone] = {
 
 def _quality_head(words: figures.QualityWords) -> tuple[str, str]:
     quality = words.quality
-    if quality.metric.lower().startswith("agreement"):
+    if "agreement" in quality.metric.lower():
         return words.level(quality.value), f"{quality.metric} with the original"
     big = words.drop_number(abs(quality.drop))
-    gone = words.amount(quality.drop).rpartition(" ")[2] if quality.drop else "lost"
-    unit = f"{words.drop_unit} of {quality.metric}" if words.share else quality.metric
-    doubt = "" if words.distinguishable else ", indistinguishable from no change"
-    return big, f"{unit} {gone}{doubt}"
+    gone = words.lost if quality.drop >= 0 else words.gained
+    unit = f"{words.drop_unit} of {quality.metric} {gone}" if words.share else f"{gone} in {quality.metric}"
+    return big, unit if words.distinguishable else f"{unit}, indistinguishable from no change"
 
 
 def _quality_bars(words: figures.QualityWords, *, kept: bool) -> tuple[Bar, ...]:

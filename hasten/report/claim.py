@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from hasten.core.measurement import Comparison, Measurement
+from hasten.core.measurement import Comparison, Measurement, Verdict
 from hasten.core.record import Quality, RunRecord, Trial
 
 Figure = TypeVar("Figure", int, float)
@@ -67,6 +67,26 @@ def claim(record: RunRecord) -> Claim:
 
 def _first(measured: Figure | None, fallback: Figure | None) -> Figure | None:
     return fallback if measured is None else measured
+
+
+def against_source(made: Claim) -> Comparison | None:
+    """The source over what was saved; above 1, what was saved is faster than what the user runs today.
+
+    Both were timed against the baseline, so the ratio is the quotient of two comparisons. Its interval
+    takes both at their far ends, which covers at least 95 % where the two are independent: on a logarithmic
+    scale the half-widths add, and the exact one is the root of the sum of their squares. None where
+    either is not known.
+    """
+    source = made.record.source
+    saved = (
+        Comparison(median=1.0, ci95=(1.0, 1.0), verdict="indistinguishable") if made.kept else made.speedup
+    )
+    if source is None or saved is None or min(source.speedup.median, source.speedup.ci95[0]) <= 0:
+        return None
+    against = source.speedup
+    low, high = saved.ci95[0] / against.ci95[1], saved.ci95[1] / against.ci95[0]
+    verdict: Verdict = "better" if low > 1 else "worse" if high < 1 else "indistinguishable"
+    return Comparison(median=saved.median / against.median, ci95=(low, high), verdict=verdict)
 
 
 def runs_on(trial: Trial) -> str:

@@ -175,6 +175,17 @@ class QualityWords:
         return 100.0 if self.share else 1.0
 
     @property
+    def lost(self) -> str:
+        """What a positive drop is called: of an error, of which less is better, nothing is lost."""
+        q = self.quality
+        return "worse" if (q.value - q.reference) * q.drop > 0 else "lost"
+
+    @property
+    def gained(self) -> str:
+        """What a negative drop is called."""
+        return "better" if self.lost == "worse" else "gained"
+
+    @property
     def drop_unit(self) -> str:
         """``points`` for shares, nothing for other metrics."""
         return "points" if self.share else ""
@@ -200,14 +211,14 @@ class QualityWords:
         text = self.drop_number(abs(drop))
         if float(text.replace(",", "") if math.isfinite(drop) else "1") == 0:
             return f"{text}{unit}"
-        return f"{text}{unit} {'lost' if drop > 0 else 'gained'}"
+        return f"{text}{unit} {self.lost if drop > 0 else self.gained}"
 
     @property
     def interval(self) -> str:
         """The 95 % interval of the drop in words: ``0.13 gained to 0.65 points lost``."""
         low, high = self.quality.ci95
         if low < 0 < high:
-            return to(f"{self.drop_number(-low)} gained", self.amount(high))
+            return to(f"{self.drop_number(-low)} {self.gained}", self.amount(high))
         near, far = sorted((low, high), key=abs)
         if self.drop_number(near) == self.drop_number(far):
             return f"{self.amount(far)} at both ends"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hasten.core.record import RunRecord
 from hasten.report import figures
-from hasten.report.claim import Claim, claim, runs_on
+from hasten.report.claim import Claim, against_source, claim, runs_on
 
 
 def summary(record: RunRecord, folder: Path | None = None) -> list[str]:
@@ -18,7 +18,7 @@ def summary(record: RunRecord, folder: Path | None = None) -> list[str]:
     made = claim(record)
     rows = [
         ("speed", _speed(made)),
-        ("today", _today(record)),
+        ("today", _today(made)),
         ("quality", _quality(made)),
         ("size", _sizes(made.baseline.size_bytes, made.size_bytes, made.kept, "smaller", "larger")),
         ("memory", _memory(made)),
@@ -50,14 +50,12 @@ def _speed(made: Claim) -> str:
     return text
 
 
-def _today(record: RunRecord) -> str:
-    source = record.source
+def _today(made: Claim) -> str:
+    source, compared = made.record.source, against_source(made)
     if source is None:
         return ""
-    return (
-        f"{source.name}: {figures.latency(source.latency_ms)}; "
-        f"what was saved is {figures.speed(source.speedup).sentence}"
-    )
+    text = f"{source.name} takes {figures.latency(source.latency_ms)}"
+    return f"{text}; what was saved is {figures.speed(compared).sentence}" if compared else text
 
 
 def _quality(made: Claim) -> str:

@@ -79,10 +79,19 @@ def test_shares_are_in_points_and_other_metrics_in_their_own_unit() -> None:
     rank = QualityWords(parts.quality(0.0021, metric="spearman", reference=0.83))
     assert rank.level(0.83) == "0.8300"
     assert rank.amount(0.0021) == "0.00210 lost"
+    error = of_an_error()
+    assert error.amount(0.0021) == "0.00210 worse"
+    assert error.interval == "0.00210 better to 0.00630 worse"
     percent = QualityWords(parts.quality(0.4, metric="accuracy", reference=91.2))
     assert not percent.share
     assert percent.level(91.2) == "91.20"
     assert not QualityWords(parts.quality(0.01, metric="agreement (cosine)", reference=1.0)).share
+
+
+def of_an_error() -> QualityWords:
+    """An error rises from 0.25 to 0.2521: the drop is positive, and nothing is lost."""
+    made = parts.quality(0.0021, metric="mse", reference=0.25)
+    return QualityWords(made.model_copy(update={"value": 0.2521}))
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_says_what_was_found() -> None:
         "95 % interval: 0.13 gained to 0.65 points lost",
         "budget 0.91 points: the whole interval is within it",
         "on Selection, where it was chosen: 0.21 points lost (0.21 gained to 0.63 points lost; n = 1,000)",
-        "against PyTorch 2.13 eager, which runs today: 12.4× faster",
+        "against PyTorch 2.13 eager, which runs today: 12.4× faster (95 % interval 11.6× to 13.1×)",
         "12.4 MB",
         "3.88× smaller",
         "1.44× less",
@@ -159,7 +159,7 @@ def test_a_speed_that_cannot_be_told_apart_is_not_called_faster() -> None:
 def test_agreement_is_never_called_accuracy_and_not_proven_is_said() -> None:
     prose = Page(render(records.unlabelled())).prose
     assert "There were no labels: quality means agreement with the original" in prose
-    assert "99.10 % agreement (top-1, per sample) with the original" in prose
+    assert "99.10 % top-1 agreement with the original" in prose
     assert "within budget on the sample, not proven" in prose
     assert "about 3,400 samples would settle it" in prose
 
@@ -186,7 +186,8 @@ def test_every_trial_has_its_row_and_every_measured_one_its_mark() -> None:
 @pytest.mark.parametrize("variant", ["faster", "kept", "unlabelled"])
 def test_no_name_becomes_markup(variant: str, prefix: str) -> None:
     made = records.VARIANTS[variant]()
-    benign, hostile = (Page(render(records.renamed(made, p))) for p in ("plain", prefix))
+    harmless = "q" * len(prefix)
+    benign, hostile = (Page(render(records.renamed(made, p))) for p in (harmless, prefix))
     assert hostile.faults == []
     assert [(tag, list(attrs)) for tag, attrs in hostile.elements] == [
         (tag, list(attrs)) for tag, attrs in benign.elements
@@ -195,8 +196,7 @@ def test_no_name_becomes_markup(variant: str, prefix: str) -> None:
         assert hostile.values(name) == benign.values(name)
     shown = re.sub(r"\s+", " ", prefix)
     written = hostile.prose.replace("''", "'")  # YAML doubles the quotes inside a quoted name
-    assert written.count(shown) >= benign.prose.count("plain")
-    assert benign.prose.count("plain") > 100
+    assert written.count(shown) >= benign.prose.count(harmless) > 100
 
 
 def test_names_in_any_script_are_kept() -> None:

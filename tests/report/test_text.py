@@ -8,6 +8,7 @@ import pytest
 
 from hasten.core.errors import RecordError
 from hasten.report import summary
+from hasten.report.claim import against_source, claim
 
 from . import records
 
@@ -17,7 +18,8 @@ def test_says_the_verdict_and_its_numbers() -> None:
     assert text.splitlines()[0] == records.record().headline
     for said in (
         "speed    3.18× faster (95 % interval 3.08× to 3.28×): 12.4 ms -> 3.90 ms",
-        "today    PyTorch 2.13 eager: 48.2 ms; what was saved is 12.4× faster",
+        "today    PyTorch 2.13 eager takes 48.2 ms; what was saved is 12.4× faster",
+        "12.4× faster (95 % interval 11.6× to 13.1×)",
         "accuracy 90.87 % -> 90.61 % on Holdout: 0.26 points lost (95 % interval 0.13 gained to 0.65 points",
         "n = 2,000); within budget (0.91 points)",
         "12.4 MB -> 3.20 MB (3.88× smaller)",
@@ -35,6 +37,7 @@ def test_what_was_kept_says_why() -> None:
     assert any(line.startswith("  why") for line in lines)
     assert sum("no VNNI" in line for line in lines) == 1
     assert not any("->" in line for line in lines)
+    assert any("PyTorch 2.13 eager takes 48.2 ms; what was saved is 3.89× faster" in line for line in lines)
 
 
 def test_a_speed_that_cannot_be_told_apart_says_so_and_why() -> None:
@@ -58,3 +61,20 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 def test_a_record_that_names_a_missing_trial_is_refused() -> None:
     with pytest.raises(RecordError, match="t4"):
         summary(records.record(trials=()))
+
+
+def test_the_interval_against_the_source_holds_both_uncertainties() -> None:
+    made = records.record()
+    assert made.source is not None
+    assert made.best is not None
+    assert made.best.holdout.speedup is not None
+    compared = against_source(claim(made))
+    assert compared is not None
+    saved, source = made.best.holdout.speedup, made.source.speedup
+    assert compared.median == pytest.approx(saved.median / source.median)
+    assert compared.ci95[0] < compared.median * saved.ci95[0] / saved.median
+    assert compared.ci95[1] > compared.median * source.median / source.ci95[0]
+    assert compared.verdict == "better"
+    kept = against_source(claim(records.kept()))
+    assert kept is not None
+    assert kept.median == pytest.approx(48.2 / 12.4)
