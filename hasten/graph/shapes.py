@@ -49,11 +49,38 @@ def annotate(graph: Graph) -> None:
                 value.type = ir.TensorType(value.const_value.dtype)
     inference = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     try:
-        inference(graph.ir_model)
+        for _ in range(_RANK_ROUNDS):
+            inference(graph.ir_model)
+            if not _add_ranks(graph):
+                break
     except (ir.passes.PassError, ir.serde.SerdeError, ValueError, TypeError) as error:
         raise MethodError(
             f"shapes cannot be inferred: {error}; check the model with `onnx.checker`"
         ) from error
+
+
+_RANK_ROUNDS = 4
+
+
+def _add_ranks(graph: Graph) -> bool:
+    """Give a Reshape or ConstantOfShape to a computed target the rank that is the target's length."""
+    added = False
+    for owner in graph.ir_model.graphs():
+        for node in owner:
+            index = {"Reshape": 1, "ConstantOfShape": 0}.get(node.op_type)
+            if index is None or node.domain or len(node.inputs) <= index or node.outputs[0].shape is not None:
+                continue
+            target = node.inputs[index]
+            length = (
+                target.shape[0] if target is not None and target.shape is not None and target.shape else None
+            )
+            if isinstance(length, int) and 0 < length <= _MOST_DIMENSIONS:
+                node.outputs[0].shape = ir.Shape([None] * length)
+                added = True
+    return added
+
+
+_MOST_DIMENSIONS = 64
 
 
 def observed_shapes(

@@ -1,0 +1,256 @@
+"""Editing a graph safely: constants read, values bypassed, nodes replaced, names kept unique.
+
+Every rewrite works through an ``Editor``, which also collects what it changed and what it refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from hasten.core.data import Array
+from hasten.core.record import Site, Skip
+from hasten.graph import Graph
+from hasten.graph.names import layer_name
+from hasten.graph.shapes import annotate, forget
+
+Attributes: TypeAlias = Mapping[str, int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol]
+
+
+@dataclass
+class Findings:
+    """What a rewrite changed, and what it looked at and left with the reason."""
+
+    sites: list[Site] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+
+
+class Editor:
+    """A graph under change. ``shapes``: whether the rewrite reads shapes, which are then inferred anew."""
+
+    def __init__(self, graph: Graph, *, shapes: bool = False) -> None:
+        self.graph = graph
+        self.main = graph.ir_model.graph
+        self.findings = Findings()
+        self._names = _names(graph)
+        if shapes:
+            forget(graph)
+            annotate(graph)
+
+    def nodes(self, *op_types: str, domain: str = "") -> Iterator[ir.Node]:
+        """The nodes of these types (all types when none is named), in order, subgraphs included.
+
+        Nodes may be removed and inserted while iterating; removed ones are not yielded any more, and
+        inserted ones not yet.
+        """
+        snapshot = [node for owner in self.graph.ir_model.graphs() for node in owner]
+        for node in snapshot:
+            wanted = node.domain == domain and (not op_types or node.op_type in op_types)
+            if wanted and node.graph is not None:
+                yield node
+
+    def changed(self, node: ir.Node, what: str) -> None:
+        """Record that the rewrite changed this node."""
+        self.findings.sites.append(Site(name=layer_name(node), op_type=node.op_type, what=what))
+
+    def refused(self, node: ir.Node, reason: str) -> None:
+        """Record that the rewrite looked at this node and left it."""
+        self.findings.skipped.append(Skip(name=layer_name(node), op_type=node.op_type, reason=reason))
+
+    def unique(self, stem: str) -> str:
+        """A value or node name that is not taken yet; taken from now on."""
+        name, count = stem, 1
+        while name in self._names:
+            count += 1
+            name = f"{stem}.{count}"
+        self._names.add(name)
+        return name
+
+    def constant(self, array: Array, stem: str) -> ir.Value:
+        """A new initializer of the main graph, which every subgraph sees."""
+        name = self.unique(stem)
+        tensor = ir.tensor(array, name=name)
+        shape, kind = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
+        value = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+        self.main.register_initializer(value)
+        return value
+
+    def set_input(self, node: ir.Node, index: int, array: Array, stem: str | None = None) -> None:
+        """Make the input of that number a constant, keeping the name of a weight only this node uses."""
+        old = node.inputs[index] if index < len(node.inputs) else None
+        if old is not None and old.is_initializer() and len(old.uses()) == 1 and not pinned(old):
+            old.const_value = ir.tensor(array, name=old.name)
+            old.shape = ir.Shape(array.shape)
+            old.type = ir.TensorType(old.const_value.dtype)
+            return
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        if stem is None:
+            stem = old.name if old is not None and old.name else f"{layer_name(node)}.{index}"
+        node.replace_input_with(index, self.constant(array, stem))
+
+    def insert(
+        self,
+        before: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        name: str | None = None,
+    ) -> ir.Value:
+        """Insert a node of one output before another one, in the same graph; returns its output."""
+        label = self.unique(name or f"{layer_name(before)}.{op_type}")
+        node = ir.node(op_type, list(inputs), dict(attributes or {}), name=label)
+        node.outputs[0].name = self.unique(f"{label}.out")
+        assert before.graph is not None
+        before.graph.insert_before(before, node)
+        return node.outputs[0]
+
+    def bypass(self, node: ir.Node, value: ir.Value) -> bool:
+        """Let ``value`` take the place of the node's first output and remove the node.
+
+        An output of a graph keeps its name. Returns False, and changes nothing, where that would leave a
+        graph with an input, an initializer, a foreign value or one value twice among its outputs.
+        """
+        old = node.outputs[0]
+        if old.is_graph_output():
+            producer = value.producer()
+            if producer is None or producer.graph is not node.graph or value.is_graph_output():
+                return False
+            name, old.name = old.name, self.unique(f"{old.name}.replaced")
+            value.name = name
+            value.shape, value.type = old.shape, old.type
+        old.replace_all_uses_with(value, replace_graph_outputs=True)
+        self.remove(node)
+        return True
+
+    def remove(self, node: ir.Node) -> None:
+        """Remove a node whose outputs nobody uses."""
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
+
+    def replace(
+        self,
+        node: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        name: str | None = None,
+    ) -> ir.Node:
+        """Put a node of another type in a node's place; its first output takes over all uses and the name.
+
+        The new node is called ``name``, or as the old one, so that whoever refers to the layer finds it.
+        """
+        output = self.insert(node, op_type, inputs, attributes, name=f"{layer_name(node)}.new")
+        made = output.producer()
+        assert made is not None
+        label = name or node.name
+        old = node.outputs[0]
+        output.shape, output.type = old.shape, old.type
+        if not self.bypass(node, output):
+            raise AssertionError("a fresh output can always take the place of an old one")
+        if not output.is_graph_output():
+            output.name = old.name
+        made.name = label
+        return made
+
+
+def _names(graph: Graph) -> set[str]:
+    names: set[str] = set()
+    for owner in graph.ir_model.graphs():
+        names.update(v.name for v in (*owner.inputs, *owner.initializers.values()) if v.name)
+        for node in owner:
+            names.update(v.name for v in node.outputs if v.name)
+            if node.name:
+                names.add(node.name)
+    return names
+
+
+def pinned(value: ir.Value) -> bool:
+    """Whether the value is part of a graph's signature."""
+    return value.is_graph_input() or value.is_graph_output()
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """The array behind an initializer that no caller can override; None for anything else."""
+    if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
+        return None
+    if value.const_value.dtype.is_string():
+        return None
+    return value.const_value.numpy()
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """The number behind a constant of one element; None for anything else."""
+    if value is None or value.const_value is None or value.const_value.size != 1:
+        return None
+    array = constant(value)
+    return None if array is None else float(array.reshape(()))
+
+
+def integers(value: ir.Value | None) -> list[int] | None:
+    """The numbers behind a small integer constant; None for anything else."""
+    array = constant(value)
+    if array is None or array.dtype.kind not in "iu" or array.size > 1024:
+        return None
+    return [int(n) for n in array.reshape(-1)]
+
+
+def sole_user(value: ir.Value) -> ir.Node | None:
+    """The one node that uses the value, once, in the graph that makes it; None otherwise."""
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    user = next(iter(uses)).node
+    producer = value.producer()
+    return user if producer is None or producer.graph is user.graph else None
+
+
+def given(node: ir.Node, index: int) -> ir.Value | None:
+    """The input of that number, or None when it is left out."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape when every dimension is known."""
+    if value is None or value.shape is None:
+        return None
+    dims = [d for d in value.shape if isinstance(d, int)]
+    return tuple(dims) if len(dims) == len(value.shape) else None
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """The number of dimensions when it is known."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def fits(shape: tuple[int, ...], x: ir.Value) -> bool:
+    """Whether a constant of that shape, met elementwise, leaves the shape of x as it is."""
+    if not shape:
+        return True
+    if x.shape is None or len(shape) > len(x.shape):
+        return False
+    tail = list(x.shape)[len(x.shape) - len(shape) :]
+    return all(want in {1, have} for want, have in zip(shape, tail, strict=True))
+
+
+def is_float(value: ir.Value | None) -> bool:
+    """Whether the value is known to be floating-point."""
+    return value is not None and value.dtype is not None and value.dtype.is_floating_point()
+
+
+def as_dtype(array: Array, like: Array) -> Array:
+    """The result of arithmetic done in double precision, rounded once to the dtype of the original."""
+    return np.asarray(array).astype(like.dtype)
+
+
+def axes_of(node: ir.Node) -> list[int] | None:
+    """The axes of a Squeeze, Unsqueeze or reduction, an attribute in old opsets; None: unknown."""
+    if "axes" in node.attributes:
+        return list(node.attributes["axes"].as_ints())
+    return integers(given(node, 1))
