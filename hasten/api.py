@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten import data as data_room
-from hasten import loaders, measuring, methods, report, run, targets
+from hasten import loaders, methods, report, run, targets
 from hasten.core.budget import Budget
 from hasten.core.data import Array, Roles
 from hasten.core.errors import InputError, RecordError, TrialError
@@ -17,9 +17,11 @@ from hasten.core.record import RunRecord, Scorecard
 from hasten.core.target import usable_cores
 from hasten.core.tensor import TensorSpec
 from hasten.graph import Graph
+from hasten.measuring import Conditions
 from hasten.methods import Change, Context
 from hasten.search.deliver import publish
 from hasten.search.request import Listener, Request, silent
+from hasten.search.side_by_side import measure_files
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -196,10 +198,5 @@ def measure(
     the inputs are random and quality is not judged. A model that fails yields its TrialError in its place.
     Raises InputError when the reference cannot be opened or the data do not fit.
     """
-    return measuring.measure_files(
-        [Path(m) for m in models],
-        data,
-        metric,
-        measuring.Conditions(batch=batch, threads=threads or usable_cores(), seed=seed),
-        budget or Budget(),
-    )
+    conditions = Conditions(batch=batch, threads=threads or usable_cores(), seed=seed)
+    return measure_files([Path(m) for m in models], data, metric, conditions, budget or Budget())

@@ -8,7 +8,7 @@ from time import monotonic
 
 from hasten.core.record import Considered, RunRecord, Trial
 from hasten.core.target import usable_cores
-from hasten.measure import Conditions
+from hasten.measuring import Conditions
 from hasten.search.advise import Advice, advise, default_options
 from hasten.search.assemble import Findings, assemble
 from hasten.search.candidate import Candidate

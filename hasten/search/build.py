@@ -64,7 +64,7 @@ def export_in_child(
     """Child side: export a graph file for a target, its inputs fixed to ``shapes`` where given."""
     from hasten import targets
     from hasten.graph import Graph
-    from hasten.loaders import fix_shapes
+    from hasten.loaders.shapes import fix_shapes
 
     opened = Graph.open(graph)
     if shapes:

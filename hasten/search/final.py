@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hasten import measure
 from hasten.core.data import Holdout
 from hasten.core.errors import TrialError
 from hasten.core.record import Quality, Scorecard, Trial
@@ -48,7 +47,7 @@ def confirm(lab: Lab, holdout: Holdout, chosen: Sequence[Trial], tried: Mapping[
         subject = lab.subject(tried[trial.id])
         try:
             answers = lab.predictions(subject, holdout)
-            quality = measure.judge(lab.metric, reference, answers, holdout, lab.budget, lab.conditions.seed)
+            quality = lab.judge(answers, reference, holdout)
             if quality.budget == "missed":
                 refused.append(
                     f"{trial.recipe} on {trial.target} did not hold on the holdout: {_words(quality)}."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hasten import measure
+from hasten import measuring
 from hasten.core.errors import ModelError, TrialError
 from hasten.core.recipe import Recipe
 from hasten.core.record import Artifact, SourceRuntime, Trial
-from hasten.measure import Conditions, Subject
+from hasten.measuring import Conditions, Subject
 from hasten.search.advise import default_options
 from hasten.search.candidate import Candidate
 from hasten.search.prepare import Prepared
@@ -33,11 +33,11 @@ def measure_original(
         built = prepared.workshop.apply(candidate.recipe)
         artifact, folder = prepared.workshop.export(built, spec.name, candidate.options, {}, candidate.id)
         subject = Subject(artifact, folder, "original")
-        predictions = measure.predict(subject, selection, conditions, work / "predictions")
+        predictions = measuring.predict(subject, selection, conditions, work / "predictions")
         lab = Lab(
             workshop=prepared.workshop,
             selection=selection,
-            metric=measure.resolve(request.metric, selection, predictions),
+            metric=measuring.resolve(request.metric, selection, predictions),
             conditions=conditions,
             budget=request.budget,
             work=work,
@@ -46,7 +46,7 @@ def measure_original(
             baseline=subject,
             baseline_predictions=predictions,
         )
-        found = lab.card(subject, predictions, lab.judge(predictions))
+        found = lab.card(subject, predictions, lab.judge(predictions, predictions, selection))
         cost = prepared.workshop.cost(built)
     except TrialError as error:
         raise ModelError(f"the original cannot be measured: {error}") from error
@@ -61,7 +61,7 @@ def _source_runtime(prepared: Prepared, lab: Lab) -> SourceRuntime | None:
     if program is None:
         return None
     eager = Subject(Artifact(target="torch", entry=program.name), program.parent, "PyTorch eager")
-    [_, timing] = measure.time_interleaved([lab.baseline, eager], lab.selection, lab.conditions)
+    [_, timing] = measuring.time_interleaved([lab.baseline, eager], lab.selection, lab.conditions)
     if isinstance(timing, TrialError):
         return None
     return SourceRuntime(name=eager.name, latency_ms=timing.latency_ms, speedup=timing.speedup)

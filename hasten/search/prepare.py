@@ -12,6 +12,7 @@ from hasten.core.errors import DataError, OutputError
 from hasten.core.record import DataInfo
 from hasten.core.target import TargetSpec
 from hasten.graph import Graph
+from hasten.loaders.loaded import Loaded
 from hasten.search.build import Workshop
 from hasten.search.facts import GraphFacts, read_facts
 from hasten.search.machine import usable_targets
@@ -25,7 +26,7 @@ class Prepared:
     identity: what must be the same for a run to be resumed.
     """
 
-    loaded: loaders.Loaded
+    loaded: Loaded
     original: Path
     roles: Roles
     data_info: DataInfo

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hasten import measure
+from hasten import measuring
 from hasten.core.budget import Budget
 from hasten.core.data import Dataset
 from hasten.core.errors import TrialError
 from hasten.core.record import Quality, Trial
-from hasten.measure import Conditions, Metric, Predictions, Subject
+from hasten.measuring import Conditions, Metric, Predictions, Subject
 from hasten.search.build import Built, Workshop
 from hasten.search.candidate import Candidate
 
@@ -91,24 +91,22 @@ class Lab:
             # Fixing shapes does not change the arithmetic; the question is the time alone.
             return found | self.card(subject, None, None)
         answers = self.predictions(subject, self.selection)
-        quality = self.judge(answers)
+        quality = self.judge(answers, self.baseline_predictions, self.selection)
         if quality.budget == "missed":
             found |= {"status": "rejected", "reason": _too_much(quality)}
         return found | self.card(subject, answers, quality)
 
-    def judge(self, answers: Predictions) -> Quality:
-        """Quality on Selection, against the original's answers; raises TrialError."""
-        return measure.judge(
-            self.metric, self.baseline_predictions, answers, self.selection, self.budget, self.conditions.seed
-        )
+    def judge(self, answers: Predictions, reference: Predictions, data: Dataset) -> Quality:
+        """Quality of answers on a role, against the original's on the same samples; raises TrialError."""
+        return measuring.judge(self.metric, reference, answers, data, self.budget, self.conditions.seed)
 
     def predictions(self, subject: Subject, data: Dataset) -> Predictions:
         """The subject's answers to every sample of a role; raises TrialError."""
-        return measure.predict(subject, data, self.conditions, self.work / "predictions")
+        return measuring.predict(subject, data, self.conditions, self.work / "predictions")
 
     def card(self, subject: Subject, answers: Predictions | None, quality: Quality | None) -> dict[str, Any]:
         """The fields of a Scorecard; timing is made beside the baseline. Raises TrialError."""
-        size_bytes, size_zstd_bytes = measure.sizes(subject.artifact, subject.folder)
+        size_bytes, size_zstd_bytes = measuring.sizes(subject.artifact, subject.folder)
         card: dict[str, Any] = {
             "size_bytes": size_bytes,
             "size_zstd_bytes": size_zstd_bytes,
@@ -120,18 +118,18 @@ class Lab:
         if quality is not None and quality.budget == "missed":
             # Its speed is only needed to see whether a repair would pay.
             conditions = replace(conditions, time_limit_s=conditions.time_limit_s / 3)
-        timing = measure.time_interleaved([self.baseline, subject], self.selection, conditions)[1]
+        timing = measuring.time_interleaved([self.baseline, subject], self.selection, conditions)[1]
         if isinstance(timing, TrialError):
             raise timing
         card |= {"latency_ms": timing.latency_ms, "speedup": timing.speedup}
         if self.budget.objective == "throughput":
-            card["throughput_per_s"] = measure.throughput(subject, self.selection, conditions)
+            card["throughput_per_s"] = measuring.throughput(subject, self.selection, conditions)
         return card
 
-    def head_to_head(self, candidates: list[Candidate]) -> dict[str, measure.Timing]:
+    def head_to_head(self, candidates: list[Candidate]) -> dict[str, measuring.Timing]:
         """Time candidates and the baseline in the same rounds; those that fail are left out."""
         subjects = [self.baseline, *(self.subject(c) for c in candidates)]
-        timings = measure.time_interleaved(subjects, self.selection, self.conditions)
+        timings = measuring.time_interleaved(subjects, self.selection, self.conditions)
         return {
             c.id: t for c, t in zip(candidates, timings[1:], strict=True) if not isinstance(t, TrialError)
         }

@@ -102,12 +102,12 @@ def _answers(record: RunRecord, folder: Path) -> Check:
             )
         except TrialError as error:
             return Check(claim="it runs here", holds=False, recorded=record.machine.cpu, found=str(error))
-        error = disagreement(expected, [answers.store.sample(i) for i in range(len(inputs))])
+        apart = disagreement(expected, [answers.store.sample(i) for i in range(len(inputs))])
     return Check(
         claim=f"it gives the recorded answers to {len(inputs)} inputs",
-        holds=error <= _SAME_ANSWERS,
+        holds=apart <= _SAME_ANSWERS,
         recorded=f"normalized error at most {_SAME_ANSWERS:g}",
-        found=f"normalized error {error:.2g}",
+        found=f"normalized error {apart:.2g}",
     )
 
 

@@ -1,0 +1,157 @@
+"""Every command, as a person meets it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hasten.core.record import RunRecord
+from tests.cli.conftest import DEMO, Hasten
+
+COMMANDS = ("optimize", "inspect", "apply", "measure", "verify", "report", "targets", "methods")
+
+
+def test_help_names_every_command(hasten: Hasten) -> None:
+    done = hasten("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_the_light_start_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, hasten.cli.main\n"
+        "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'openvino', 'torch', 'scipy', 'pydantic', 'pyarrow'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(hasten: Hasten, name: str) -> None:
+    done = hasten(name, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_optimize_saves_model_record_and_report(saved: Path) -> None:
+    record = RunRecord.read(saved)
+    assert (saved / "report.html").stat().st_size > 10_000
+    assert {entry.path for entry in record.files} <= {p.name for p in saved.iterdir()}
+    assert record.trials
+    assert record.baseline.quality is not None
+    assert record.baseline.quality.value > 0.85
+    chosen = record.trial(record.best.trial) if record.best else record.baseline
+    assert chosen.artifact is not None
+    assert all((saved / entry.path).is_file() for entry in chosen.artifact.files)
+
+
+def test_what_was_saved_carries_no_local_path(saved: Path) -> None:
+    here = str(saved.parent).encode()
+    for path in saved.iterdir():
+        assert here not in path.read_bytes(), path.name
+
+
+def test_the_run_folder_is_gone_after_success(saved: Path) -> None:
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_an_existing_result_is_not_replaced_unasked(hasten: Hasten, saved: Path) -> None:
+    done = hasten("optimize", DEMO / "model.onnx", "--data", DEMO / "data.npz", "-o", saved)
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+
+
+def test_verify_confirms_and_refutes(hasten: Hasten, saved: Path, tmp_path: Path) -> None:
+    done = hasten("verify", saved)
+    assert done.returncode == 0, done.stdout
+    broken = tmp_path / "broken"
+    shutil.copytree(saved, broken)
+    chosen = RunRecord.read(broken).files[-1].path
+    (broken / chosen).write_bytes((broken / chosen).read_bytes() + b" ")
+    done = hasten("verify", broken)
+    assert done.returncode == 3
+    assert "does not hold" in done.stdout
+
+
+def test_verify_measures_again_beside_the_original(hasten: Hasten, saved: Path) -> None:
+    done = hasten("verify", saved, "--model", DEMO / "model.onnx", "--data", DEMO / "data.npz", "--json")
+    checks = {check["claim"]: check for check in json.loads(done.stdout)}
+    assert checks["the original is the recorded model"]["holds"]
+    assert checks["the data are the recorded data"]["holds"]
+    if RunRecord.read(saved).best is not None:
+        assert checks["it keeps its accuracy on the holdout"]["holds"]
+
+
+def test_report_is_written_again_the_same(hasten: Hasten, saved: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy)
+    before = (copy / "report.html").read_text()
+    (copy / "report.html").unlink()
+    assert hasten("report", copy).returncode == 0
+    assert (copy / "report.html").read_text() == before
+
+
+def test_the_saved_model_opens_in_python(saved: Path) -> None:
+    import hasten
+
+    fast = hasten.load(saved)
+    with np.load(DEMO / "data.npz") as data:
+        image, labels = data["image"][:200], data["labels"][:200]
+    right = sum(int(fast({"image": image[i : i + 1]})["logits"].argmax() == labels[i]) for i in range(200))
+    assert right > 170
+
+
+def test_inspect_shows_layers_and_advice(hasten: Hasten) -> None:
+    done = hasten("inspect", DEMO / "model.onnx", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # Conv 1→32 and 32→64 at 28² and 14², dense 3136→64 and 64→10, biases included.
+    assert found["parameters"] == 32 * 9 + 32 + 64 * 32 * 9 + 64 + 3136 * 64 + 64 + 640 + 10
+    assert found["operators"]["Conv"] == 2
+    assert any(entry["tried"] for entry in found["advice"])
+    assert hasten("inspect", DEMO / "model.onnx").returncode == 0
+
+
+def test_apply_writes_one_recipe(hasten: Hasten, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("steps:\n  - optimize_graph: {}\n  - quantize_static: {range: minmax}\n")
+    done = hasten(
+        "apply",
+        DEMO / "model.onnx",
+        "--recipe",
+        recipe,
+        "--data",
+        DEMO / "data.npz",
+        "-o",
+        "int8.onnx",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["effective"]
+    assert (tmp_path / "int8.onnx").stat().st_size < (DEMO / "model.onnx").stat().st_size / 2
+
+
+def test_measure_puts_models_side_by_side(hasten: Hasten) -> None:
+    model = DEMO / "model.onnx"
+    done = hasten("measure", model, model, "--data", DEMO / "data.npz", "--json")
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)
+    assert first["quality"]["value"] == second["quality"]["value"]
+    assert 0.5 < second["speedup"]["median"] < 2.0
+    without_data = hasten("measure", model)
+    assert without_data.returncode == 0, without_data.stderr
+
+
+def test_targets_and_methods_are_listed(hasten: Hasten) -> None:
+    names = {entry["name"] for entry in json.loads(hasten("targets", "--json").stdout)}
+    assert {"onnxruntime", "openvino"} <= names
+    listed = {entry["name"] for entry in json.loads(hasten("methods", "--json").stdout)}
+    assert {"optimize_graph", "quantize_static", "quantize_dynamic", "cast"} <= listed
+    assert "Formula" in hasten("methods", "quantize_static").stdout

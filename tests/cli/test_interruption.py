@@ -1,0 +1,75 @@
+"""Cut off midway: finished trials survive, the output is whole or absent, a resumed run repeats nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from hasten.core.record import RunRecord
+from tests.cli.conftest import DEMO, command, run
+
+ARGUMENTS = [
+    "optimize",
+    DEMO / "model.onnx",
+    "--data",
+    DEMO / "data.npz",
+    "--time-budget",
+    "40s",
+    "-o",
+    "fast",
+]
+
+
+def journal(folder: Path) -> list[str]:
+    path = folder / ".fast.run" / "journal.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def begin(folder: Path, trials: int) -> subprocess.Popen[bytes]:
+    """Start a run and wait until so many trials are finished."""
+    process = subprocess.Popen(
+        command(*ARGUMENTS), cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while len(journal(folder)) <= trials:
+        assert process.poll() is None, "the run ended before it could be cut off"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_cut_off_and_resumed(tmp_path: Path, how: signal.Signals) -> None:
+    process = begin(tmp_path, trials=2)
+    process.send_signal(how)
+    status = process.wait(timeout=60)
+    assert status == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert not (tmp_path / "fast").exists()
+    finished = [json.loads(line)["id"] for line in journal(tmp_path)[1:]]
+    assert len(finished) >= 2
+
+    refused = run(ARGUMENTS, tmp_path)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+
+    done = run([*ARGUMENTS, "--resume"], tmp_path)
+    assert done.returncode in {0, 3}, done.stderr
+    record = RunRecord.read(tmp_path / "fast")
+    ids = [trial.id for trial in record.trials]
+    assert ids[: len(finished)] == finished
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_full_disk_is_an_error_of_the_output(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: writing the samples (12 MB) fails midway."""
+    limited = ["bash", "-c", 'ulimit -f 4096; exec "$@"', "bash", *command(*ARGUMENTS)]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "fast").exists()
