@@ -25,9 +25,14 @@ _SMALLEST_SCALE = 1e-6
 def write_runs(path: Path, runs: Sequence[Mapping[str, Array]]) -> None:
     """Write the arrays of several runs, all with the same names, as ``.npz``."""
     names = list(runs[0]) if runs else []
-    arrays = {f"{i}_{j}": run[name] for i, run in enumerate(runs) for j, name in enumerate(names)}
+    arrays = {f"{i}_{j}": _plain(run[name]) for i, run in enumerate(runs) for j, name in enumerate(names)}
     with path.open("wb") as file:
         np.savez(file, names=np.asarray(names, dtype=np.str_), **arrays)  # type: ignore[arg-type]
+
+
+def _plain(array: Array) -> Array:
+    """ONNX Runtime gives strings as Python objects."""
+    return array.astype(np.str_) if array.dtype.hasobject else array
 
 
 def read_runs(path: Path) -> list[dict[str, Array]]:
