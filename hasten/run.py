@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from time import monotonic
 
@@ -20,7 +21,8 @@ from hasten.search.original import measure_original
 from hasten.search.prepare import Prepared, prepare, probe_shapes
 from hasten.search.propose import Proposer
 from hasten.search.request import Event, Listener, Request, silent
-from hasten.search.witness import write_witness
+from hasten.search.trial import Lab
+from hasten.search.witness import Witness
 
 FINAL_SHARE = 0.15
 """Part of the time budget kept for the last comparison and the holdout."""
@@ -41,60 +43,64 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
 
     listener(Event("loading the model and the data"))
     prepared = prepare(request, threads)
-    known = (journal.resume if request.resume else journal.begin)(prepared.identity)
-    listener(Event("measuring the original"))
-    lab, baseline, source = measure_original(prepared, request, conditions)
+    with closing(prepared.workshop):
+        known = (journal.resume if request.resume else journal.begin)(prepared.identity)
+        listener(Event("measuring the original"))
+        lab, baseline, source = measure_original(prepared, request, conditions)
 
-    advice = _advice(request, prepared, threads)
-    proposer = Proposer(
-        lab=lab,
-        advice=advice,
-        baseline=baseline,
-        threads=request.threads,
-        shapes={} if request.recipe else probe_shapes(prepared, request.batch),
-        deadline=deadline,
-    )
+        advice = _advice(request, prepared, threads)
+        proposer = Proposer(
+            lab=lab,
+            advice=advice,
+            baseline=baseline,
+            threads=request.threads,
+            shapes={} if request.recipe else probe_shapes(prepared, request.batch),
+            deadline=deadline,
+        )
+        tried = try_all(proposer, lab, journal, known, listener)
+        trials = tuple(trial for _, trial in tried.values())
+
+        listener(Event("comparing the best side by side"))
+        candidates = {name: candidate for name, (candidate, _) in tried.items()}
+        chosen = finalists(lab, baseline, trials, candidates)
+        listener(Event("confirming on the holdout"))
+        outcome = confirm(lab, prepared.roles.holdout, chosen, candidates)
+        considered = tuple(_considered(advice, candidates))
+        found = Findings(
+            baseline=baseline, source=source, considered=considered, trials=trials, outcome=outcome
+        )
+        record = assemble(request, prepared, lab, found)
+        record = record.model_copy(update={"seconds": round(monotonic() - began, 1)})
+        subject = lab.subject(candidates[outcome.best.id]) if outcome.best else lab.baseline
+        witness = Witness(lab.selection, lab.predictions(subject, lab.selection).store, prepared.graph.inputs)
+        result = request.folder / "result"
+        return write_result(record, subject, witness, result), result
+
+
+def try_all(
+    proposer: Proposer, lab: Lab, journal: Journal, known: Mapping[str, Trial], listener: Listener
+) -> dict[str, tuple[Candidate, Trial]]:
+    """Try what is proposed until the time is spent; every finished trial is journaled at once.
+
+    known: trials of a run that was cut off; they are taken as they are and not repeated.
+    """
+    tried: dict[str, tuple[Candidate, Trial]] = {}
     trials: list[Trial] = []
-    tried: dict[str, Candidate] = {}
     for candidate in proposer.propose(trials):
         if candidate.id in tried:
             continue
-        if monotonic() > deadline and candidate.id not in known and trials:
+        if trials and monotonic() > proposer.deadline and candidate.id not in known:
             listener(Event("the time budget is spent; what was not tried is listed in the record"))
             break
-        best = leader(trials, baseline, request.budget)
-        listener(Event(str(candidate), best=best, seconds_left=deadline - monotonic()))
+        best = leader(trials, proposer.baseline, lab.budget)
+        listener(Event(str(candidate), best=best, seconds_left=proposer.deadline - monotonic()))
         trial = known.get(candidate.id) or lab.run(candidate)
-        tried[candidate.id] = candidate
-        trials.append(trial)
         if candidate.id not in known:
             journal.add(trial)
-        listener(Event(str(candidate), trial=trial, best=leader(trials, baseline, request.budget)))
-
-    listener(Event("comparing the best side by side"))
-    chosen = finalists(lab, baseline, trials, tried)
-    listener(Event("confirming on the holdout"))
-    outcome = confirm(lab, prepared.roles.holdout, chosen, tried)
-    found = Findings(
-        baseline=baseline,
-        source=source,
-        considered=tuple(_considered(advice, tried)),
-        trials=tuple(trials),
-        outcome=outcome,
-    )
-    record = assemble(request, prepared, lab, found)
-    subject = lab.subject(tried[outcome.best.id]) if outcome.best else lab.baseline
-    record = record.model_copy(update={"seconds": round(monotonic() - began, 1)})
-    answers = lab.predictions(subject, lab.selection).store
-    inputs = tuple(spec.name for spec in prepared.graph.inputs)
-    record = write_result(
-        record,
-        subject,
-        lambda path: write_witness(path, lab.selection, answers, inputs),
-        request.folder / "result",
-    )
-    prepared.workshop.close()
-    return record, request.folder / "result"
+        tried[candidate.id] = candidate, trial
+        trials.append(trial)
+        listener(Event(str(candidate), trial=trial, best=leader(trials, proposer.baseline, lab.budget)))
+    return tried
 
 
 def _advice(request: Request, prepared: Prepared, threads: int) -> Advice:

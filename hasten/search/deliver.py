@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from hasten import report
 from hasten.core.errors import OutputError
 from hasten.core.record import RunRecord
 from hasten.measuring import Subject
-from hasten.search import witness as witness_file
+from hasten.search.witness import FILE, Witness, write_witness
 from hasten.targets.files import entries
 
 
@@ -32,10 +31,10 @@ def check_destination(folder: Path, force: bool) -> None:
         raise OutputError(f"{parent} is not writable; choose another folder")
 
 
-def write_result(record: RunRecord, saved: Subject, witness: Callable[[Path], None], into: Path) -> RunRecord:
+def write_result(record: RunRecord, saved: Subject, witness: Witness, into: Path) -> RunRecord:
     """Put the files, the record and the report into ``into``; returns the record with its files.
 
-    saved: the artifact to deploy. witness: writes the answers it gave, for ``hasten verify``.
+    saved: the artifact to deploy. witness: answers it gave, for ``hasten verify``.
     """
     try:
         shutil.rmtree(into, ignore_errors=True)
@@ -44,7 +43,7 @@ def write_result(record: RunRecord, saved: Subject, witness: Callable[[Path], No
             target = into / entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(saved.folder / entry.path, target)
-        witness(into / witness_file.FILE)
+        write_witness(into / FILE, witness)
         record = record.model_copy(update={"files": entries(into, sorted(p.name for p in into.iterdir()))})
         (into / "hasten.json").write_text(record.to_json(), encoding="utf-8")
         report.write(record, into / "report.html")

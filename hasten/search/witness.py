@@ -7,12 +7,14 @@ model may be anything.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hasten.core.data import Array, Dataset, Store
 from hasten.core.errors import RecordError
+from hasten.core.tensor import TensorSpec
 
 FILE = "check.npz"
 _MOST_SAMPLES = 8
@@ -21,15 +23,26 @@ _MOST_BYTES = 2_000_000
 Sample = dict[str, Array]
 
 
-def write_witness(path: Path, data: Dataset, answers: Store, inputs: tuple[str, ...]) -> None:
-    """Write the first samples of a role and the answers to them, in the role's order, up to some 2 MB."""
+@dataclass(frozen=True)
+class Witness:
+    """Samples of a role and the answers of the saved model to them, in the role's order."""
+
+    data: Dataset
+    answers: Store
+    inputs: tuple[TensorSpec, ...]
+
+
+def write_witness(path: Path, witness: Witness) -> None:
+    """Write the first samples and the answers to them, up to some 2 MB."""
+    data, answers = witness.data, witness.answers
+    names = [spec.name for spec in witness.inputs]
     arrays: dict[str, Array] = {
-        "inputs": np.array(inputs, dtype=np.str_),
+        "inputs": np.array(names, dtype=np.str_),
         "outputs": np.array(answers.fields, dtype=np.str_),
     }
     written = 0
     for number, index in enumerate(data.indices[:_MOST_SAMPLES]):
-        fields = [data.store.value(name, index) for name in inputs]
+        fields = [data.store.value(name, index) for name in names]
         given = [answers.value(name, number) for name in answers.fields]
         written += sum(a.nbytes for a in (*fields, *given))
         if number and written > _MOST_BYTES:
