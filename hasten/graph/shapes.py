@@ -31,8 +31,14 @@ def infer(graph: Graph) -> Graph:
 
 
 def forget(graph: Graph) -> None:
-    """Drop, in place, the stored shapes of all inner values; inputs, outputs and weights keep theirs."""
+    """Drop, in place, the stored shapes of all inner values; inputs, outputs and weights keep theirs.
+
+    A negative size in the signature, which some exporters write, becomes an unknown one.
+    """
     for owner in graph.ir_model.graphs():
+        for value in (*owner.inputs, *owner.outputs):
+            if value.shape is not None and any(isinstance(d, int) and d < 0 for d in value.shape):
+                value.shape = ir.Shape([None if isinstance(d, int) and d < 0 else d for d in value.shape])
         kept = set(owner.outputs)
         for node in owner:
             for value in node.outputs:

@@ -39,11 +39,11 @@ Rewrite: TypeAlias = Callable[[Graph], Findings]
 ALL: Mapping[str, Rewrite] = {
     "inline_functions": inline_functions.apply,
     "fix_initializers": fix_initializers.apply,
+    "remove_unused": remove_unused.apply,  # a dead user would stand in the way of the others' checks
     "simplify_shapes": simplify_shapes.apply,  # before raise_opset, which needs ranks
     "raise_opset": raise_opset.apply,  # before the fusions, whose operators it brings
     "fold_constants": fold_constants.apply,
     "remove_noops": remove_noops.apply,
-    "remove_unused": remove_unused.apply,  # a dead user would stand in the way of the others' checks
     "share_duplicates": share_duplicates.apply,
     "fuse_layer_norm": fuse_layer_norm.apply,  # the fusions before the folding, which takes their parts away
     "fuse_gelu": fuse_gelu.apply,
@@ -58,6 +58,7 @@ ALL: Mapping[str, Rewrite] = {
     "merge_affine": merge_affine.apply,
     "fold_affine_before": fold_affine_before.apply,
 }
-"""Name to function, in order. Applied until none of them changes anything."""
+"""Name to function, in order. Applied until none of them changes anything, with ``remove_unused`` after each
+that changed something."""
 
 __all__ = ["ALL", "Findings", "Rewrite"]

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from hasten.graph import Graph
+from hasten.graph.shapes import annotate, forget
 from hasten.rewrites.editor import constant, given, rank
 from hasten.rewrites.elements import LONGEST, Dim, Element, Named, Product, Vector
 from hasten.rewrites.size_rules import SIZES
@@ -95,3 +97,23 @@ class Dimensions:
 def is_name(text: str | None) -> bool:
     """Whether a dimension's name says anything: some exporters write "?" or "-1" for every unknown one."""
     return text is not None and text not in {"None", "none", "unknown"} and any(c.isalpha() for c in text)
+
+
+def write_shapes(graph: Graph) -> None:
+    """Infer the shapes of all inner values anew, in place, with the names the signature gives dimensions.
+
+    The runtimes fuse residual additions only where the stored shapes say that both sides are equal.
+    """
+    forget(graph)
+    annotate(graph)
+    dims = Dimensions(graph.ir_model.graph)
+    for node in graph.ir_model.graph:
+        for value in node.outputs:
+            if value.shape is not None and not value.is_graph_output():
+                value.shape = ir.Shape([_stored(dims.size(value, i), d) for i, d in enumerate(value.shape)])
+
+
+def _stored(size: Element, inferred: int | ir.SymbolicDim) -> int | str | ir.SymbolicDim:
+    if isinstance(size, int):
+        return size
+    return size.name if isinstance(size, Named) else inferred

@@ -11,21 +11,23 @@ import onnx_ir.passes.common as passes
 
 from hasten.core.record import Site
 from hasten.graph import Graph
+from hasten.graph.names import layer_name
 from hasten.rewrites.editor import Findings
 
 
 def apply(graph: Graph) -> Findings:
     """Fix all weights, in place."""
     findings, model = Findings(), graph.ir_model
-    listed = [v for v in model.graph.inputs if v.name in model.graph.initializers]
-    if listed:
-        passes.RemoveInitializersFromInputsPass()(model)
-        what = f"{len(listed)} initializers no longer listed as inputs"
-        findings.sites.append(Site(name=listed[0].name or "", op_type="initializer", what=what))
+    for owner in model.graphs():
+        for value in owner.inputs:
+            if value.name and value.name in owner.initializers:
+                what = "no longer listed as an input"
+                findings.sites.append(Site(name=value.name, op_type="initializer", what=what))
+    passes.RemoveInitializersFromInputsPass()(model)
     constants = [node for owner in model.graphs() for node in owner if node.op_type == "Constant"]
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    lifted = [node for node in constants if node.graph is None]
-    if lifted:
-        what = f"{len(lifted)} Constant nodes made initializers"
-        findings.sites.append(Site(name=lifted[0].name or "", op_type="Constant", what=what))
+    for node in constants:
+        if node.graph is None:
+            site = Site(name=layer_name(node), op_type=node.op_type, what="became an initializer")
+            findings.sites.append(site)
     return findings

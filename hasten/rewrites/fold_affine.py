@@ -74,7 +74,7 @@ def _following(operator: Linear) -> tuple[list[Affine], Array, Array]:
 
 
 def _drop(editor: Editor, item: Affine, into: ir.Node) -> None:
-    editor.changed(item.node, f"folded into {into.op_type} {into.name}")
+    editor.changed(item.node, f"folded into the {into.op_type} before it")
     if not editor.bypass(item.node, source(item)):
         raise AssertionError("the value of an inner node can always take its user's place")
 
@@ -99,7 +99,7 @@ def _fold_without_bias(
     if keeper is not None:
         bias = editor.constant(term, f"{layer_name(operator.node)}.bias")
         made = editor.replace(keeper.node, "Add", [source(keeper), bias])
-        editor.changed(made, f"scaled with {operator.node.op_type} {operator.node.name}")
+        editor.changed(made, "took in the terms and factors around it")
 
 
 def _why(node: ir.Node) -> str:

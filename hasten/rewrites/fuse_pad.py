@@ -31,7 +31,7 @@ def apply(graph: Graph) -> Findings:
             continue
         own = user.attributes.get_ints("pads", [0] * len(pads))
         user.attributes["pads"] = ir.AttrInt64s("pads", [a + b for a, b in zip(own, pads, strict=True)])
-        editor.changed(node, f"its zeros became pads of Conv {user.name}")
+        editor.changed(node, "its zeros became pads of the Conv behind it")
         if node.inputs[0] is None or not editor.bypass(node, node.inputs[0]):
             raise AssertionError("the value of an inner node can always take its user's place")
     return editor.findings

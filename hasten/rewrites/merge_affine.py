@@ -64,7 +64,7 @@ def _merge(editor: Editor, run: list[Affine]) -> None:
         made = editor.constant(factor, f"{layer_name(last)}.factor")
         value = editor.insert(last, "Mul", [value, made], name=layer_name(run[0].node) + ".merged")
     for item in run[:-1]:
-        editor.changed(item.node, f"merged into {last.op_type} {layer_name(last)}")
+        editor.changed(item.node, "merged with the arithmetic behind it")
     if np.any(shift != 0):
         editor.replace(last, "Add", [value, editor.constant(term, f"{layer_name(last)}.term")])
     else:

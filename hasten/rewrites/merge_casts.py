@@ -46,7 +46,7 @@ def apply(graph: Graph) -> Findings:
         if x is None or x.dtype is None or y.dtype is None or not widens(x.dtype, y.dtype):
             continue
         node.replace_input_with(0, x)
-        editor.changed(node, f"reads the input of Cast {before.name}, which only widened it")
+        editor.changed(node, "reads what the Cast before it only widened")
     return editor.findings
 
 

@@ -36,12 +36,12 @@ def apply(graph: Graph) -> Findings:
         if target is None:
             continue
         if target == [0] * (rank(x) or -1) and editor.bypass(node, x):
-            editor.changed(node, f"cancelled with {before.op_type} {before.name}")
+            editor.changed(node, f"cancelled with the {before.op_type} before it")
             editor.remove(before)
             continue
         shape = editor.constant(np.asarray(target, dtype=np.int64), f"{node.outputs[0].name}.shape")
         made = editor.replace(node, "Reshape", [x, shape])
-        editor.changed(made, f"merged with {before.op_type} {before.name}")
+        editor.changed(made, f"merged with the {before.op_type} before it")
         editor.remove(before)
     return editor.findings
 

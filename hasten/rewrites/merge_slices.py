@@ -50,7 +50,7 @@ def apply(graph: Graph) -> Findings:
         stem = node.outputs[0].name
         inputs = [editor.constant(np.asarray(p, dtype=np.int64), f"{stem}.{what}") for p, what in parts]
         made = editor.replace(node, "Slice", [before.inputs[0], *inputs])
-        editor.changed(made, f"merged with Slice {before.name}")
+        editor.changed(made, "merged with the Slice before it")
         editor.remove(before)
     return editor.findings
 

@@ -88,11 +88,11 @@ def _merge(editor: Editor, node: ir.Node) -> None:
     else:
         source = x
     if perm == sorted(perm) and editor.bypass(node, source):
-        editor.changed(node, f"cancelled with Transpose {before.name}")
+        editor.changed(node, "cancelled with the Transpose before it")
         return
     node.replace_input_with(0, source)
     node.attributes["perm"] = ir.AttrInt64s("perm", perm)
-    editor.changed(node, f"merged with Transpose {before.name}")
+    editor.changed(node, "merged with the Transpose before it")
 
 
 def _perm(node: ir.Node) -> list[int] | None:

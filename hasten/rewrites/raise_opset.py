@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from hasten.core.record import Site, Skip
 from hasten.graph import Graph
 from hasten.graph.graph import PROTOBUF_LIMIT_BYTES
 from hasten.graph.names import layer_name
@@ -47,16 +48,12 @@ def apply(graph: Graph, version: int = TARGET) -> Findings:
         for since, adapter in ADAPTERS.get(node.op_type, ()):
             if problem is None and current < since <= version:
                 problem = adapter(editor, node)
-    first = next(iter(raised.ir_model.graph), None)
-    if first is None:
-        return Findings()
     if problem is not None:
-        editor.refused(first, f"opset {found} stays: {problem}")
-        return editor.findings
+        skip = Skip(name="graph", op_type="opset", reason=f"opset {found} stays: {problem}")
+        return Findings(skipped=[skip])
     _stamp(raised, version)
     graph.ir_model = raised.ir_model
-    editor.changed(first, f"opset {found} raised to {version}")
-    return editor.findings
+    return Findings([Site(name="graph", op_type="opset", what=f"opset {found} raised to {version}")])
 
 
 def _missing(graph: Graph, version: int) -> str | None:

@@ -32,6 +32,7 @@ def apply(graph: Graph) -> Findings:
         for name, value in list(owner.initializers.items()):
             if not value.uses() and value not in kept:
                 del owner.initializers[name]
+                findings.sites.append(Site(name=name, op_type="initializer", what="removed: unused"))
     return findings
 
 

@@ -14,6 +14,7 @@ import hashlib
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from hasten.core.record import Site
 from hasten.graph import Graph
 from hasten.rewrites.editor import Editor, Findings, pinned
 
@@ -43,12 +44,11 @@ def _share_tensors(editor: Editor) -> None:
         first = kept.setdefault(key, value)
         if first is value:
             continue
-        users = list(value.uses())
         value.replace_all_uses_with(first)
         if value.name:
             editor.main.initializers.pop(value.name)
-        if users:
-            editor.changed(users[0].node, f"reads {first.name}, which is the same as {value.name}")
+            site = Site(name=value.name, op_type="initializer", what="removed: another one is equal")
+            editor.findings.sites.append(site)
 
 
 def _is_filled(data: bytes, count: int) -> bool:

@@ -64,7 +64,7 @@ def _round(graph: Graph, *, new_wildcards: bool) -> Findings:
                 1, editor.constant(np.asarray(target, dtype=np.int64), f"{node.outputs[0].name}.shape")
             )
             node.attributes.pop("allowzero", None)
-            editor.changed(node, f"its target became the constant {target}")
+            editor.changed(node, "its computed target became a constant")
     for node in whole:
         x = node.inputs[0]
         if x is not None and editor.bypass(node, x):
