@@ -84,7 +84,7 @@ def time_unit(value_ms: float) -> tuple[str, float]:
     """The unit a time is best read in, and what to multiply milliseconds by."""
     if abs(value_ms) >= 1000:
         return "s", 1e-3
-    if abs(value_ms) < 0.1 and value_ms != 0:
+    if abs(value_ms) < 1 and value_ms != 0:
         return "µs", 1e3
     return "ms", 1.0
 
@@ -130,9 +130,14 @@ class Ratio:
 
 
 def times(value: float) -> str:
-    """A ratio: two decimals below ten, three significant digits above."""
+    """A ratio: two decimals below ten, three significant digits above; three decimals next to 1.
+
+    What is not 1 must not be written as 1.00, as an interval that ends there decides a verdict.
+    """
     if not math.isfinite(value):
         return "not finite"
+    if f"{value:.2f}" == "1.00" and value != 1:
+        return f"{value:.3f}×"
     return f"{value:.2f}×" if abs(value) < 9.995 else f"{number(value)}×"
 
 

@@ -33,7 +33,7 @@ def test_number(value: float, text: str) -> None:
 def test_units() -> None:
     assert figures.time_ms(3.859) == "3.86 ms"
     assert figures.time_ms(0.0421) == "42.1 µs"
-    assert figures.time_ms(0.42) == "0.420 ms"
+    assert figures.time_ms(0.42) == "420 µs"
     assert figures.time_ms(1250) == "1.25 s"
     assert figures.size(999) == "999 bytes"
     assert figures.size(12_412_900) == "12.4 MB"
@@ -46,9 +46,9 @@ def test_units() -> None:
 
 
 def test_an_interval_is_in_the_unit_of_its_median() -> None:
-    measured = parts.timing(0.0999, spread=0.01)
-    assert figures.latency(measured) == "99.9 µs"
-    assert figures.latency_interval(measured) == "99.4 to 100 µs"
+    measured = parts.timing(0.999, spread=0.01)
+    assert figures.latency(measured) == "999 µs"
+    assert figures.latency_interval(measured) == "994 to 1,004 µs"
 
 
 def test_a_slow_down_is_turned_over() -> None:
@@ -60,6 +60,12 @@ def test_an_interval_around_one_is_said_in_words() -> None:
     same = figures.speed(Comparison(median=1.02, ci95=(0.97, 1.06), verdict="indistinguishable"))
     assert same.text == "1.02×, indistinguishable"
     assert "faster" not in same.sentence
+
+
+def test_an_end_of_an_interval_next_to_one_shows_its_side() -> None:
+    slower = figures.speed(Comparison(median=0.98, ci95=(0.95, 0.997), verdict="worse"))
+    assert slower.interval == "1.003× to 1.05×"
+    assert figures.times(1.0) == "1.00×"
 
 
 def test_exact_ratios() -> None:
