@@ -3,15 +3,18 @@
 ``torch.export.load`` trusts what it opens: it unpickles constants, loads compiled libraries, evaluates
 symbolic expressions and guards as Python, calls whatever operator a node names, and writes names into
 generated code. An exported network needs none of that freedom, so a file that uses it is refused.
-Unpickling of tensors is held to ``weights_only`` by the process that calls ``open_program``.
+Unpickling of tensors is held to ``weights_only``.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,9 @@ _FREE_TEXT = frozenset(
     {"metadata", "as_string", "as_strings", "torch_version", "guards_code", "in_spec", "out_spec"}
 )
 """Keys whose text is data to torch: never code, or (guards) dropped before it would become code."""
+_NUMBERS = frozenset({"as_float", "as_floats", "real", "imag"})
+_NOT_FINITE = frozenset({"Infinity", "-Infinity", "NaN"})
+"""How numbers that JSON cannot write are written."""
 
 # fmt: off
 _EXPRESSIONS = frozenset((
@@ -118,6 +124,8 @@ def _screen_text(text: str, key: str) -> None:
     elif key in ("in_spec", "out_spec"):
         if "defaultdict" in text:
             raise ModelError("its inputs or outputs are a defaultdict; return plain tuples or dicts")
+    elif key in _NUMBERS and text in _NOT_FINITE:
+        return
     elif key not in _FREE_TEXT and not _PLAIN.fullmatch(text):
         raise ModelError(f"{text[:80]!r} in it is not a name")
 
@@ -145,11 +153,25 @@ def open_program(path: Path) -> Any:
     """The ``torch.export.ExportedProgram`` of a screened file, its guards dropped.
 
     Guards are Python source; what they would check, the shapes, is checked by the operators themselves.
-    Raises ModelError.
+    Raises ModelError, and whatever torch raises for a file that is damaged further inside.
     """
     import torch
 
     screen(path)
-    program = torch.export.load(path)
+    with _weights_only():
+        program = torch.export.load(path)
     program._guards_code = []
     return program
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Hold ``torch.load`` to plain tensors: ``torch.export.load`` would fall back to unpickling anything."""
+    force, forbid = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = {name: os.environ.pop(name, None) for name in (force, forbid)}
+    os.environ[force] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[force]
+        os.environ.update({name: text for name, text in before.items() if text is not None})

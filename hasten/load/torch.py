@@ -66,15 +66,13 @@ def _convert(request: Request, folder: Path) -> Mapping[str, Any]:
     if request.samples:
         samples = folder / "samples.npz"
         write_runs(samples, request.samples)
-    # A file may come from anywhere; a function is the user's own code and may unpickle what it likes.
-    environment = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"} if source.endswith(".pt2") else {}
     arguments: dict[str, Json] = {
         "source": source,
         "inputs": list(request.inputs),
         "samples": None if samples is None else str(samples),
         "work": str(folder),
     }
-    with Worker("converting", environment) as worker:
+    with Worker("converting") as worker:
         try:
             made = worker.request(f"{__package__}.torch_export:convert_named", arguments, _TIMEOUT_S)
         except WorkerError as error:
@@ -124,7 +122,7 @@ def _renamed(axis: int | ir.SymbolicDim, pattern: re.Pattern[str]) -> int | str 
 def answers_of(program: Path, feeds: Path, answers: Path) -> None:
     """Run a ``.pt2`` program on feeds in a child process; raises ModelError."""
     arguments = {"program": str(program), "feeds": str(feeds), "answers": str(answers)}
-    with Worker("running the PyTorch program", {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}) as worker:
+    with Worker("running the PyTorch program") as worker:
         try:
             worker.request(f"{__package__}.torch_export:answer", arguments, _TIMEOUT_S)
         except WorkerError as error:

@@ -68,9 +68,9 @@ def see(name: str, values: Sequence[Array]) -> Sight:
 def _class_axis(name: str, values: Sequence[Array]) -> int | None:
     """The axis of class scores, or None where there is none."""
     first = values[0]
-    for axis in (-1, *range(first.ndim - 1)):
-        if all(v.shape[axis] > 1 and _distribution(v, axis) for v in values):
-            return axis
+    for candidate in (-1, *range(first.ndim - 1)):
+        if all(v.shape[candidate] > 1 and _distribution(v, candidate) for v in values):
+            return int(candidate)
     if _SIGNAL.search(name) or _EMBEDDING.search(name) or all(_unit(v) for v in values):
         return None
     axis = 0 if first.ndim > 2 else -1  # scores of pixels come class axis first, those of tokens last

@@ -60,9 +60,7 @@ def of_values(name: str, data: Dataset, reference: Predictions, output: str | No
     def fits(candidate: str) -> None:
         label = data.store.value(LABELS, data.indices[0])
         value = reference.value(candidate, 0)
-        if "f" not in {value.dtype.kind, label.dtype.kind} and value.dtype.kind not in "iu":
-            raise DataError(f"{name} needs numbers; output {candidate!r} is {value.dtype}")
-        if label.dtype.kind not in "fiub" or label.size != value.size:
+        if value.dtype.kind not in "fiub" or label.dtype.kind not in "fiub" or label.size != value.size:
             raise DataError(
                 f"{name}: labels {label.dtype}{label.shape} do not fit output {candidate!r}, "
                 f"{value.dtype}{value.shape}"

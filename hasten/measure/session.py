@@ -27,7 +27,8 @@ from hasten.core.tensor import TensorSpec
 _WINDOW_S = 0.02
 """Length of a warm-up window; also enough runs for a median."""
 _SETTLED = 0.02
-"""Two windows in a row whose medians differ by less are the end of the warm-up."""
+"""Windows in a row whose medians differ by less are the end of the warm-up."""
+_REST_STEP_S, _REST_LIMIT_S = 0.003, 0.2
 
 
 class Session:
@@ -47,6 +48,12 @@ class Session:
 
 
 _session = Session()
+
+
+def stay_on(cores: list[int]) -> None:
+    """Keep this process to these cores, where the operating system can do that."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 def open_artifact(artifact: dict[str, Any], folder: str, threads: int) -> float:
@@ -188,25 +195,43 @@ def warm_up(limit_s: float) -> float:
 def _window(feed: dict[str, Array]) -> list[float]:
     times: list[float] = []
     while sum(times) < _WINDOW_S * 1e3 or len(times) < 3:
-        times.extend(time_round(0, 1, 0, feed))
+        times.append(_run_ms(feed))
     return times
 
 
-def time_round(number: int, runs: int, idle_runs: int, feed: dict[str, Array] | None = None) -> list[float]:
-    """Milliseconds of each of ``runs`` runs on the feed of this round, after ``idle_runs`` that do not count.
-
-    Those bring back what the other subjects' rounds have driven out of the caches.
-    """
+def _run_ms(feed: dict[str, Array]) -> float:
     run = _session.opened.run
-    given = _session.feeds[number % len(_session.feeds)] if feed is None else feed
-    for _ in range(idle_runs):
-        run(given)
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter_ns()
-        run(given)
-        times.append((time.perf_counter_ns() - began) / 1e6)
+    began = time.perf_counter_ns()
+    run(feed)
+    return (time.perf_counter_ns() - began) / 1e6
+
+
+def time_round(number: int, runs: int) -> list[float]:
+    """Milliseconds of each of ``runs`` runs on the feed of this round, after one that does not count.
+
+    That one brings back what the other subjects' rounds have driven out of the caches and wakes threads.
+    """
+    feed = _session.feeds[number % len(_session.feeds)]
+    _run_ms(feed)
+    times = [_run_ms(feed) for _ in range(runs)]
+    _come_to_rest()
     return times
+
+
+def _come_to_rest() -> None:
+    """Wait until this process uses no more CPU, so that it does not disturb the next subject's round.
+
+    The threads of a runtime wait busily for more work: ONNX Runtime's for about 35 ms of a core after a run
+    of two threads (measured), OpenVINO's for less than 1 ms. Turning that off would change what is measured.
+    """
+    deadline = time.perf_counter() + _REST_LIMIT_S
+    before = time.process_time()
+    while time.perf_counter() < deadline:
+        time.sleep(_REST_STEP_S)
+        used = time.process_time() - before
+        if used < 0.1 * _REST_STEP_S:
+            return
+        before += used
 
 
 def throughput(seconds: float, most_callers: int) -> float:

@@ -67,12 +67,16 @@ def weighted_mean(scores: FloatArray) -> Statistic:
     return lambda weights: np.asarray(weights @ scores / weights.sum(axis=1))
 
 
-def clopper_pearson(events: int, count: int) -> tuple[float, float]:
-    """The exact 95 % interval of a proportion (Clopper and Pearson, 1934); no event: 0 to about 3.7/count."""
-    from scipy.stats import binomtest
+def clopper_pearson(events: float, count: float) -> tuple[float, float]:
+    """The exact 95 % interval of a proportion (Clopper and Pearson, 1934); no event: 0 to about 3.7/count.
 
-    interval = binomtest(events, count).proportion_ci(0.95, method="exact")
-    return float(interval.low), float(interval.high)
+    Its ends are quantiles of beta distributions, which also take the fractions of an extrapolated count.
+    """
+    from scipy.special import betaincinv
+
+    low = float(betaincinv(events, count - events + 1, _TAIL)) if events > 0 else 0.0
+    high = float(betaincinv(events + 1, count - events, 1 - _TAIL)) if events < count else 1.0
+    return low, high
 
 
 def tango(lost: float, gained: float, count: float) -> tuple[float, float]:
@@ -117,9 +121,7 @@ def binary_interval(lost: float, gained: float, count: float, *, perfect: bool) 
     perfect: the reference scores yes on every sample by definition (agreement with itself), so that nothing
     can be gained and the drop is a plain proportion.
     """
-    if perfect and lost == int(lost) and count == int(count):
-        return clopper_pearson(int(lost), int(count))
-    return tango(lost, gained, count)
+    return clopper_pearson(lost, count) if perfect else tango(lost, gained, count)
 
 
 def unseen(count: int) -> float:
@@ -164,10 +166,7 @@ def proof_n(
 
 def _upper(flips: tuple[int, int], count: int, more: float, *, perfect: bool) -> float:
     scale = more / count
-    lost, gained = flips[0] * scale, flips[1] * scale
-    if perfect:
-        return clopper_pearson(round(lost), round(more))[1]
-    return tango(lost, gained, more)[1]
+    return binary_interval(flips[0] * scale, flips[1] * scale, more, perfect=perfect)[1]
 
 
 def spearman(first: FloatArray, second: FloatArray) -> Statistic:

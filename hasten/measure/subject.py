@@ -41,7 +41,7 @@ class Conditions:
     rounds_min: int = 15
     rounds_max: int = 60
     precision: float = 0.01
-    time_limit_s: float = 8.0
+    time_limit_s: float = 6.0
     noise: float = 0.10
     timeout_s: float = 600.0
     throughput: bool = False

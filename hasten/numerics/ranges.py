@@ -45,6 +45,20 @@ class Histogram:
         self._start = 0.0
         self._width = 0.0
 
+    @classmethod
+    def restore(cls, counts: NDArray[np.int64], state: NDArray[np.float64]) -> Histogram:
+        """The histogram whose ``counts`` and ``state`` these were."""
+        made = cls(len(counts))
+        made.counts = counts.copy()
+        made.low, made.high, made._start, made._width = (float(number) for number in state[:4])
+        made.finite = bool(state[4])
+        return made
+
+    @property
+    def state(self) -> NDArray[np.float64]:
+        """Everything but the counts, as five numbers."""
+        return np.array([self.low, self.high, self._start, self._width, self.finite], dtype=np.float64)
+
     @property
     def count(self) -> int:
         """How many values were counted."""

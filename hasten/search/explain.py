@@ -19,24 +19,25 @@ def headline(best: Trial | None, baseline: Trial, holdout: Scorecard | None, bud
         return "Nothing qualified: the original is kept."
     parts = []
     if holdout.speedup is not None:
-        low, high = holdout.speedup.ci95
         ratio = holdout.speedup.median
         words = {
             "better": f"{ratio:.2f} times faster",
             "worse": f"{1 / ratio:.2f} times slower",
             "indistinguishable": "no faster and no slower",
-        }[holdout.speedup.verdict]
-        parts.append(f"{words} (95 % interval of the ratio {low:.2f} to {high:.2f})")
+        }
+        parts.append(words[holdout.speedup.verdict])
     if holdout.size_bytes and baseline.size_bytes and (budget.objective == "size" or not parts):
         parts.insert(0, f"{baseline.size_bytes / holdout.size_bytes:.2f} times smaller")
-    kept = f"; {holdout.quality.metric} {_BUDGET_WORDS[holdout.quality.budget]}" if holdout.quality else ""
-    return f"{best.recipe} on {best.target} is {' and '.join(parts)}{kept}."
+    if holdout.quality is not None:
+        parts.append(f"{holdout.quality.metric} {_BUDGET_WORDS[holdout.quality.budget]}")
+    text = ", ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}: {best.recipe} on {best.target}."
 
 
 _BUDGET_WORDS = {
-    "met": "is within budget",
-    "met on the sample, not proven": "is within budget on the sample, not proven",
-    "missed": "is over budget",
+    "met": "within budget",
+    "met on the sample, not proven": "within budget on the sample, not proven",
+    "missed": "over budget",
 }
 
 
@@ -83,9 +84,9 @@ def no_gain(
         reasons.append("This CPU has no int8 dot-product instructions (avx512_vnni, avx_vnni, amx_int8).")
     for trial in trials:
         if trial.status == "rejected" and trial.reason:
-            reasons.append(f"{trial.recipe} on {trial.target}: {trial.reason}.")
+            reasons.append(f"{trial.recipe} on {trial.target}: {trial.reason.rstrip('.')}.")
         elif trial.status == "failed" and trial.reason:
-            reasons.append(f"{trial.recipe} on {trial.target} failed: {trial.reason}.")
+            reasons.append(f"{trial.recipe} on {trial.target} failed: {trial.reason.rstrip('.')}.")
         elif (
             trial.status == "ok" and trial.selectable and trial.speedup and trial.speedup.verdict != "better"
         ):
