@@ -1,0 +1,208 @@
+"""PyTorch modules and programs come in with their answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hasten.core.errors import InputError, ModelError
+from hasten.graph import Graph
+from hasten.graph.evaluate import Evaluator
+from hasten.load import check, read
+from load import modules
+
+RNG = np.random.default_rng(0)
+
+
+def images(count: int) -> np.ndarray:
+    return RNG.normal(size=(count, 3, 12, 12)).astype(np.float32)
+
+
+def tokens(count: int, length: int) -> dict[str, np.ndarray]:
+    mask = np.ones((count, length), np.int64)
+    mask[:, length // 2 + 1 :] = 0
+    return {"ids": RNG.integers(0, 50, (count, length)), "mask": mask}
+
+
+def test_a_convolutional_module(tmp_path: Path) -> None:
+    net = modules.conv_net()
+    loaded = read(net, inputs=["image=1x3x12x12"], work=tmp_path)
+    assert (loaded.source, loaded.format, loaded.notes) == ("ConvNet", "torch", ())
+    assert [str(s) for s in (*loaded.graph.inputs, *loaded.graph.outputs)] == [
+        "image: float32[batchx3x12x12]",
+        "output: float32[batchx5]",
+    ]
+    x = images(7)
+    with torch.no_grad():
+        expected = net.eval()(torch.from_numpy(x)).numpy()
+    assert Evaluator(loaded.graph).run({"image": x})["output"] == pytest.approx(expected, abs=1e-5)
+    assert loaded.eager is not None
+    assert check(loaded, [{"image": images(1)}, {"image": x}])["output"] < 1e-5
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    net = modules.conv_net()
+    net.train()
+    net.drop.eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    graph = read(net, inputs=["image=1x3x12x12"]).graph
+    assert (net.training, net.norm.training, net.drop.training) == (True, True, False)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    # And the other way round: training goes on, the graph stays.
+    fingerprint = graph.fingerprint
+    with torch.no_grad():
+        net.head.weight.zero_()
+    assert graph.fingerprint == fingerprint
+
+
+def test_nothing_of_this_machine_comes_along(tmp_path: Path) -> None:
+    graph = read(modules.conv_net(), inputs=["image=1x3x12x12"]).graph
+    content = graph.to_bytes()
+    for trace in (b"modules.py", b"File ", str(Path(__file__).parent).encode(), b"stack_trace"):
+        assert trace not in content
+
+
+def test_several_inputs_and_outputs_and_lengths_that_vary(tmp_path: Path) -> None:
+    net = modules.Encoder()
+    samples = [tokens(1, 6), tokens(2, 9)]
+    loaded = read(net, samples=samples, work=tmp_path)
+    assert [spec.name for spec in loaded.graph.inputs] == ["ids", "mask"]
+    assert [spec.name for spec in loaded.graph.outputs] == ["hidden", "pooled_0", "pooled_1"]
+    assert loaded.graph.inputs[0].shape is not None
+    assert loaded.graph.inputs[0].shape[0] == "batch"
+    assert loaded.graph.inputs[0].shape == loaded.graph.inputs[1].shape
+    feeds = tokens(3, 11)
+    with torch.no_grad():
+        expected = net.eval()(**{name: torch.from_numpy(array) for name, array in feeds.items()})
+    answers = Evaluator(loaded.graph).run(feeds)
+    assert answers["hidden"] == pytest.approx(expected["hidden"].numpy(), abs=1e-5)
+    assert answers["pooled_1"] == pytest.approx(expected["pooled"][1].numpy(), abs=1e-5)
+    assert max(check(loaded, [feeds]).values()) < 1e-5
+
+
+def test_arguments_are_found_by_name_in_any_order() -> None:
+    specs = ["mask=1x6:int64", "bias=1x6x16", "ids=1x6:int64"]
+    loaded = read(modules.Encoder(), inputs=specs)
+    assert [str(s) for s in loaded.graph.inputs] == [
+        "ids: int64[batchx6]",
+        "mask: int64[batchx6]",
+        "bias: float32[batchx6x16]",
+    ]
+
+
+def test_other_names_are_taken_in_order() -> None:
+    loaded = read(modules.Recurrent(), inputs=["x:0=1x4x6"])
+    assert [spec.name for spec in loaded.graph.inputs] == ["x:0"]
+    assert [spec.name for spec in loaded.graph.outputs] == ["output_0", "output_1"]
+
+
+def test_a_batch_that_cannot_be_dynamic_is_fixed_with_the_reason() -> None:
+    loaded = read(modules.Unbatched(), inputs=["x=1x6"])
+    assert loaded.graph.inputs[0].shape == (1, 6)
+    assert "the batch axis is fixed at 1" in loaded.notes[0]
+    assert "one sample only" in loaded.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ((), r"what does ConvNet take\? its forward is forward\(image\); give --input"),
+        (("image=1x3x12x12", "size=1x2"), r"inputs image, size do not fit ConvNet"),
+        (("a=1x3x12x12", "b=1x2"), r"inputs a, b do not fit ConvNet, whose forward is forward\(image\)"),
+        (("image=1x3xx",), "is not a shape"),
+    ],
+)
+def test_inputs_that_do_not_fit_forward(inputs: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(modules.ConvNet(), inputs=inputs)
+
+
+def test_modules_that_cannot_be_traced() -> None:
+    with pytest.raises(ModelError, match=r"ConvNet: tracing ConvNet with torch\.export failed.*3 channels"):
+        read(modules.ConvNet(), inputs=["image=1x4x12x12"])
+    with pytest.raises(ModelError, match=r"tracing Branching with torch\.export failed") as caught:
+        read(modules.Branching(), inputs=["x=1x4"])
+    assert "\n" not in str(caught.value)
+
+
+def test_functions_and_programs_in_a_process_of_their_own(tmp_path: Path) -> None:
+    loaded = read("load.modules:conv_net", inputs=["image=1x3x12x12"], work=tmp_path)
+    assert (loaded.source, loaded.format) == ("load.modules:conv_net", "torch")
+    assert loaded.eager == tmp_path / "eager.pt2"
+    x = images(2)
+    with torch.no_grad():
+        expected = modules.conv_net().eval()(torch.from_numpy(x)).numpy()
+    assert Evaluator(loaded.graph).run({"image": x})["output"] == pytest.approx(expected, abs=1e-5)
+    # What was saved for timing is itself a program that can be loaded.
+    again = read(loaded.eager)
+    assert (again.source, again.format, again.eager) == ("eager.pt2", "pt2", None)
+    assert [str(s) for s in again.graph.inputs] == ["image: float32[batchx3x12x12]"]
+    assert Evaluator(again.graph).run({"image": x})["output"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "load.modules:no_module",
+            r"the function returned a builtins\.int; it must return a torch\.nn\.Module",
+        ),
+        ("load.modules:missing_weights", "calling the function failed: FileNotFoundError: weights.pt is not"),
+        ("load.modules:nothing", "module 'load.modules' has no 'nothing'"),
+        ("load.nothing:f", "importing 'load.nothing' failed: ModuleNotFoundError"),
+    ],
+)
+def test_functions_that_give_no_module(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"{name}: .*{message}"):
+        read(name)
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch about its own GRU
+def test_an_exported_program_object(tmp_path: Path) -> None:
+    program = torch.export.export(modules.Recurrent().eval(), (torch.zeros(2, 4, 6),))
+    loaded = read(program, work=tmp_path)
+    assert [str(s) for s in loaded.graph.inputs] == ["steps: float32[2x4x6]"]
+    with pytest.raises(InputError, match="leave --input out"):
+        read(program, inputs=["steps=1x4x6"])
+
+
+def test_without_torch_the_way_out_is_said(tmp_path: Path) -> None:
+    (tmp_path / "net.pt2").write_bytes(b"x")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from hasten.load import read\n"
+        "from hasten.core.errors import Unavailable\n"
+        "try: read(sys.argv[1])\n"
+        "except Unavailable as e: print(e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "net.pt2")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "net.pt2 needs PyTorch, which is not installed; pip install 'hasten[torch]'\n"
+
+
+def test_reading_onnx_imports_no_torch(tmp_path: Path) -> None:
+    from small_graphs import mlp
+
+    mlp().write(tmp_path / "model.onnx")
+    code = "import sys; from hasten.load import read; read(sys.argv[1]); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model.onnx")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+def test_a_graph_made_wrong_is_noticed(tmp_path: Path) -> None:
+    loaded = read(modules.conv_net(), inputs=["image=1x3x12x12"], work=tmp_path)
+    wrong: Graph = loaded.graph.copy()
+    node = next(n for n in wrong.ir_model.graph if n.op_type == "Relu")
+    node.op_type = "Tanh"
+    object.__setattr__(loaded, "graph", wrong)
+    with pytest.raises(ModelError, match=r"ConvNet: .*output 'output', the largest difference is 0\.\d+ of"):
+        check(loaded, [{"image": images(2)}])
