@@ -107,6 +107,7 @@ def observed_shapes(
     known |= {name: tuple(array.shape) for name, array in feeds.items()}
     values = [v for node in main for v in node.outputs if v.name and isinstance(v.type, ir.TensorType | None)]
     taken = {value.name for owner in probed.ir_model.graphs() for node in owner for value in node.outputs}
+    taken |= {name for owner in probed.ir_model.graphs() for name in owner.initializers}
     probes: dict[str, str] = {}
     for value in values:
         probe = f"{value.name}.shape"
