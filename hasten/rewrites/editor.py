@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -244,9 +244,11 @@ def is_float(value: ir.Value | None) -> bool:
     return value is not None and value.dtype is not None and value.dtype.is_floating_point()
 
 
-def as_dtype(array: Array, like: Array) -> Array:
-    """The result of arithmetic done in double precision, rounded once to the dtype of the original."""
-    return np.asarray(array).astype(like.dtype)
+def rounded(array: Array, dtype: np.dtype[Any]) -> Array | None:
+    """A result of double-precision arithmetic in the type of the original; None where it overflows."""
+    with np.errstate(over="ignore"):
+        made = np.asarray(array).astype(dtype)
+    return made if np.isfinite(made).all() else None
 
 
 def axes_of(node: ir.Node) -> list[int] | None:

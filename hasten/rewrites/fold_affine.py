@@ -19,7 +19,7 @@ from hasten.core.data import Array
 from hasten.graph import Graph
 from hasten.graph.names import layer_name
 from hasten.rewrites.affine import Affine, next_affine, source
-from hasten.rewrites.editor import Editor, Findings, constant, sole_user
+from hasten.rewrites.editor import Editor, Findings, constant, rounded, sole_user
 from hasten.rewrites.linear import Linear, linear, per_channel
 from hasten.rewrites.place import Place
 
@@ -90,8 +90,8 @@ def _fold_without_bias(
     weight, _ = operator.scaled_outputs(scale, np.zeros(operator.outputs))
     original = constant(operator.node.inputs[1])
     assert original is not None
-    term = shift.astype(original.dtype)
-    if not np.isfinite(term).all() or not operator.write(editor, weight, np.zeros(operator.outputs)):
+    term = rounded(shift, original.dtype)
+    if term is None or not operator.write(editor, weight, np.zeros(operator.outputs)):
         editor.refused(operator.node, "the folded weights exceed the range of their type")
         return
     for item in dropped:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from hasten.core.data import Array
 from hasten.graph import Graph
 from hasten.rewrites.affine import Affine, affine, source
-from hasten.rewrites.editor import Editor, Findings, constant, pinned, sole_user
+from hasten.rewrites.editor import Editor, Findings, constant, pinned, rounded, sole_user
 from hasten.rewrites.linear import Linear, linear, per_channel
 
 SMALLEST_FACTOR = 1e-4
@@ -113,8 +113,7 @@ def _write(editor: Editor, folds: list[_Fold], *, with_term: bool) -> bool:
     for fold, (weight, bias) in zip(folds, made, strict=True):
         original = constant(fold.operator.node.inputs[1])
         assert original is not None
-        kept = weight.astype(original.dtype), bias.astype(original.dtype)
-        if not all(np.isfinite(array).all() for array in kept):
+        if rounded(weight, original.dtype) is None or rounded(bias, original.dtype) is None:
             editor.refused(fold.operator.node, "the folded weights exceed the range of their type")
             return False
     return all(fold.operator.write(editor, *arrays) for fold, arrays in zip(folds, made, strict=True))
@@ -135,9 +134,10 @@ def _fold_factor(editor: Editor, chain: list[Affine], operators: list[Linear]) -
     original = constant(value)
     assert value is not None
     assert original is not None
-    term = (adding.shift / scaling.scale).astype(original.dtype)
-    fits = len(folds) == len(operators) and term.size == max(scaling.scale.size, adding.shift.size)
-    if not fits or not np.isfinite(term).all() or not _write(editor, folds, with_term=False):
+    term = rounded(adding.shift / scaling.scale, original.dtype)
+    if term is None or term.size != max(scaling.scale.size, adding.shift.size):
+        return
+    if len(folds) != len(operators) or not _write(editor, folds, with_term=False):
         return
     _drop(editor, scaling)
     rest = editor.constant(term, f"{value.name}.over_factor")

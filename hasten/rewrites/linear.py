@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
-from hasten.rewrites.editor import Editor, constant, given, rank
+from hasten.rewrites.editor import Editor, constant, given, rank, rounded
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Linear:
         """Put weight and bias into the node; False, with nothing changed, where they overflow their type."""
         original = constant(self.node.inputs[1])
         assert original is not None
-        made, added = weight.astype(original.dtype), bias.astype(original.dtype)
-        if not (np.isfinite(made).all() and np.isfinite(added).all()):
+        made, added = rounded(weight, original.dtype), rounded(bias, original.dtype)
+        if made is None or added is None:
             return False
         editor.set_input(self.node, 1, made)
         if self.node.op_type == "Gemm":

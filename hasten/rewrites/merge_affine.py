@@ -15,7 +15,7 @@ from hasten.core.data import Array
 from hasten.graph import Graph
 from hasten.graph.names import layer_name
 from hasten.rewrites.affine import Affine, affine, next_affine, source
-from hasten.rewrites.editor import Editor, Findings, constant, fits
+from hasten.rewrites.editor import Editor, Findings, constant, fits, rounded
 
 _ELEMENTWISE = ("Mul", "Div", "Add", "Sub")
 
@@ -54,9 +54,9 @@ def _merge(editor: Editor, run: list[Affine]) -> None:
     dtype = _dtype(run[0])
     if dtype is None or needed >= len(run) or max(scale.size, shift.size) > largest:
         return
-    factor, term = _least(scale).astype(dtype), _least(shift).astype(dtype)
+    factor, term = rounded(_least(scale), dtype), rounded(_least(shift), dtype)
     kept = all(fits(array.shape, run[0].x) for item in run for array in (item.scale, item.shift))
-    if not (kept and np.isfinite(factor).all() and np.isfinite(term).all()):
+    if not kept or factor is None or term is None:
         return
     last = run[-1].node
     value = source(run[0])
