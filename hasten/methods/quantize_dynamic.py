@@ -177,6 +177,8 @@ class _Work:
         return self._what("rows multiplied by their scale when looked up")
 
     def _convolution(self, node: ir.Node) -> str:
+        if self._activations is None:
+            raise Unfit("runtimes widen the weights of a convolution and compute it in float")
         raise Unfit("convolutions with activations quantized at run time are slower than in float")
 
     def _require(self, elements: int) -> None:

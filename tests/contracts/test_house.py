@@ -48,7 +48,8 @@ def test_files_and_functions_are_of_a_size_to_read(path):
     assert len(text.splitlines()) <= MOST_LINES_OF_FILE
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            # From the first statement: a command of many options has a long signature and nothing to follow
+            lines = (node.end_lineno or node.lineno) - node.body[0].lineno + 1
             assert lines <= MOST_LINES_OF_FUNCTION, f"{node.name}: {lines} lines"
 
 
