@@ -110,17 +110,23 @@ def _cast_numbers(array: Array, dtype: np.dtype[np.generic], where: str) -> Arra
         )
     with np.errstate(over="ignore", invalid="ignore"):
         cast: Array = array.astype(dtype)
-        exact = have == "f" or np.array_equal(cast.astype(array.dtype), array)
-    if have == "f":
-        if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
-            raise DataError(f"{where} has values too large for {dtype.name}")
-        return cast
-    if not exact:
+        back: Array = cast if have == "f" else cast.astype(array.dtype)
+    if have == "f" and not np.array_equal(np.isfinite(cast), np.isfinite(array)):
+        raise DataError(f"{where} has values too large for {dtype.name}")
+    if have != "f" and not (_fits(array, dtype) and np.array_equal(back, array)):
         raise DataError(
             f"{where} holds {array.dtype.name} values from {array.min()} to {array.max()}, "
             f"which {dtype.name} cannot hold exactly"
         )
     return cast
+
+
+def _fits(array: Array, dtype: np.dtype[np.generic]) -> bool:
+    """Whether whole numbers are within the range of a type of whole numbers (others: yes)."""
+    if dtype.kind not in "iu" or array.dtype.kind == "b" or array.size == 0:
+        return True
+    limits = np.iinfo(dtype.name)
+    return limits.min <= int(array.min()) and int(array.max()) <= limits.max
 
 
 def _text(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:

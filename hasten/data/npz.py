@@ -94,7 +94,8 @@ def _header(file: IO[bytes], entry: zipfile.ZipInfo, where: str) -> _Member:
         raise DataError(f"{where} is not an array: {error}") from error
     member = _Member(entry.filename, tuple(shape), dtype, column_major, file.tell())
     size = math.prod(member.shape) * dtype.itemsize
-    if not dtype.hasobject and member.start + size != entry.file_size:
+    negative = any(axis < 0 for axis in member.shape)
+    if not dtype.hasobject and (negative or member.start + size != entry.file_size):
         raise DataError(
             f"{where}: shape {member.shape} of {dtype} takes {size} bytes, the file has "
             f"{entry.file_size - member.start}; it is damaged"
