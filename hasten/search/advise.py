@@ -113,6 +113,7 @@ def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> I
     reason = f"{facts.weighted_layers} layers that integer kernels can compute"
     for spec in sorted(specs, key=lambda s: s.name != "openvino"):
         yield _Idea(f"{name} on {spec.name}", reason, target=spec, step=(Step(name),))
+    for spec in specs:
         if spec.name == "openvino" and "bfloat16" in spec.compute_dtypes:
             yield _Idea(
                 f"{name} with bfloat16 on openvino",
