@@ -59,7 +59,7 @@ def export(graph: Graph, folder: Path, options: Options) -> Artifact:
 def open(artifact: Artifact, folder: Path, options: Options) -> Program:
     """Load the ``.pt2`` program; raises Unavailable, and TrialError when it cannot be loaded safely."""
     torch = runtime("torch", _PACKAGE)
-    from hasten.load.pt2 import open_program
+    from hasten.loaders.pt2 import open_program
 
     torch.set_num_threads(options.threads or usable_cores())
     try:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from hasten.core.errors import ModelError
-from hasten.load.agree import compare, difference, read_runs, write_runs
+from hasten.loaders.agree import compare, difference, read_runs, write_runs
 
 floats = arrays.arrays(np.float32, 5, elements=st.floats(-100, 100, width=32))
 

@@ -23,9 +23,9 @@ from hasten.core.named import one_line
 from hasten.core.recipe import Json
 from hasten.graph import Graph
 from hasten.graph.graph import PROTOBUF_LIMIT_BYTES
-from hasten.load.loaded import Loaded, Request
-from hasten.load.structure import check_model
-from hasten.load.tensors import ExternalData, check_tensor, element_type, tensors
+from hasten.loaders.loaded import Loaded, Request
+from hasten.loaders.structure import check_model
+from hasten.loaders.tensors import ExternalData, check_tensor, element_type, tensors
 from hasten.process import Worker
 
 _LARGEST_MESSAGE_BYTES = (1 << 31) - 1

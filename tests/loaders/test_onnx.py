@@ -13,8 +13,8 @@ from small_graphs import GRAPHS, feeds_of
 
 from hasten.core.errors import ModelError
 from hasten.graph.evaluate import Evaluator
-from hasten.load import check, read
-from load.files import external, linear, model, node, save, value, weight
+from hasten.loaders import check, read
+from loaders.files import external, linear, model, node, save, value, weight
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 

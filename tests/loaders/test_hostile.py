@@ -15,10 +15,10 @@ from onnx import TensorProto, helper
 
 from hasten.core.errors import InputError, ModelError
 from hasten.graph import Graph
-from hasten.load import read
-from hasten.load.onnx import examine, open_file
+from hasten.loaders import read
+from hasten.loaders.onnx import examine, open_file
 from hasten.process import Worker
-from load.files import FLOAT, external, linear, model, node, save, value, weight
+from loaders.files import FLOAT, external, linear, model, node, save, value, weight
 
 
 def refuse(made: onnx.ModelProto, folder: Path, message: str) -> None:

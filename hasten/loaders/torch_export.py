@@ -20,9 +20,9 @@ from hasten.core.errors import InputError, ModelError
 from hasten.core.named import one_line, resolve, user_code
 from hasten.core.recipe import Json
 from hasten.graph import Graph
-from hasten.load.agree import read_runs, write_runs
-from hasten.load.pt2 import open_program
-from hasten.load.torch_call import Call, doubled
+from hasten.loaders.agree import read_runs, write_runs
+from hasten.loaders.pt2 import open_program
+from hasten.loaders.torch_call import Call, doubled
 
 Source = torch.nn.Module | torch.export.ExportedProgram
 

@@ -19,9 +19,9 @@ import onnx_ir as ir
 from hasten.core.errors import InputError, ModelError, Unavailable, WorkerError
 from hasten.core.recipe import Json
 from hasten.graph import Graph
-from hasten.load.agree import compare, read_runs, write_runs
-from hasten.load.loaded import Loaded, Request
-from hasten.load.onnx import examine, naming, open_file
+from hasten.loaders.agree import compare, read_runs, write_runs
+from hasten.loaders.loaded import Loaded, Request
+from hasten.loaders.onnx import examine, naming, open_file
 from hasten.process import Worker
 
 _TIMEOUT_S = 3600.0
@@ -58,7 +58,7 @@ def load(request: Request) -> Loaded:
 def _convert(request: Request, folder: Path) -> Mapping[str, Any]:
     """The fields of ``torch_export.Conversion``; for an ONNX model only ``onnx``."""
     if not isinstance(request.source, str | Path):
-        from hasten.load.torch_export import convert
+        from hasten.loaders.torch_export import convert
 
         return vars(convert(request.source, request.inputs, request.samples, folder))
     source = str(request.source)

@@ -13,8 +13,8 @@ import torch
 from hasten.core.errors import InputError, ModelError
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
-from hasten.load import check, read
-from load import modules
+from hasten.loaders import check, read
+from loaders import modules
 
 RNG = np.random.default_rng(0)
 
@@ -132,8 +132,8 @@ def test_modules_that_cannot_be_traced() -> None:
 
 
 def test_functions_and_programs_in_a_process_of_their_own(tmp_path: Path) -> None:
-    loaded = read("load.modules:conv_net", inputs=["image=1x3x12x12"], work=tmp_path)
-    assert (loaded.source, loaded.format) == ("load.modules:conv_net", "torch")
+    loaded = read("loaders.modules:conv_net", inputs=["image=1x3x12x12"], work=tmp_path)
+    assert (loaded.source, loaded.format) == ("loaders.modules:conv_net", "torch")
     assert loaded.eager == tmp_path / "eager.pt2"
     x = images(2)
     with torch.no_grad():
@@ -150,12 +150,15 @@ def test_functions_and_programs_in_a_process_of_their_own(tmp_path: Path) -> Non
     ("name", "message"),
     [
         (
-            "load.modules:no_module",
+            "loaders.modules:no_module",
             r"the function returned a builtins\.int; it must return a torch\.nn\.Module",
         ),
-        ("load.modules:missing_weights", "calling the function failed: FileNotFoundError: weights.pt is not"),
-        ("load.modules:nothing", "module 'load.modules' has no 'nothing'"),
-        ("load.nothing:f", "importing 'load.nothing' failed: ModuleNotFoundError"),
+        (
+            "loaders.modules:missing_weights",
+            "calling the function failed: FileNotFoundError: weights.pt is not",
+        ),
+        ("loaders.modules:nothing", "module 'loaders.modules' has no 'nothing'"),
+        ("loaders.nothing:f", "importing 'loaders.nothing' failed: ModuleNotFoundError"),
     ],
 )
 def test_functions_that_give_no_module(name: str, message: str) -> None:
@@ -176,7 +179,7 @@ def test_without_torch_the_way_out_is_said(tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_bytes(b"x")
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from hasten.load import read\n"
+        "from hasten.loaders import read\n"
         "from hasten.core.errors import Unavailable\n"
         "try: read(sys.argv[1])\n"
         "except Unavailable as e: print(e)\n"
@@ -191,7 +194,7 @@ def test_reading_onnx_imports_no_torch(tmp_path: Path) -> None:
     from small_graphs import mlp
 
     mlp().write(tmp_path / "model.onnx")
-    code = "import sys; from hasten.load import read; read(sys.argv[1]); print('torch' in sys.modules)"
+    code = "import sys; from hasten.loaders import read; read(sys.argv[1]); print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "model.onnx")], capture_output=True, text=True, check=True
     )

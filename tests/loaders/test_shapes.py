@@ -11,9 +11,9 @@ from small_graphs import attention, conv_net, feeds_of
 from hasten.core.errors import InputError, ModelError
 from hasten.core.tensor import TensorSpec
 from hasten.graph.evaluate import Evaluator
-from hasten.load import read
-from hasten.load.shapes import fix_shapes, parse_input, parse_shape
-from load.files import model, node, save, value, weight
+from hasten.loaders import read
+from hasten.loaders.shapes import fix_shapes, parse_input, parse_shape
+from loaders.files import model, node, save, value, weight
 
 
 def test_a_fixed_graph_answers_the_same() -> None:

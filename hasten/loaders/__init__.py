@@ -13,15 +13,15 @@ from typing import Any, Protocol, cast
 from hasten.core.data import Array
 from hasten.core.errors import InputError
 from hasten.core.named import is_name
-from hasten.load.loaded import Loaded, Request
+from hasten.loaders.loaded import Loaded, Request
 
 TABLE = {
-    ".onnx": "hasten.load.onnx",
-    "onnx.onnx_ml_pb2.ModelProto": "hasten.load.onnx",
-    ".pt2": "hasten.load.torch",
-    "package.module:function": "hasten.load.torch",
-    "torch.nn.modules.module.Module": "hasten.load.torch",
-    "torch.export.exported_program.ExportedProgram": "hasten.load.torch",
+    ".onnx": "hasten.loaders.onnx",
+    "onnx.onnx_ml_pb2.ModelProto": "hasten.loaders.onnx",
+    ".pt2": "hasten.loaders.torch",
+    "package.module:function": "hasten.loaders.torch",
+    "torch.nn.modules.module.Module": "hasten.loaders.torch",
+    "torch.export.exported_program.ExportedProgram": "hasten.loaders.torch",
 }
 """Suffix of a file, or class of an object, to module. Other packages add theirs through the entry point group
 ``hasten.loaders``, with the suffix as the name of the entry."""
@@ -86,7 +86,7 @@ def read(
         request = Request(source=source, name=name, inputs=inputs, samples=samples, work=work)
         loaded = loader.load(request)
     if shapes:
-        from hasten.load.shapes import fix_shapes
+        from hasten.loaders.shapes import fix_shapes
 
         loaded = replace(loaded, graph=fix_shapes(loaded.graph, shapes))
         _reopen(loaded)
@@ -102,8 +102,8 @@ def check(loaded: Loaded, samples: Sequence[Mapping[str, Array]]) -> dict[str, f
     in PyTorch; where the source is gone the graph is only run. Raises ModelError when it cannot be run or
     answers differently.
     """
-    from hasten.load.agree import compare, read_runs, write_runs
-    from hasten.load.onnx import examine, examine_graph, naming
+    from hasten.loaders.agree import compare, read_runs, write_runs
+    from hasten.loaders.onnx import examine, examine_graph, naming
     from hasten.process import Worker
 
     names = [spec.name for spec in loaded.graph.inputs]
@@ -113,7 +113,7 @@ def check(loaded: Loaded, samples: Sequence[Mapping[str, Array]]) -> dict[str, f
         with Worker(f"checking {loaded.source}") as worker:
             examine_graph(worker, loaded.graph, feeds, ours)
             if loaded.eager is not None:
-                from hasten.load.torch import answers_of
+                from hasten.loaders.torch import answers_of
 
                 answers_of(loaded.eager, feeds, theirs)
             elif loaded.original is not None:
@@ -125,7 +125,7 @@ def check(loaded: Loaded, samples: Sequence[Mapping[str, Array]]) -> dict[str, f
 
 def _reopen(loaded: Loaded) -> None:
     """Raise ModelError unless ONNX Runtime opens the graph as it now is."""
-    from hasten.load.onnx import adopt_outputs, examine_graph, naming
+    from hasten.loaders.onnx import adopt_outputs, examine_graph, naming
     from hasten.process import Worker
 
     with Worker(f"opening {loaded.source}") as worker, naming(loaded.source):

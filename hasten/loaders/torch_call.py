@@ -12,7 +12,7 @@ import torch
 
 from hasten.core.data import Array
 from hasten.core.errors import InputError
-from hasten.load.shapes import parse_input
+from hasten.loaders.shapes import parse_input
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import onnx
 import onnx.defs
 
 from hasten.core.errors import ModelError
-from hasten.load.tensors import label, subgraphs
+from hasten.loaders.tensors import label, subgraphs
 
 OLDEST_OPSET = 7
 RUNTIME_DOMAINS = frozenset(

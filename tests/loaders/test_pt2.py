@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from hasten.core.errors import ModelError
-from hasten.load import read
-from hasten.load.pt2 import open_program, screen
-from load import modules
+from hasten.loaders import read
+from hasten.loaders.pt2 import open_program, screen
+from loaders import modules
 
 PROGRAM = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hasten.core.recipe import Json
 from hasten.core.target import usable_cores
-from hasten.load.agree import read_runs, write_runs
+from hasten.loaders.agree import read_runs, write_runs
 
 _SMALLEST_LIMIT_BYTES = 4 << 30
 
