@@ -86,6 +86,7 @@ def _to_oldest(graph: Graph) -> str | None:
     if graph.weight_bytes > PROTOBUF_LIMIT_BYTES:
         return "the converter of onnx takes models below 2 GiB"
     proto = ir.serde.serialize_model(graph.ir_model)
+    proto.ir_version = max(proto.ir_version, 4)  # before 4 the converter looks for weights among the inputs
     try:
         converted = onnx.version_converter.convert_version(proto, OLDEST)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
@@ -122,7 +123,8 @@ def _softmax(editor: Editor, node: ir.Node) -> str | None:
     node.replace_input_with(0, flat)
     following = list(output.uses())
     made = ir.node("Reshape", [output, shape], name=editor.unique(f"{layer_name(node)}.Reshape"))
-    made.outputs[0].type = output.type
+    made.outputs[0].type, made.outputs[0].shape = output.type, output.shape
+    output.shape = None
     assert node.graph is not None
     node.graph.insert_after(node, made)
     for use in following:

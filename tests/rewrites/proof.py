@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -17,11 +18,12 @@ OPSET = 21
 
 
 def graph(text: str, opset: int = OPSET, ir_version: int = 10, **weights: np.ndarray) -> Graph:
-    """``(inputs) => (outputs) { nodes }`` in ONNX's text form, with weights by name."""
+    """``(inputs) => (outputs) { nodes }`` in ONNX's text form, with those of the weights that it names."""
     head = f'<ir_version: {ir_version}, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
     model = onnx.parser.parse_model(f"{head} tested {text}")
     for name, array in weights.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+        if re.search(rf"\b{name}\b", text):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"n{number}"
     return Graph(ir.serde.deserialize_model(model))

@@ -109,8 +109,7 @@ def test_reshapes_merge(text, weights, left):
     ids=["the target is not known", "the value in between is used"],
 )
 def test_reshapes_stay(text):
-    weights = {"t": np.asarray([-1, 24])} if "t)" in text else {}
-    refused(graph(text, **weights), merge_reshapes.apply)
+    refused(graph(text, t=np.asarray([-1, 24])), merge_reshapes.apply)
 
 
 def test_slices_of_different_axes_merge():
