@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -53,18 +54,52 @@ def annotate(graph: Graph) -> None:
             if value.const_value is not None:
                 value.shape = ir.Shape(value.const_value.shape.numpy())
                 value.type = ir.TensorType(value.const_value.dtype)
-    inference = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+        for node in owner:
+            if node.op_type == "Constant" and "value" in node.attributes:
+                tensor = node.attributes["value"].as_tensor()
+                node.outputs[0].shape = ir.Shape(tensor.shape.numpy())
+                node.outputs[0].type = ir.TensorType(tensor.dtype)
+    for _ in range(_RANK_ROUNDS):
+        _merge(graph, _inferred(graph))
+        if not _add_ranks(graph):
+            break
+
+
+def _inferred(graph: Graph) -> ir.Model | None:
+    """The model as ONNX's inference sees it, large weights being inputs; None where inference gives up."""
+    bare = graph.ir_model.clone()
+    passes.LiftConstantsToInitializersPass(size_limit=_PROPAGATED_BYTES)(bare)
+    for name, value in list(bare.graph.initializers.items()):
+        if value.const_value is None or value.const_value.nbytes > _PROPAGATED_BYTES:
+            del bare.graph.initializers[name]
+            value.const_value = None
+            if not value.is_graph_input():
+                bare.graph.inputs.append(value)
     try:
-        for _ in range(_RANK_ROUNDS):
-            inference(graph.ir_model)
-            if not _add_ranks(graph):
-                break
-    except (ir.passes.PassError, ir.serde.SerdeError, ValueError, TypeError) as error:
-        raise MethodError(
-            f"shapes cannot be inferred: {error}; check the model with `onnx.checker`"
-        ) from error
+        proto = ir.serde.serialize_model(bare)
+    except (ir.serde.SerdeError, ValueError, TypeError) as error:
+        raise MethodError(f"the graph cannot be written: {error}; check it with onnx.checker") from error
+    try:
+        found = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return None
+    return ir.serde.deserialize_model(found)
 
 
+def _merge(graph: Graph, inferred: ir.Model | None) -> None:
+    """Take over what was inferred of the values of the same name."""
+    if inferred is None:
+        return
+    for owner, other in zip(graph.ir_model.graphs(), inferred.graphs(), strict=False):
+        known = {value.name: value for node in other for value in node.outputs}
+        for value in (v for node in owner for v in node.outputs if v.name in known):
+            found = known[value.name]
+            value.type = value.type if found.type is None else found.type
+            value.shape = value.shape if found.shape is None else found.shape
+
+
+_PROPAGATED_BYTES = 1000
+"""Constants up to this size take part in shape computations; larger ones are data."""
 _RANK_ROUNDS = 4
 
 
