@@ -15,6 +15,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from hasten.core.data import Array
+from hasten.core.errors import MethodError
 from hasten.core.record import LayerCost
 from hasten.graph.graph import Graph, dtype_name
 from hasten.graph.macs import COUNTERS, Shape
@@ -68,14 +69,22 @@ def layer_costs(
     feeds: inputs of one inference, which fixes dynamic dimensions; without them each dynamic dimension
     counts as 1, and a layer whose operands' ranks are unknown as 0 MACs. Layers inside subgraphs count:
     of an If the costlier branch, of a Loop or Scan the body once. Weights shared by layers count at each.
-    Raises MethodError when the graph does not run on the feeds.
+    Raises MethodError when the graph does not run on the feeds, or its functions cannot be inlined.
     """
-    flat = graph.copy()
-    passes.InlinePass()(flat.ir_model)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(flat.ir_model)
-    flat = infer(flat)
+    flat = infer(_flattened(graph))
     shapes = _Shapes(observed_shapes(flat, feeds, threads=threads) if feeds is not None else {})
     return tuple(_costs(flat.ir_model.graph, shapes))
+
+
+def _flattened(graph: Graph) -> Graph:
+    """A copy with every call put in place of its function and every constant among the weights."""
+    flat = graph.copy()
+    try:
+        passes.InlinePass()(flat.ir_model)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(flat.ir_model)
+    except (ValueError, ir.passes.PassError) as error:
+        raise MethodError(f"its functions cannot be inlined: {error}; export it without functions") from error
+    return flat
 
 
 def total_macs(graph: Graph, feeds: Mapping[str, Array] | None = None, *, threads: int = 1) -> int:
@@ -89,7 +98,7 @@ def nonzero_parameters(graph: Graph) -> int:
     A quantized weight is zero where it equals its zero point. Strings count as non-zero.
     """
     flat = graph.copy()
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(flat.ir_model)
+    passes.LiftConstantsToInitializersPass(size_limit=0)(flat.ir_model)
     return sum(
         _nonzero(value, value.const_value)
         for owner in flat.ir_model.graphs()

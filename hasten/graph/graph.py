@@ -64,22 +64,24 @@ class Graph:
         for graph in self.ir_model.graphs():
             yield from (v.const_value for v in graph.initializers.values() if v.const_value is not None)
             for node in graph:
-                if node.op_type == "Constant" and "value" in node.attributes:
-                    yield node.attributes["value"].as_tensor()
+                value = node.attributes.get("value") if node.op_type == "Constant" else None
+                if value is not None and value.type == ir.AttributeType.TENSOR:
+                    yield value.as_tensor()
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the serialized model, weights included."""
         digest = hashlib.sha256()
-        digest.update(ir.serde.serialize_model(self._without_weights()).SerializeToString(deterministic=True))
+        digest.update(ir.serde.serialize_model(self.without_weights()).SerializeToString(deterministic=True))
         for name in sorted(self.weights):
             tensor = self.weights[name].const_value
             if tensor is not None:
                 digest.update(f"{name}:{tensor.dtype}:{tensor.shape}".encode())
-                digest.update(tensor.tobytes())
+                digest.update(_content(tensor))
         return digest.hexdigest()
 
-    def _without_weights(self) -> ir.Model:
+    def without_weights(self) -> ir.Model:
+        """A copy of the model whose initializers are empty: all of its structure, little of its size."""
         bare = self.ir_model.clone()
         for value in bare.graph.initializers.values():
             value.const_value = ir.tensor([], dtype=ir.DataType.FLOAT, name=value.name)
@@ -130,6 +132,13 @@ class Graph:
         return (
             f"Graph({ins} -> {outs}; {self.ir_model.graph.num_nodes()} nodes, {self.parameters:,} parameters)"
         )
+
+
+def _content(tensor: ir.TensorProtocol) -> bytes:
+    """The elements as bytes; strings each with its length before it, so that no two lists read the same."""
+    if not isinstance(tensor, ir.StringTensor):
+        return tensor.tobytes()
+    return b"".join(len(text).to_bytes(8, "little") + text for text in tensor.string_data())
 
 
 def _spec(value: ir.Value) -> TensorSpec:

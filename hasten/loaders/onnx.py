@@ -32,6 +32,8 @@ _LARGEST_MESSAGE_BYTES = (1 << 31) - 1
 _TIMEOUT_S = 300.0
 _EXPORTER_NOTES = "pkg."
 """Prefix under which exporters keep notes of their own in a model's metadata (onnx_ir's convention)."""
+_LONGEST_MESSAGE = 800
+"""Names come from the file, and nothing limits their length."""
 
 
 def load(request: Request) -> Loaded:
@@ -52,11 +54,11 @@ def load(request: Request) -> Loaded:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Put the model's name before the message of a ModelError."""
+    """Put the model's name before the message of a ModelError, and the message on one line."""
     try:
         yield
     except ModelError as error:
-        raise ModelError(f"{name}: {error}") from error
+        raise ModelError(f"{name}: {one_line(str(error), _LONGEST_MESSAGE)}") from error
 
 
 def open_file(path: Path) -> tuple[Graph, tuple[str, ...]]:
@@ -112,11 +114,22 @@ def to_graph(model: onnx.ModelProto, folder: Path | None) -> tuple[Graph, tuple[
             ir_model.graph.sort()
             notes.append("nodes were put in the order in which they are computed")
         graph = _cleaned(Graph(ir_model))
-    except UnicodeDecodeError as error:
-        raise ModelError("a name in it is not valid UTF-8; the file is damaged") from error
-    except (ir.serde.SerdeError, DecodeError, EncodeError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"it is malformed: {type(error).__name__}: {error}") from error
+        # What cannot be written again (names that are not UTF-8, attributes without a type) fails here.
+        ir.serde.serialize_model(graph.without_weights())
+    except ModelError as error:
+        raise ModelError(one_line(str(error), _LONGEST_MESSAGE)) from error
+    except (ir.serde.SerdeError, DecodeError, EncodeError, ValueError, TypeError, LookupError) as error:
+        raise ModelError(f"it is malformed: {_innermost(error)}") from error
     return graph, tuple(notes)
+
+
+def _innermost(error: BaseException) -> str:
+    """The first cause of a chain; the outer messages repeat whole parts of the file."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, UnicodeDecodeError):
+        return "a name in it is not valid UTF-8"
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 def _check_signature(graph: onnx.GraphProto) -> None:
@@ -188,6 +201,8 @@ def _densify(graph: onnx.GraphProto) -> bool:
     for sparse in graph.sparse_initializer:
         name = sparse.values.name
         elements = int(np.prod([int(d) for d in sparse.dims], dtype=object))
+        if sparse.indices.data_type != onnx.TensorProto.INT64:
+            raise ModelError(f"sparse weights {name!r} have indices that are not int64")
         values = onnx.numpy_helper.to_array(sparse.values)
         if elements * values.itemsize > PROTOBUF_LIMIT_BYTES or any(d < 0 for d in sparse.dims):
             raise ModelError(f"sparse weights {name!r} of shape {list(sparse.dims)} are too large")

@@ -21,6 +21,14 @@ RUNTIME_DOMAINS = frozenset(
 )
 """Domains whose operators ONNX Runtime defines; it is asked about them when it opens the model."""
 
+_MOST_NODES = 200_000
+"""A model of a few hundred bytes can name more nodes than there are atoms: functions that call each other twice."""
+
+_CONSTANTS = frozenset(
+    {"value", "sparse_value", "value_float", "value_floats", "value_int", "value_ints"}
+    | {"value_string", "value_strings"}
+)
+
 _ONNX_DOMAINS = frozenset(
     {"", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training"}
 )
@@ -44,7 +52,7 @@ def check_model(model: onnx.ModelProto) -> bool:
     for function in functions.values():
         inner = _Checker(_opsets(function.opset_import), frozenset(functions))
         in_order.append(inner.function(function))
-    _check_recursion(functions)
+    _check_growth(model.graph.node, functions, _callees_first(functions))
     return all(in_order)
 
 
@@ -181,11 +189,21 @@ class _Checker:
                 f"{label(node)}: ONNX has no operator {node.op_type!r} in opset {version} "
                 f"of {domain or 'ai.onnx'}"
             ) from error
+        except TypeError as error:  # protobuf gives a text that is not UTF-8 as bytes
+            raise ModelError("the name of an operator in it is not valid UTF-8; the file is damaged") from error
+        if node.op_type == "Constant" and domain == "":
+            _check_constant(node)
         if schema.deprecated:
             raise ModelError(
                 f"{label(node)}: the operator {node.op_type!r} no longer exists in opset {version}; "
                 "export the model again"
             )
+
+
+def _check_constant(node: onnx.NodeProto) -> None:
+    given = [attribute.name for attribute in node.attribute]
+    if len(given) != 1 or given[0] not in _CONSTANTS:
+        raise ModelError(f"{label(node)} must have one value, it has the attributes {given}")
 
 
 def _define(names: dict[str, str], name: str, what: str) -> None:
@@ -227,23 +245,49 @@ def _check_cycles(nodes: Sequence[onnx.NodeProto], needs: Sequence[set[int]]) ->
     raise ModelError(f"the graph has a cycle: {names} needs its own result")
 
 
-def _check_recursion(functions: dict[_FunctionKey, onnx.FunctionProto]) -> None:
-    """Raise ModelError for a function that calls itself, directly or through others."""
+def _callees_first(functions: dict[_FunctionKey, onnx.FunctionProto]) -> list[_FunctionKey]:
+    """The functions, each after those it calls; raises ModelError for one that calls itself in the end."""
     calls = {key: _called(function.node, functions) for key, function in functions.items()}
-    finished: set[_FunctionKey] = set()
+    finished: dict[_FunctionKey, None] = {}
     for start in functions:
         path: list[_FunctionKey] = []
         stack = [(start, False)]
         while stack:
             key, leaving = stack.pop()
             if leaving:
-                finished.add(path.pop())
+                finished[path.pop()] = None
             elif key in path:
                 raise ModelError(f"the function {key[0]}::{key[1]} calls itself")
             elif key not in finished:
                 path.append(key)
                 stack.append((key, True))
                 stack.extend((callee, False) for callee in sorted(calls[key]))
+    return list(finished)
+
+
+def _check_growth(
+    nodes: Iterable[onnx.NodeProto],
+    functions: dict[_FunctionKey, onnx.FunctionProto],
+    callees_first: Iterable[_FunctionKey],
+) -> None:
+    """Raise ModelError when calls put in place of their functions would make a graph beyond all measure."""
+    sizes: dict[_FunctionKey, int] = {}
+    for key in callees_first:
+        sizes[key] = _size(functions[key].node, sizes)
+    total = _size(nodes, sizes) if functions else 0
+    if total > _MOST_NODES:
+        raise ModelError(
+            f"its functions call each other so often that the graph has {min(total, 1 << 62):.3g} nodes, "
+            f"more than {_MOST_NODES}; export it without functions"
+        )
+
+
+def _size(nodes: Iterable[onnx.NodeProto], sizes: dict[_FunctionKey, int]) -> int:
+    total = 0
+    for node in nodes:
+        total += sizes.get((node.domain, node.op_type), 1)
+        total += sum(_size(inner.node, sizes) for attribute in node.attribute for inner in subgraphs(attribute))
+    return total
 
 
 def _called(

@@ -24,6 +24,9 @@ _FIELDS = {
 }
 """Which element types each typed field holds; ``int32_data`` holds all others."""
 
+_MOST_AXES = 64
+"""What numpy can hold; no operator is defined on tensors of half as many."""
+
 
 def tensors(
     graph: onnx.GraphProto | onnx.FunctionProto, main: bool = True
@@ -86,6 +89,8 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> int:
     External data are not looked at here.
     """
     dtype = element_type(tensor.data_type, where)
+    if len(tensor.dims) > _MOST_AXES:
+        raise ModelError(f"{where} has {len(tensor.dims)} axes; tensors have at most {_MOST_AXES}")
     if any(size < 0 for size in tensor.dims):
         raise ModelError(f"{where}: the shape {list(tensor.dims)} has a negative dimension")
     if tensor.HasField("segment"):

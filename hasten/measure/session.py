@@ -51,16 +51,21 @@ _session = Session()
 
 
 def stay_on(cores: list[int]) -> None:
-    """Keep this process to these cores, where the operating system can do that."""
-    if hasattr(os, "sched_setaffinity"):
+    """Keep this process to these cores, where the operating system can do that; empty: any."""
+    if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
 
 
+def import_runtime(target: str) -> None:
+    """Import what the target needs, so that opening an artifact does not wait for it; raises Unavailable."""
+    targets.find(target).spec()
+
+
 def open_artifact(artifact: dict[str, Any], folder: str, threads: int) -> float:
-    """Open an artifact and return how many milliseconds that took, the runtime being imported already."""
+    """Open an artifact and return how many milliseconds that took, without importing the runtime."""
     record = Artifact.model_validate(artifact)
     target = targets.find(record.target)
-    target.spec()
+    import_runtime(record.target)
     options = targets.options(record.target, _with_threads(target, dict(record.options), threads))
     began = time.perf_counter()
     _session.runner = target.open(record, Path(folder), options)

@@ -29,8 +29,9 @@ class Conditions:
 
     batch: samples in one inference. threads: cores the runtime may use, unless the artifact's own options
     say how many. seed: of every random choice. rounds_min, rounds_max: rounds of timing; between them timing
-    ends when the interval of every ratio is within ``precision`` of its median (0.01 is ±1 %).
-    time_limit_s: for the timing of one call, all its subjects together. noise: the interquartile range over
+    ends when the interval of every ratio is within ``precision`` of its median (0.01 is ±1 %), or the ratio
+    is far from 1. time_limit_s: for the timing of one call, all its subjects together; one set of processes
+    is timed however long it takes. noise: the interquartile range over
     the median above which a timing carries a warning. timeout_s: after which a process is taken to hang.
     throughput: whether samples a second are measured too.
     """
@@ -38,10 +39,10 @@ class Conditions:
     batch: int = 1
     threads: int = field(default_factory=usable_cores)
     seed: int = 0
-    rounds_min: int = 15
-    rounds_max: int = 60
+    rounds_min: int = 30
+    rounds_max: int = 100
     precision: float = 0.01
-    time_limit_s: float = 6.0
+    time_limit_s: float = 8.0
     noise: float = 0.10
     timeout_s: float = 600.0
     throughput: bool = False

@@ -78,7 +78,7 @@ class Affine:
         real = np.asarray(x, dtype=np.float32)
         steps = np.rint(real / self._spread(self.scale, real.ndim))
         steps += self._spread(self.zero_point, real.ndim).astype(np.float32)
-        return np.clip(steps, self.grid.low, self.grid.high).astype(self.grid.dtype)
+        return np.asarray(np.clip(steps, self.grid.low, self.grid.high).astype(self.grid.dtype))
 
     def dequantize(self, q: ArrayLike) -> NDArray[np.float32]:
         """The real numbers that integers stand for; same shape as ``q``."""

@@ -15,6 +15,10 @@ CLEAN = Step("optimize_graph")
 """The exact step every recipe starts with: it costs no quality and makes the rest possible."""
 
 
+_LEAST_SHARE = 0.02
+"""Part of the multiply-accumulates below which a method cannot pay: halving them would gain one per cent."""
+
+
 @dataclass(frozen=True)
 class Advice:
     """Candidates in the order in which to try them, and everything considered with its reason."""
@@ -90,6 +94,9 @@ def _dynamic(facts: GraphFacts, specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
         yield _Idea(name, "the model is quantized already")
     elif not facts.products and not facts.recurrent:
         yield _Idea(name, "the model has no MatMul, Gemm or recurrent layer with constant weights")
+    elif facts.product_share is not None and facts.product_share < _LEAST_SHARE:
+        share = f"{facts.product_share:.1%}"
+        yield _Idea(name, f"only {share} of the multiply-accumulates are in layers it quantizes")
     else:
         layers = facts.products + facts.recurrent
         reason = f"{layers} products or recurrent layers with constant weights"

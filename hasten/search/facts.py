@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from hasten.core.record import LayerCost
 from hasten.graph import Graph
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
@@ -20,6 +22,8 @@ class GraphFacts:
     """What the search knows about a model.
 
     convolutions, products: layers with constant weights; products are MatMul and Gemm.
+    product_share: part of the model's multiply-accumulates in products and recurrent layers, or None when
+        the cost is unknown.
     dynamic: names of inputs with a dimension that is not fixed.
     """
 
@@ -27,6 +31,7 @@ class GraphFacts:
     convolutions: int
     products: int
     recurrent: int
+    product_share: float | None
     quantized: bool
     dynamic: tuple[str, ...]
     float_dtype: str
@@ -38,8 +43,10 @@ class GraphFacts:
         return self.convolutions + self.products
 
 
-def read_facts(graph: Graph) -> GraphFacts:
-    """Read the facts off a graph."""
+def read_facts(graph: Graph, layers: Sequence[LayerCost]) -> GraphFacts:
+    """Read the facts off a graph; ``layers`` is what each of them costs, empty when that is unknown."""
+    total = sum(layer.macs for layer in layers)
+    in_products = sum(layer.macs for layer in layers if layer.op_type in {"MatMul", "Gemm", *RECURRENT})
     operators: Counter[str] = Counter()
     convolutions = products = 0
     for node in ir.traversal.RecursiveGraphIterator(graph.ir_model.graph):
@@ -59,6 +66,7 @@ def read_facts(graph: Graph) -> GraphFacts:
         convolutions=convolutions,
         products=products,
         recurrent=sum(operators[op] for op in RECURRENT),
+        product_share=in_products / total if total else None,
         quantized=any(operators[op] for op in _QUANTIZED),
         dynamic=tuple(spec.name for spec in graph.inputs if spec.is_dynamic),
         float_dtype=floats.most_common(1)[0][0] if floats else "none",

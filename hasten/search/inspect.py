@@ -37,13 +37,13 @@ def inspect(model: Any, inputs: tuple[str, ...], shapes: Mapping[str, tuple[int,
     """Read a model and derive what the search would try with data; raises ModelError."""
     loaded = loaders.read(model, inputs=inputs, shapes=shapes)
     graph = loaded.graph
-    facts = read_facts(graph)
     notes = list(loaded.notes)
     try:
         layers = layer_costs(graph)
     except MethodError as error:
         layers = ()
         notes.append(f"cost per layer is unknown: {error}")
+    facts = read_facts(graph, layers)
     if facts.dynamic:
         notes.append(f"dynamic dimensions count as 1; fix them with --shape ({', '.join(facts.dynamic)})")
     advice = advise(facts, usable_targets("cpu"), usable_cores(), has_data=True, for_size=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from hasten import data, loaders
 from hasten.core.data import LABELS, Roles, split
 from hasten.core.errors import DataError, OutputError
+from hasten.core.recipe import Recipe
 from hasten.core.record import DataInfo
 from hasten.core.target import TargetSpec
 from hasten.graph import Graph
@@ -62,6 +63,8 @@ def prepare(request: Request, threads: int) -> Prepared:
     )
     sizes = {role.role: len(role) for role in (roles.calibration, roles.selection, roles.holdout)}
     settings = {"seed": request.seed, "threads": threads, "batch": request.batch}
+    workshop = Workshop(original, store_folder, folder, settings)
+    cost = workshop.cost(workshop.apply(Recipe()))
     return Prepared(
         loaded=loaded,
         original=original,
@@ -74,9 +77,9 @@ def prepare(request: Request, threads: int) -> Prepared:
             splits=sizes,
             notes=notes.notes,
         ),
-        facts=read_facts(loaded.graph),
+        facts=read_facts(loaded.graph, cost.layers),
         specs=specs,
-        workshop=Workshop(original, store_folder, folder, settings),
+        workshop=workshop,
         identity={
             "model": loaded.graph.fingerprint,
             "data": store.sha256,
