@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from time import monotonic
+from typing import get_args, get_type_hints
 
 from hasten import methods
 from hasten.core.errors import TrialError
@@ -12,7 +13,7 @@ from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Trial
 from hasten.search.advise import Advice
 from hasten.search.candidate import Candidate
-from hasten.search.choose import cost, leader, ranked
+from hasten.search.choose import cost, leader, within_budget
 from hasten.search.repair import find_blame
 from hasten.search.trial import Lab
 
@@ -47,22 +48,27 @@ class Proposer:
         yield from self._fixed_shapes(done)
 
     def _repairs(self, done: Sequence[Trial]) -> Iterator[Candidate]:
-        """Each recipe that lost too much, fastest first, once with its culprits left as they were."""
+        """Each recipe that lost too much, fastest first: other ranges, then without the layers to blame."""
         broken: dict[str, list[Trial]] = {}
-        for trial in sorted(
-            (t for t in done if t.status == "rejected"), key=lambda t: cost(t, self.lab.budget)
-        ):
+        for trial in sorted((t for t in done if t.status == "rejected"), key=self._cost):
             broken.setdefault(trial.recipe.fingerprint, []).append(trial)
         for trials in broken.values():
-            best = ranked(done, self.baseline, self.lab.budget)
-            pays = [
-                t for t in trials if not best or cost(t, self.lab.budget) < cost(best[0], self.lab.budget)
-            ]
+            best = leader(done, self.baseline, self.lab.budget)
+            pays = [t for t in trials if best is None or self._cost(t) < self._cost(best)]
             if not pays:
                 continue
-            repaired = self._repair(pays[0])
+            family = [Candidate(r, pays[0].target, pays[0].options) for r in _other_ranges(pays[0].recipe)]
+            yield from family
+            ids = {pays[0].id, *(candidate.id for candidate in family)}
+            tried = [t for t in done if t.id in ids and t.quality is not None]
+            if any(within_budget(t) for t in tried):
+                continue
+            repaired = self._repair(min(tried, key=lambda t: t.quality.drop if t.quality else 0.0))
             for trial in pays if repaired is not None else ():
                 yield Candidate(repaired or trial.recipe, trial.target, trial.options)
+
+    def _cost(self, trial: Trial) -> float:
+        return cost(trial, self.lab.budget)
 
     def _repair(self, trial: Trial) -> Recipe | None:
         """The trial's recipe with the layers to blame excluded from its last step, or None."""
@@ -106,6 +112,16 @@ class Proposer:
 
 def _candidate(trial: Trial) -> Candidate:
     return Candidate(trial.recipe, trial.target, trial.options)
+
+
+def _other_ranges(recipe: Recipe) -> list[Recipe]:
+    """The recipe with each other way its last step has of setting ranges: calibrated once, so quick to try."""
+    step = recipe.steps[-1]
+    params = methods.find(step.method).Params
+    known = get_args(get_type_hints(params).get("range"))
+    current = methods.parameters(step).range if known else None
+    others = [Step(step.method, {**step.params, "range": name}) for name in known if name != current]
+    return [Recipe((*recipe.steps[:-1], other)) for other in others]
 
 
 def _can_exclude(step: Step) -> bool:
