@@ -115,7 +115,7 @@ def _candidate(trial: Trial) -> Candidate:
 
 
 def _other_ranges(recipe: Recipe) -> list[Recipe]:
-    """The recipe with each other way its last step has of setting ranges: calibrated once, so quick to try."""
+    """The recipe with each other way its last step has of setting ranges; calibrated once, so quick."""
     step = recipe.steps[-1]
     params = methods.find(step.method).Params
     known = get_args(get_type_hints(params).get("range"))
