@@ -30,6 +30,7 @@ from hasten.rewrites import (
     remove_noops,
     remove_unused,
     share_duplicates,
+    share_weights,
     simplify_shapes,
 )
 from hasten.rewrites.editor import Findings
@@ -57,6 +58,7 @@ ALL: Mapping[str, Rewrite] = {
     "fold_affine": fold_affine.apply,
     "merge_affine": merge_affine.apply,
     "fold_affine_before": fold_affine_before.apply,
+    "share_weights": share_weights.apply,  # after the folding, which changes only weights of one layer's own
 }
 """Name to function, in order. Applied until none of them changes anything, with ``remove_unused`` after each
 that changed something."""

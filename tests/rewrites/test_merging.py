@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from hasten.rewrites import merge_casts, merge_reshapes, merge_slices, merge_transposes, share_duplicates
+from hasten.rewrites import (
+    merge_casts,
+    merge_reshapes,
+    merge_slices,
+    merge_transposes,
+    share_duplicates,
+    share_weights,
+)
 from hasten.rewrites.merge_casts import widens
 
 from .proof import graph, normal, ops, proven, refused
@@ -171,9 +178,19 @@ def test_equal_nodes_and_equal_tensors_become_one():
         v=w,
         w=w.copy(),
     )
+    proven(made, share_weights.apply, x=normal(3, 4))
+    assert list(made.weights) == ["v"]
     proven(made, share_duplicates.apply, x=normal(3, 4))
     assert ops(made) == {"MatMul": 1, "Add": 1}
-    assert list(made.weights) == ["v"]
+
+
+def test_small_constants_are_shared_first():
+    two = np.float32(2)
+    made = graph(
+        "(float[n,4] x) => (float[n,4] y) { a = Mul(x, v) b = Mul(x, w) y = Add(a, b) }", v=two, w=two.copy()
+    )
+    proven(made, share_duplicates.apply, x=normal(3, 4))
+    assert ops(made) == {"Mul": 1, "Add": 1}
 
 
 def test_parameters_that_are_equal_by_accident_stay_apart():
@@ -184,6 +201,7 @@ def test_parameters_that_are_equal_by_accident_stay_apart():
         w=zeros.copy(),
     )
     refused(made, share_duplicates.apply)
+    refused(made, share_weights.apply)
 
 
 def test_random_numbers_stay_apart():
