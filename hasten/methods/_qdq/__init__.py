@@ -1,0 +1,1 @@
+"""Where do a graph's integers begin and end, and how is that written? The parts of ``quantize_static``."""

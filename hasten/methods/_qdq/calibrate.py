@@ -1,0 +1,116 @@
+"""What values do activations take? Samples are streamed through the float graph in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hasten.core.data import Array, Calibration
+from hasten.core.errors import MethodError
+from hasten.graph import Graph
+from hasten.graph.evaluate import Evaluator
+from hasten.graph.shapes import observed_shapes
+from hasten.methods import Context
+from hasten.numerics.ranges import Histogram
+
+MEMORY_BYTES = 256 << 20
+"""About how much of a batch's activations may be held at once; what exceeds it takes further passes."""
+
+COUNTED = 1 << 15
+"""Values of one activation counted from one batch: with some ten batches enough for one in 100,000."""
+
+
+def spread(calibration: Calibration, count: int) -> Calibration:
+    """``count`` of the samples at even distances, since data are often sorted; all when there are fewer."""
+    have = len(calibration)
+    if have <= count:
+        return calibration
+    return Calibration(calibration.store, [calibration.indices[i * have // count] for i in range(count)])
+
+
+def collect(
+    graph: Graph, names: Iterable[str], samples: Calibration, context: Context
+) -> dict[str, Histogram]:
+    """A histogram of each named value of the main graph, over all samples.
+
+    Histograms are kept in the context's folder, so that applying the method again to the same graph, as a
+    search for harmful layers does, only counts what is new. Raises MethodError when the graph cannot run.
+    """
+    cache = context.work / f"ranges-{_key(graph, samples, context.batch)}.npz"
+    known = _load(cache)
+    missing = [name for name in names if name not in known]
+    if missing:
+        known |= _count(graph, missing, samples, context)
+        _save(cache, known)
+    return known
+
+
+def _count(
+    graph: Graph, names: Sequence[str], samples: Calibration, context: Context
+) -> dict[str, Histogram]:
+    found = {name: Histogram() for name in names}
+    groups = list(_groups(graph, names, samples, context))
+    done, total = 0, len(samples) * len(groups)
+    for group in groups:
+        evaluator = Evaluator(graph, group, threads=context.threads)
+        computed = [name for name in group if name in evaluator.output_names]
+        for batch in samples.batches(context.batch):
+            feeds = batch.feeds(graph.inputs)
+            values = evaluator.run(feeds, computed)
+            for name in group:
+                found[name].update(values[name] if name in values else feeds[name], at_most=COUNTED)
+            done += len(batch.indices)
+            context.progress("calibrating", done / total)
+    return found
+
+
+def _groups(
+    graph: Graph, names: Sequence[str], samples: Calibration, context: Context
+) -> Iterator[list[str]]:
+    """Divide the values so that those of one group fit into memory together."""
+    first = next(iter(samples.batches(context.batch)), None)
+    if first is None:
+        raise MethodError("there are no samples to calibrate on; give --data")
+    shapes = observed_shapes(graph, first.feeds(graph.inputs), threads=context.threads)
+    group: list[str] = []
+    held = 0
+    for name in names:
+        needed = 4 * int(np.prod(shapes.get(name, ()), dtype=np.int64))
+        if group and held + needed > MEMORY_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += needed
+    if group:
+        yield group
+
+
+def _key(graph: Graph, samples: Calibration, batch: int) -> str:
+    told = json.dumps([graph.fingerprint, samples.store.sha256, samples.indices, batch, COUNTED])
+    return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+
+def _load(path: Path) -> dict[str, Histogram]:
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        names = arrays["names"].tolist()
+        return {
+            name: Histogram.restore(counts, state)
+            for name, counts, state in zip(names, arrays["counts"], arrays["states"], strict=True)
+        }
+
+
+def _save(path: Path, known: Mapping[str, Histogram]) -> None:
+    arrays: dict[str, Array] = {
+        "names": np.array(list(known)),
+        "counts": np.stack([h.counts for h in known.values()]),
+        "states": np.stack([h.state for h in known.values()]),
+    }
+    partial = path.with_name(f".{path.name}.partial.npz")
+    np.savez(partial, allow_pickle=False, **arrays)
+    partial.replace(path)

@@ -1,0 +1,132 @@
+"""Writing the plan into a graph: quantize/dequantize pairs, integer weights and integer biases.
+
+Weights are stored as int8 and biases as int32, each behind a DequantizeLinear, which runtimes fold into
+their integer kernels. The scale of a bias is that of the products it is added to (Jacob et al. 2018,
+section 2.4), so adding it needs no arithmetic but the addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from hasten.core.data import Array
+from hasten.methods._qdq.layers import Layer, stored
+from hasten.methods._qdq.placement import Plan
+from hasten.numerics.affine import Affine, Grid, slice_bounds, symmetric
+from hasten.rewrites.editor import Editor
+
+_LARGEST_BIAS = 2**30
+"""Half of what int32 holds, so that the sum with the products cannot overflow either."""
+
+
+def insert(editor: Editor, plan: Plan, quantizers: Mapping[ir.Value, Affine], weights: WeightWriter) -> None:
+    """Write the plan. quantizers: that of each group's representative."""
+    of_point = {value: quantizers[plan.group(value)] for value in plan.points}
+    for layer in plan.layers:
+        weights.write(layer, of_point[layer.activation])
+    of_group: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    for value, quantizer in of_point.items():
+        if value in plan.moved:
+            continue
+        group = plan.group(value)
+        if group not in of_group:
+            of_group[group] = _constants(editor, quantizer.scale, quantizer.zero_point, str(value.name))
+        _round(editor, plan, value, of_group[group])
+
+
+def _constants(editor: Editor, scale: Array, zero_point: Array, name: str) -> tuple[ir.Value, ir.Value]:
+    return editor.constant(scale, f"{name}.scale"), editor.constant(zero_point, f"{name}.zero_point")
+
+
+def _round(editor: Editor, plan: Plan, value: ir.Value, constants: tuple[ir.Value, ir.Value]) -> None:
+    """Put a quantize/dequantize pair behind a value and let its readers read the result."""
+    producer = value.producer()
+    everyone = value in plan.everyone
+    uses = [use for use in value.uses() if everyone or use.node in plan.integer]
+    implied = producer is not None and producer in plan.implied
+    source = producer.inputs[0] if producer is not None and implied else value
+    quantize = ir.node("QuantizeLinear", [source, *constants], name=editor.unique(f"{value.name}.quantize"))
+    integers = quantize.outputs[0]
+    integers.name = editor.unique(f"{value.name}.integers")
+    dequantize = ir.node(
+        "DequantizeLinear", [integers, *constants], name=editor.unique(f"{value.name}.dequantize")
+    )
+    rounded = dequantize.outputs[0]
+    rounded.name = editor.unique(f"{value.name}.rounded")
+    rounded.type, rounded.shape = value.type, value.shape
+    if producer is None:
+        editor.main.insert_before(next(iter(editor.main)), [quantize, dequantize])
+    else:
+        editor.main.insert_after(producer, [quantize, dequantize])
+    for use in uses:
+        use.node.replace_input_with(use.idx, rounded)
+    if everyone and value.is_graph_output():
+        name, value.name = value.name, editor.unique(f"{value.name}.float")
+        rounded.name = name
+        outputs = editor.main.outputs
+        outputs[list(outputs).index(value)] = rounded
+    if producer is not None and implied:
+        editor.remove(producer)
+
+
+class WeightWriter:
+    """Writes layers' weights and biases as integers; a weight that layers share is stored once."""
+
+    def __init__(self, editor: Editor, grid: Grid, *, per_channel: bool) -> None:
+        self._editor = editor
+        self._grid = grid
+        self._per_channel = per_channel
+        self._made: dict[tuple[str | None, int | None, bytes], ir.Value] = {}
+
+    def erased(self, layer: Layer) -> int:
+        """How many output channels one scale for all of them would round to zero."""
+        if self._per_channel:
+            return 0
+        bounds = slice_bounds(layer.array, layer.axis)
+        return int(np.sum((bounds > 0) & (bounds < 0.5 * bounds.max() / self._grid.high)))
+
+    def write(self, layer: Layer, activation: Affine) -> None:
+        """Replace the layer's weight and bias by integers, for activations quantized like this."""
+        node = layer.node
+        axis = layer.axis if self._per_channel else None
+        bounds = slice_bounds(layer.array, axis)
+        bias = self._bias(layer)
+        if bias is not None:
+            # A channel of tiny weights gets a larger scale if its bias would not fit into int32 otherwise.
+            needed = np.abs(bias) * (self._grid.high / (_LARGEST_BIAS * float(activation.scale)))
+            bounds = np.maximum(bounds, (needed if axis is not None else needed.max()).astype(np.float32))
+        quantizer = symmetric(bounds, self._grid, axis)
+        weight = node.inputs[1]
+        assert weight is not None
+        key = (weight.name, axis, quantizer.scale.tobytes())
+        if key not in self._made:
+            integers = quantizer.quantize(layer.array)
+            self._made[key] = self._stored(node, integers, quantizer.scale, axis, str(weight.name))
+        node.replace_input_with(1, self._made[key])
+        if bias is not None:
+            self._write_bias(node, bias, quantizer.scale * np.float32(activation.scale))
+
+    def _bias(self, layer: Layer) -> Array | None:
+        if not layer.has_bias:
+            return None
+        array = stored(layer.node.inputs[2])
+        assert array is not None
+        return np.asarray(array, dtype=np.float64).reshape(-1)
+
+    def _write_bias(self, node: ir.Node, bias: Array, scale: Array) -> None:
+        integers = np.rint(bias / scale.astype(np.float64)).astype(np.int32)
+        value = node.inputs[2]
+        assert value is not None
+        axis = 0 if np.ndim(scale) else None
+        node.replace_input_with(2, self._stored(node, integers, np.asarray(scale), axis, str(value.name)))
+
+    def _stored(
+        self, before: ir.Node, integers: Array, scale: Array, axis: int | None, name: str
+    ) -> ir.Value:
+        constants = _constants(self._editor, scale, np.zeros(scale.shape, dtype=integers.dtype), name)
+        inputs = [self._editor.constant(integers, f"{name}.integers"), *constants]
+        attributes = {} if axis is None else {"axis": axis}
+        return self._editor.insert(before, "DequantizeLinear", inputs, attributes, name=f"{name}.dequantize")

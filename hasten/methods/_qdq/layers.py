@@ -1,0 +1,173 @@
+"""Which layers can compute in integers: what their weight, bias and activations are, or why they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from hasten.core.data import Array
+from hasten.core.record import Skip
+from hasten.graph.names import layer_name
+from hasten.rewrites.editor import constant, given
+
+_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A node that multiplies activations, its first input, by a weight, its second.
+
+    array: the weight as the operator reads it; axis: the axis of its output channels. has_bias: whether
+    the operator itself adds a bias, its third input.
+    """
+
+    node: ir.Node
+    array: Array
+    axis: int
+    has_bias: bool = False
+
+    @property
+    def name(self) -> str:
+        """What reports and ``exclude`` call the layer."""
+        return layer_name(self.node)
+
+    @property
+    def activation(self) -> ir.Value:
+        """What the layer multiplies by its weight."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
+
+
+class _Unfit(Exception):  # noqa: N818 - carries the reason why a layer stays in float
+    """The layer cannot compute in integers."""
+
+
+def find_layers(
+    main: ir.Graph, operators: frozenset[str], exclude: frozenset[str]
+) -> tuple[list[Layer], list[Skip]]:
+    """The layers that can compute in integers, and those that must stay in float, with the reason.
+
+    operators: those that the runtimes have integer kernels for. exclude: names of layers to leave.
+    """
+    layers, skipped = [], []
+    for node in _candidates(main):
+        try:
+            if layer_name(node) in exclude:
+                raise _Unfit("excluded by the recipe")
+            if node.op_type not in operators:
+                raise _Unfit("ONNX Runtime has no integer kernel for it")
+            layers.append(_read(node))
+        except _Unfit as unfit:
+            skipped.append(skip(node, str(unfit)))
+    for inner in main.subgraphs():
+        skipped += [skip(node, "it is inside the body of a loop or branch") for node in _candidates(inner)]
+    return layers, skipped
+
+
+def skip(node: ir.Node, reason: str) -> Skip:
+    """The record of a node that stays in float."""
+    return Skip(name=layer_name(node), op_type=node.op_type, reason=reason)
+
+
+def _candidates(graph: ir.Graph) -> Iterator[ir.Node]:
+    return (node for node in graph if node.domain == "" and node.op_type in _READERS)
+
+
+def _read(node: ir.Node) -> Layer:
+    for value in node.inputs:
+        producer = None if value is None else value.producer()
+        if producer is not None and producer.op_type in _QUANTIZED:
+            raise _Unfit("it is quantized already")
+    return _READERS[node.op_type](node)
+
+
+def _convolution(node: ir.Node) -> Layer:
+    array = _weight(node)
+    if not 3 <= array.ndim <= 5:
+        raise _Unfit(f"integer kernels convolve over one to three dimensions, not {array.ndim - 2}")
+    return Layer(node, array, 0, _has_bias(node))
+
+
+def _transposed_convolution(node: ir.Node) -> Layer:
+    array = _weight(node)
+    if node.attributes.get_int("group", 1) != 1:
+        raise _Unfit("integer kernels do not transpose grouped convolutions")
+    # Its bias stays in float: no kernel reads an integer one here.
+    return Layer(node, array, 1)
+
+
+def _gemm(node: ir.Node) -> Layer:
+    array = _weight(node)
+    for name in ("alpha", "beta"):
+        if node.attributes.get_float(name, 1.0) != 1.0:
+            raise _Unfit(f"{name} is not 1, which integer kernels do not scale by")
+    if node.attributes.get_int("transA", 0):
+        raise _Unfit("its activation is transposed, which integer kernels do not read")
+    axis = 0 if node.attributes.get_int("transB", 0) else 1
+    has_bias = _has_bias(node)
+    if has_bias and stored(node.inputs[2]).size != array.shape[axis]:  # type: ignore[union-attr]
+        raise _Unfit("its bias is not one number for each output")
+    return Layer(node, array, axis, has_bias)
+
+
+def _product(node: ir.Node) -> Layer:
+    left, right = node.inputs[0], node.inputs[1]
+    if stored(left) is not None:
+        raise _Unfit("its weight is on the left, where integer kernels expect the activation")
+    if stored(right) is None:
+        raise _Unfit("both factors are activations: to round both took longer than it saved")
+    array = _weight(node)
+    if array.ndim != 2:
+        raise _Unfit(f"its weight has {array.ndim} dimensions instead of 2")
+    return Layer(node, array, 1)
+
+
+_READERS: dict[str, Callable[[ir.Node], Layer]] = {
+    "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
+    "Gemm": _gemm,
+    "MatMul": _product,
+}
+
+
+def _weight(node: ir.Node) -> Array:
+    array = stored(node.inputs[1])
+    if array is None:
+        raise _Unfit("its weight is computed at run time")
+    if array.dtype != np.float32:
+        raise _Unfit(f"it computes in {array.dtype.name}, not float32")
+    if not array.size:
+        raise _Unfit("its weight is empty")
+    if not np.isfinite(array).all():
+        raise _Unfit("its weight holds values that are not finite")
+    return array
+
+
+def _has_bias(node: ir.Node) -> bool:
+    bias = given(node, 2)
+    if bias is None:
+        return False
+    array = stored(bias)
+    if array is None:
+        raise _Unfit("its bias is computed at run time")
+    if not np.isfinite(array).all():
+        raise _Unfit("its bias holds values that are not finite")
+    return True
+
+
+def stored(value: ir.Value | None) -> Array | None:
+    """The array behind a value that is the same in every run: a constant, as it is or transposed."""
+    if value is None:
+        return None
+    array = constant(value)
+    node = value.producer()
+    if array is not None or node is None or node.domain != "":
+        return array
+    source = stored(given(node, 0)) if node.op_type in {"Identity", "Transpose"} else None
+    if source is None or node.op_type == "Identity":
+        return source
+    return np.transpose(source, node.attributes.get_ints("perm", None))

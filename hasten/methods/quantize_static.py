@@ -1,0 +1,242 @@
+"""Linear int8 quantization after training, with ranges of activations measured on calibration samples.
+
+Weights are stored as int8; quantize/dequantize pairs mark the activations that integer kernels read. The
+pairs stand where ONNX Runtime and OpenVINO really replace float kernels by integer ones; a layer that
+cannot run that way, or would break, stays in float and is reported with the reason.
+
+Sources: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", sections 2.1–2.4; Krishnamoorthi 2018, "Quantizing deep convolutional
+networks for efficient inference", section 3; Nagel et al. 2021, "A White Paper on Neural Network
+Quantization", sections 2 and 3; ONNX operator specification, QuantizeLinear and DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from hasten.core.data import Calibration
+from hasten.core.errors import MethodError
+from hasten.core.record import Site, Skip
+from hasten.core.target import cpu_flags
+from hasten.graph import Graph
+from hasten.graph.evaluate import Evaluator
+from hasten.graph.names import name_nodes
+from hasten.methods import Change, Context, Facts
+from hasten.methods._qdq.calibrate import collect, spread
+from hasten.methods._qdq.insert import WeightWriter, insert
+from hasten.methods._qdq.layers import Layer, find_layers, skip
+from hasten.methods._qdq.placement import LAYOUTS, Keep, Plan, make_plan, must_round
+from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
+from hasten.numerics.ranges import Histogram, Range, extremes, least_squares, percentile
+from hasten.rewrites.editor import Editor
+
+FACTS = Facts(
+    summary="int8 weights and activations, with ranges from calibration samples",
+    exact=False,
+    needs=frozenset({"calibration"}),
+    yields=frozenset({"int8"}),
+)
+
+OLDEST_OPSET = 13
+"""The first operator set whose DequantizeLinear takes a scale for each channel."""
+
+ActivationType: TypeAlias = Literal["uint8", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Params:
+    """Hyper-parameters of ``quantize_static``.
+
+    weights: int8, symmetric. activations: ``uint8``, asymmetric (what x86 kernels prefer), or ``int8``,
+        symmetric where a value takes both signs.
+    range: what part of the calibrated values the integers cover: all (``minmax``), all but the outermost
+        (``percentile``), or the part with the least squared error of rounding (``mse``).
+    percentile: per cent of values covered by ``percentile``. samples: at most this many calibrate.
+    per_channel: a scale for each output channel of a weight instead of one for all of it.
+    reduce_range: 7-bit weights, for CPUs that add pairs of 8-bit products in 16 bits and saturate; None:
+        decided by this CPU's instructions.
+    layout: ``both``: the pairs stand where both runtimes compute in integers; ``openvino``: functions and
+        sums behind a convolution are left to OpenVINO's kernels, which compute them in float and round
+        once; ONNX Runtime runs such convolutions in float.
+    exclude: names of layers to leave in float.
+    """
+
+    weights: Literal["int8"] = "int8"
+    activations: ActivationType = "uint8"
+    range: Literal["minmax", "percentile", "mse"] = "minmax"
+    percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.999
+    samples: Annotated[int, Field(ge=1)] = 200
+    per_channel: bool = True
+    reduce_range: bool | None = None
+    layout: Literal["both", "openvino"] = "both"
+    exclude: tuple[str, ...] = ()
+
+
+def apply(graph: Graph, params: Params, context: Context) -> Change:
+    """Quantize every layer that qualifies.
+
+    Raises MethodError for an operator set that is too old, without calibration samples, and when the
+    graph, before or after, cannot be run on them.
+    """
+    if graph.opset < OLDEST_OPSET:
+        raise MethodError(
+            f"the graph has operator set {graph.opset} and this needs {OLDEST_OPSET}; "
+            "put optimize_graph before quantize_static"
+        )
+    if context.calibration is None or not len(context.calibration):
+        raise MethodError("quantize_static has no samples to calibrate on; give --data")
+    changed = graph.copy()
+    name_nodes(changed)
+    passes.LiftConstantsToInitializersPass()(changed.ir_model)
+    work = _Work(changed, params, context, spread(context.calibration, params.samples))
+    plan = work.plan()
+    if not plan.layers:
+        return Change(graph, skipped=tuple(work.skipped), notes=tuple(work.notes()))
+    work.write(plan)
+    return Change(changed, tuple(work.sites), tuple(work.skipped), tuple(work.notes()))
+
+
+class _Work:
+    """One application to one graph, which it changes."""
+
+    def __init__(self, graph: Graph, params: Params, context: Context, samples: Calibration) -> None:
+        self.sites: list[Site] = []
+        self.skipped: list[Skip] = []
+        self._graph = graph
+        self._params = params
+        self._context = context
+        self._samples = samples
+        self._editor = Editor(graph)
+        self._reduced = _reduce_range(params.reduce_range)
+        grid = Grid(bits=7 if self._reduced else 8)
+        self._weights = WeightWriter(self._editor, grid, per_channel=params.per_channel)
+        self._quantizers: dict[ir.Value, Affine] = {}
+
+    def plan(self) -> Plan:
+        """Where to round; layers whose activations cannot be rounded are left out, until all can."""
+        layout = LAYOUTS[self._params.layout]
+        exclude = frozenset(self._params.exclude)
+        main = self._editor.main
+        layers, self.skipped = find_layers(main, layout.layers, exclude)
+        self._unknown = exclude - {s.name for s in self.skipped}
+        layers = [layer for layer in layers if self._keeps_channels(layer)]
+        broken: dict[ir.Value, str] = {}
+        while True:
+            plan = make_plan(main, layers, layout, Keep(frozenset(broken), exclude))
+            if not plan.points:
+                return plan
+            names = [str(value.name) for value in plan.points]
+            seen = collect(self._graph, names, self._samples, self._context)
+            found = _broken(plan, seen)
+            if not found:
+                self._quantizers = self._make_quantizers(plan, seen)
+                return plan
+            broken |= found
+            layers = [layer for layer in layers if self._can_round(must_round(layer, layout), layer, broken)]
+
+    def _keeps_channels(self, layer: Layer) -> bool:
+        erased = self._weights.erased(layer)
+        if erased:
+            self.skipped.append(
+                skip(layer.node, f"one scale for all its channels would erase {erased} of them (per_channel)")
+            )
+        return not erased
+
+    def _can_round(self, values: list[ir.Value], layer: Layer, broken: Mapping[ir.Value, str]) -> bool:
+        problem = next((broken[value] for value in values if value in broken), None)
+        if problem:
+            self.skipped.append(skip(layer.node, problem))
+        return problem is None
+
+    def _make_quantizers(self, plan: Plan, seen: Mapping[str, Histogram]) -> dict[ir.Value, Affine]:
+        quantizer = partial(_quantizer, self._params.activations)
+        made = {}
+        for group, values in plan.groups().items():
+            ranges = [self._range(seen[str(value.name)]) for value in values]
+            made[group] = quantizer(min(low for low, _ in ranges), max(high for _, high in ranges))
+        return made
+
+    def _range(self, histogram: Histogram) -> Range:
+        if self._params.range == "percentile":
+            return percentile(histogram, self._params.percentile)
+        if self._params.range == "mse":
+            return least_squares(histogram, partial(_quantizer, self._params.activations))
+        return extremes(histogram)
+
+    def write(self, plan: Plan) -> None:
+        """Change the graph, and check that it runs."""
+        insert(self._editor, plan, self._quantizers, self._weights)
+        passes.RemoveUnusedNodesPass()(self._graph.ir_model)
+        what = f"int8 weights ({self._bits}), {self._params.activations} activations"
+        self.sites = [Site(name=lr.name, op_type=lr.node.op_type, what=what) for lr in plan.layers]
+        batch = next(iter(self._samples.batches(self._context.batch)))
+        evaluator = Evaluator(self._graph, threads=self._context.threads)
+        for name, values in evaluator.run(batch.feeds(self._graph.inputs)).items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise MethodError(f"output {name!r} of the quantized graph is not finite")
+
+    @property
+    def _bits(self) -> str:
+        scale = "per channel" if self._params.per_channel else "per tensor"
+        return f"{'7' if self._reduced else '8'} bits, {scale}"
+
+    def notes(self) -> list[str]:
+        """What the reader should know besides the sites."""
+        notes = [f"exclude names no layer: {name}" for name in sorted(self._unknown)]
+        if self._reduced:
+            reason = "asked for" if self._params.reduce_range else "this CPU has no VNNI and would saturate"
+            notes.append(f"weights use 7 bits: {reason}")
+        return notes
+
+
+def _quantizer(activations: ActivationType, low: float, high: float) -> Affine:
+    if activations == "uint8":
+        return asymmetric(low, high, Grid(signed=False))
+    if low >= 0.0:
+        return asymmetric(low, high, Grid(signed=True))
+    return symmetric(max(-low, high), Grid(signed=True))
+
+
+def _broken(plan: Plan, seen: Mapping[str, Histogram]) -> dict[ir.Value, str]:
+    """The points that integers cannot stand for, with the reason; a group stands or falls together."""
+    broken: dict[ir.Value, str] = {}
+    for values in plan.groups().values():
+        problem = _problem([seen[str(value.name)] for value in values])
+        if problem:
+            broken |= dict.fromkeys(values, f"on the calibration samples its activation {problem}")
+    return broken
+
+
+def _problem(histograms: list[Histogram]) -> str | None:
+    if not all(h.finite for h in histograms):
+        return "takes values that are not finite"
+    if not any(h.count for h in histograms):
+        return "is empty"
+    low, high = min(h.low for h in histograms), max(h.high for h in histograms)
+    if low == high == 0.0:
+        return "is zero throughout"
+    if high - low > float(np.finfo(np.float32).max):
+        return "spans a range that exceeds float32"
+    return None
+
+
+def _reduce_range(asked: bool | None) -> bool:
+    """Whether weights must leave one bit unused for this CPU's integer kernels.
+
+    x86 before VNNI multiplies uint8 by int8 with VPMADDUBSW, which adds two products in 16 bits:
+    2 · 255 · 127 does not fit, 2 · 255 · 64 does.
+    """
+    if asked is not None:
+        return asked
+    if platform.machine().lower() not in {"x86_64", "amd64", "i686"}:
+        return False
+    return not cpu_flags() & {"avx512_vnni", "avx_vnni"}
