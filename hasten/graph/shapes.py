@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -139,7 +140,7 @@ def observed_shapes(
         for name, v in graph.weights.items()
         if v.const_value is not None
     }
-    known |= {name: tuple(array.shape) for name, array in feeds.items()}
+    known |= {name: tuple(array.shape) for name, array in feeds.items() if isinstance(array, np.ndarray)}
     values = [v for node in main for v in node.outputs if v.name and isinstance(v.type, ir.TensorType | None)]
     taken = {value.name for owner in probed.ir_model.graphs() for node in owner for value in node.outputs}
     taken |= {name for owner in probed.ir_model.graphs() for name in owner.initializers}
@@ -154,6 +155,8 @@ def observed_shapes(
         main.append(node)
         main.outputs.append(node.outputs[0])
         probes[str(value.name)] = probe
+    if not probes:
+        return known
     evaluator = Evaluator(probed, threads=threads, optimized=False)
     seen = evaluator.run(feeds, list(probes.values()))
     return known | {name: tuple(int(d) for d in seen[probe]) for name, probe in probes.items()}

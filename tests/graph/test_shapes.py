@@ -140,6 +140,11 @@ def test_sequences_are_passed_over():
     assert "s" not in found
 
 
+def test_a_graph_of_sequences_alone_has_nothing_to_observe():
+    made = graph("(seq(float[n]) x) => (seq(float[n]) y) { y = Identity(x) }")
+    assert observed_shapes(made, {"x": [np.zeros(3, np.float32)]}) == {}
+
+
 def test_a_graph_that_does_not_run_is_an_error():
     made = graph("(float[n,6] x) => (float[a,b] y) { y = MatMul(x, x) }")
     with pytest.raises(MethodError, match="ONNX Runtime"):
