@@ -24,6 +24,7 @@ from hasten.core.recipe import Json
 from hasten.graph import Graph
 from hasten.graph.graph import PROTOBUF_LIMIT_BYTES
 from hasten.loaders.loaded import Loaded, Request
+from hasten.loaders.names import shown
 from hasten.loaders.structure import check_model
 from hasten.loaders.tensors import ExternalData, check_tensor, element_type, tensors
 from hasten.process import Worker
@@ -139,7 +140,7 @@ def _check_signature(graph: onnx.GraphProto) -> None:
         names = [value.name for value in values]
         doubled = next((name for name in names if names.count(name) > 1), None)
         if doubled is not None:
-            raise ModelError(f"it has two {kind}s of the name {doubled!r}")
+            raise ModelError(f"it has two {kind}s of the name {shown(doubled)}")
         for value in values:
             held = value.type.WhichOneof("value")
             if held is None and (kind == "output" or value.name in defaults):
@@ -147,14 +148,14 @@ def _check_signature(graph: onnx.GraphProto) -> None:
             if held != "tensor_type":
                 what = (held or "value without a type").removesuffix("_type").replace("_", " ")
                 raise ModelError(
-                    f"{kind} {value.name!r} is a {what}, not a tensor; export the model with plain tensors "
-                    "(for scikit-learn models: zipmap=False)"
+                    f"{kind} {shown(value.name)} is a {what}, not a tensor; export the model with plain "
+                    "tensors (for scikit-learn models: zipmap=False)"
                 )
             if kind == "input" or value.type.tensor_type.elem_type:
-                element_type(value.type.tensor_type.elem_type, f"{kind} {value.name!r}")
+                element_type(value.type.tensor_type.elem_type, f"{kind} {shown(value.name)}")
             sizes = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
             if any(size < 0 for size in sizes):
-                raise ModelError(f"{kind} {value.name!r} has a negative dimension: {sizes}")
+                raise ModelError(f"{kind} {shown(value.name)} has a negative dimension: {sizes}")
 
 
 def _check_tensors(model: onnx.ModelProto, folder: Path | None) -> bool:
@@ -202,16 +203,16 @@ def _densify(graph: onnx.GraphProto) -> bool:
         name = sparse.values.name
         elements = int(np.prod([int(d) for d in sparse.dims], dtype=object))
         if sparse.indices.data_type != onnx.TensorProto.INT64:
-            raise ModelError(f"sparse weights {name!r} have indices that are not int64")
+            raise ModelError(f"sparse weights {shown(name)} have indices that are not int64")
         values = onnx.numpy_helper.to_array(sparse.values)
         if elements * values.itemsize > PROTOBUF_LIMIT_BYTES or any(d < 0 for d in sparse.dims):
-            raise ModelError(f"sparse weights {name!r} of shape {list(sparse.dims)} are too large")
+            raise ModelError(f"sparse weights {shown(name)} of shape {list(sparse.dims)} are too large")
         dense = np.zeros(elements, dtype=values.dtype)
         indices = onnx.numpy_helper.to_array(sparse.indices)
         if indices.ndim == 2:
             indices = np.ravel_multi_index(tuple(indices.T), tuple(sparse.dims))
         if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < elements:
-            raise ModelError(f"sparse weights {name!r} have an index outside their shape")
+            raise ModelError(f"sparse weights {shown(name)} have an index outside their shape")
         dense[indices] = values
         graph.initializer.append(onnx.numpy_helper.from_array(dense.reshape(tuple(sparse.dims)), name))
     had_any = bool(graph.sparse_initializer)
@@ -286,7 +287,9 @@ def adopt_outputs(graph: Graph, seen: list[list[object]]) -> None:
         kind, axes = known[value.name]
         element = kind.removeprefix("tensor(").removesuffix(")")
         if not kind.startswith("tensor("):
-            raise ModelError(f"output {value.name!r} is a {kind}, not a tensor; export it with plain tensors")
+            raise ModelError(
+                f"output {shown(value.name)} is a {kind}, not a tensor; export it with plain tensors"
+            )
         if value.dtype is None or value.dtype == ir.DataType.UNDEFINED:
             value.type = ir.TensorType(ir.DataType[types.get(element, element.upper())])
         if value.shape is None and isinstance(axes, list) and axes:

@@ -13,7 +13,8 @@ import onnx
 import onnx.defs
 
 from hasten.core.errors import ModelError
-from hasten.loaders.tensors import label, subgraphs
+from hasten.loaders.names import check_text, label, shown
+from hasten.loaders.tensors import subgraphs
 
 OLDEST_OPSET = 7
 RUNTIME_DOMAINS = frozenset(
@@ -22,12 +23,30 @@ RUNTIME_DOMAINS = frozenset(
 """Domains whose operators ONNX Runtime defines; it is asked about them when it opens the model."""
 
 _MOST_NODES = 200_000
-"""A model of a few hundred bytes can name more nodes than there are atoms: functions that call each other twice."""
+"""With functions that call others twice, a few hundred bytes can stand for any number of nodes."""
 
 _CONSTANTS = frozenset(
     {"value", "sparse_value", "value_float", "value_floats", "value_int", "value_ints"}
     | {"value_string", "value_strings"}
 )
+
+_ATTRIBUTE_FIELDS = {
+    onnx.AttributeProto.FLOAT: "f",
+    onnx.AttributeProto.INT: "i",
+    onnx.AttributeProto.STRING: "s",
+    onnx.AttributeProto.TENSOR: "t",
+    onnx.AttributeProto.GRAPH: "g",
+    onnx.AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    onnx.AttributeProto.TYPE_PROTO: "tp",
+    onnx.AttributeProto.FLOATS: "floats",
+    onnx.AttributeProto.INTS: "ints",
+    onnx.AttributeProto.STRINGS: "strings",
+    onnx.AttributeProto.TENSORS: "tensors",
+    onnx.AttributeProto.GRAPHS: "graphs",
+    onnx.AttributeProto.SPARSE_TENSORS: "sparse_tensors",
+    onnx.AttributeProto.TYPE_PROTOS: "type_protos",
+}
+"""The field of an AttributeProto that holds the value, by its type."""
 
 _ONNX_DOMAINS = frozenset(
     {"", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training"}
@@ -38,6 +57,7 @@ def check_model(model: onnx.ModelProto) -> bool:
     """Whether all nodes stand in an order in which they can be computed; raises ModelError."""
     if not model.HasField("graph"):
         raise ModelError("it has no graph, so it is not an ONNX model")
+    check_text(model)
     if model.ir_version > onnx.IR_VERSION:
         raise ModelError(
             f"it has IR version {model.ir_version}, newer than {onnx.IR_VERSION}, the newest known here; "
@@ -65,7 +85,7 @@ def _functions(model: onnx.ModelProto) -> dict[_FunctionKey, onnx.FunctionProto]
     for function in model.functions:
         key = (function.domain, function.name, function.overload)
         if key in seen:
-            raise ModelError(f"the function {function.domain}::{function.name} is defined twice")
+            raise ModelError(f"the function {shown(function.domain + '::' + function.name)} is defined twice")
         seen.add(key)
         found[function.domain, function.name] = function
     return found
@@ -77,7 +97,7 @@ def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     for entry in imports:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
         if opsets.setdefault(domain, entry.version) != entry.version:
-            raise ModelError(f"it imports two versions of the operator set {domain or 'ai.onnx'!r}")
+            raise ModelError(f"it imports two versions of the operator set {shown(domain or 'ai.onnx')}")
         if domain == "" and entry.version < OLDEST_OPSET:
             raise ModelError(
                 f"it uses opset {entry.version}; {OLDEST_OPSET} is the oldest supported. "
@@ -136,12 +156,13 @@ class _Checker:
         needs: list[set[int]] = []
         for i, node in enumerate(nodes):
             self._check_operator(node)
+            _check_attributes(node)
             used, inner_in_order = self._used(node, scope)
             in_order = in_order and inner_in_order
             missing = [name for name in used if not any(name in names for names in scope)]
             if missing:
                 raise ModelError(
-                    f"{label(node)} uses {min(missing)!r}, which is not an input, not a weight and "
+                    f"{label(node)} uses {shown(min(missing))}, which is not an input, not a weight and "
                     "no node's output; the file is incomplete, export it again"
                 )
             captured |= used - scope[0]
@@ -149,7 +170,7 @@ class _Checker:
             in_order = in_order and all(j < i for j in needs[-1])
         for name in outputs:
             if not any(name in names for names in scope):
-                raise ModelError(f"the output {name!r} is made by no node")
+                raise ModelError(f"the output {shown(name)} is made by no node")
         captured |= set(outputs) - scope[0]
         if not in_order:
             _check_cycles(nodes, needs)
@@ -171,31 +192,29 @@ class _Checker:
             return
         if domain not in self.opsets:
             raise ModelError(
-                f"{label(node)} belongs to the operator set {domain or 'ai.onnx'!r}, "
+                f"{label(node)} belongs to the operator set {shown(domain or 'ai.onnx')}, "
                 "which the model does not import"
             )
         if domain in RUNTIME_DOMAINS:
             return
         if domain not in _ONNX_DOMAINS:
             raise ModelError(
-                f"{label(node)} is of the domain {domain!r}: neither ONNX nor ONNX Runtime nor the model "
-                "defines it; export with standard operators, or with the function's body in the model"
+                f"{label(node)} is of the domain {shown(domain)}: neither ONNX nor ONNX Runtime nor the "
+                "model defines it; export with standard operators, or with the function's body in the model"
             )
         version = self.opsets[domain]
         try:
             schema = onnx.defs.get_schema(node.op_type, version, domain)
         except onnx.defs.SchemaError as error:
             raise ModelError(
-                f"{label(node)}: ONNX has no operator {node.op_type!r} in opset {version} "
-                f"of {domain or 'ai.onnx'}"
+                f"{label(node)}: ONNX has no operator {shown(node.op_type)} in opset {version} "
+                f"of {shown(domain or 'ai.onnx')}"
             ) from error
-        except TypeError as error:  # protobuf gives a text that is not UTF-8 as bytes
-            raise ModelError("the name of an operator in it is not valid UTF-8; the file is damaged") from error
         if node.op_type == "Constant" and domain == "":
             _check_constant(node)
         if schema.deprecated:
             raise ModelError(
-                f"{label(node)}: the operator {node.op_type!r} no longer exists in opset {version}; "
+                f"{label(node)}: the operator {shown(node.op_type)} no longer exists in opset {version}; "
                 "export the model again"
             )
 
@@ -206,12 +225,27 @@ def _check_constant(node: onnx.NodeProto) -> None:
         raise ModelError(f"{label(node)} must have one value, it has the attributes {given}")
 
 
+def _check_attributes(node: onnx.NodeProto) -> None:
+    seen: set[str] = set()
+    for attribute in node.attribute:
+        where = f"attribute {shown(attribute.name)} of {label(node)}"
+        if not attribute.name or attribute.name in seen:
+            raise ModelError(f"{where} has no name, or that of another attribute")
+        seen.add(attribute.name)
+        field = _ATTRIBUTE_FIELDS.get(attribute.type)
+        if field is None:
+            raise ModelError(f"{where} has no type known to ONNX ({attribute.type})")
+        filled = {f.name for f, _ in attribute.ListFields()} & set(_ATTRIBUTE_FIELDS.values())
+        if filled - {field}:
+            raise ModelError(f"{where} is said to be {field!r} and holds {min(filled - {field})!r}")
+
+
 def _define(names: dict[str, str], name: str, what: str) -> None:
     if not name:
         raise ModelError(f"{what} of the graph has no name")
     if name in names:
         raise ModelError(
-            f"{name!r} is defined twice, as {names[name]} and as {what}; names must be unique, "
+            f"{shown(name)} is defined twice, as {names[name]} and as {what}; names must be unique, "
             "export the model again"
         )
     names[name] = what
@@ -257,7 +291,7 @@ def _callees_first(functions: dict[_FunctionKey, onnx.FunctionProto]) -> list[_F
             if leaving:
                 finished[path.pop()] = None
             elif key in path:
-                raise ModelError(f"the function {key[0]}::{key[1]} calls itself")
+                raise ModelError(f"the function {shown('::'.join(key))} calls itself")
             elif key not in finished:
                 path.append(key)
                 stack.append((key, True))
@@ -286,7 +320,9 @@ def _size(nodes: Iterable[onnx.NodeProto], sizes: dict[_FunctionKey, int]) -> in
     total = 0
     for node in nodes:
         total += sizes.get((node.domain, node.op_type), 1)
-        total += sum(_size(inner.node, sizes) for attribute in node.attribute for inner in subgraphs(attribute))
+        total += sum(
+            _size(inner.node, sizes) for attribute in node.attribute for inner in subgraphs(attribute)
+        )
     return total
 
 

@@ -7,13 +7,14 @@ Source: onnx.proto3, message TensorProto, and the specification of external data
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 import onnx_ir as ir
 
 from hasten.core.errors import ModelError
+from hasten.loaders.names import label, shown
 
 _FIELDS = {
     "float_data": ("FLOAT", "COMPLEX64"),
@@ -37,13 +38,13 @@ def tensors(
     """
     if isinstance(graph, onnx.GraphProto):
         kind = "weights" if main else "weights of a subgraph"
-        yield from ((tensor, f"{kind} {tensor.name!r}") for tensor in graph.initializer)
+        yield from ((tensor, f"{kind} {shown(tensor.name)}") for tensor in graph.initializer)
         for sparse in graph.sparse_initializer:
-            yield sparse.values, f"values of sparse weights {sparse.values.name!r}"
-            yield sparse.indices, f"indices of sparse weights {sparse.values.name!r}"
+            yield sparse.values, f"values of sparse weights {shown(sparse.values.name)}"
+            yield sparse.indices, f"indices of sparse weights {shown(sparse.values.name)}"
     for node in graph.node:
         for attribute in node.attribute:
-            where = f"attribute {attribute.name!r} of {label(node)}"
+            where = f"attribute {shown(attribute.name)} of {label(node)}"
             if attribute.HasField("t"):
                 yield attribute.t, where
             yield from ((tensor, where) for tensor in attribute.tensors)
@@ -62,14 +63,6 @@ def subgraphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
     if attribute.HasField("g"):
         yield attribute.g
     yield from attribute.graphs
-
-
-def label(node: onnx.NodeProto) -> str:
-    """How a message refers to a node: by name, or by its first output when it has none."""
-    if node.name:
-        return f"node {node.name!r} ({node.op_type})"
-    first = next((name for name in node.output if name), "")
-    return f"the node that makes {first!r} ({node.op_type})"
 
 
 def element_type(number: int, where: str) -> ir.DataType:
@@ -92,7 +85,7 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> int:
     if len(tensor.dims) > _MOST_AXES:
         raise ModelError(f"{where} has {len(tensor.dims)} axes; tensors have at most {_MOST_AXES}")
     if any(size < 0 for size in tensor.dims):
-        raise ModelError(f"{where}: the shape {list(tensor.dims)} has a negative dimension")
+        raise ModelError(f"{where}: the shape {_listed(tensor.dims)} has a negative dimension")
     if tensor.HasField("segment"):
         raise ModelError(f"{where} is stored in segments, which no runtime reads")
     elements = math.prod(tensor.dims)
@@ -101,7 +94,7 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> int:
         if dtype == ir.DataType.STRING:
             raise ModelError(f"{where}: strings cannot be stored outside the model file")
         return expected_bytes
-    shape = "x".join(map(str, tensor.dims)) or "a scalar"
+    shape = _listed(tensor.dims)
     if tensor.HasField("raw_data"):
         if dtype == ir.DataType.STRING or len(tensor.raw_data) != expected_bytes:
             raise ModelError(
@@ -111,6 +104,10 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> int:
         return expected_bytes
     _check_typed(tensor, where, dtype, elements)
     return expected_bytes
+
+
+def _listed(axes: Sequence[int]) -> str:
+    return "x".join(map(str, axes[:8])) + ("x…" if len(axes) > 8 else "") or "()"
 
 
 def _check_typed(tensor: onnx.TensorProto, where: str, dtype: ir.DataType, elements: int) -> None:
@@ -124,7 +121,7 @@ def _check_typed(tensor: onnx.TensorProto, where: str, dtype: ir.DataType, eleme
     found = len(getattr(tensor, field))
     if found != entries:
         raise ModelError(
-            f"{where}: the shape {list(tensor.dims)} of {dtype.name} needs {entries} values, "
+            f"{where}: the shape {_listed(tensor.dims)} of {dtype.name} needs {entries} values, "
             f"the file has {found}; it is damaged or cut short"
         )
 
@@ -152,7 +149,7 @@ class ExternalData:
         length = _number(entries.get("length", str(expected_bytes)), f"{where}: length")
         if length != expected_bytes:
             raise ModelError(
-                f"{where}: its shape {list(tensor.dims)} takes {expected_bytes} bytes, "
+                f"{where}: its shape {_listed(tensor.dims)} takes {expected_bytes} bytes, "
                 f"its external data are said to be {length}"
             )
         available = path.stat().st_size
@@ -170,7 +167,7 @@ class ExternalData:
         escapes = PurePosixPath(location).is_absolute() or windows.is_absolute() or windows.drive
         if not location or "\0" in location or escapes or ".." in windows.parts:
             raise ModelError(
-                f"{where}: external data at {location!r}; they must lie in the model's own folder, "
+                f"{where}: external data at {shown(location)}; they must lie in the model's own folder, "
                 "given by a relative path without '..'"
             )
         path = self._folder / location
@@ -178,15 +175,15 @@ class ExternalData:
             inside = path.resolve().is_relative_to(self._folder.resolve())
             found = path.is_file()
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-            raise ModelError(f"{where}: external data {location!r} cannot be opened: {error}") from error
+            raise ModelError(f"{where}: external data {shown(location)} cannot be opened: {error}") from error
         if not inside:
             raise ModelError(
-                f"{where}: {location!r} is a link that leads out of the model's folder; "
+                f"{where}: {shown(location)} is a link that leads out of the model's folder; "
                 "put a copy of the file there (cp -L)"
             )
         if not found:
             raise ModelError(
-                f"{where}: the file {location!r} with its data is missing; put it beside the model"
+                f"{where}: the file {shown(location)} with its data is missing; put it beside the model"
             )
         return path
 

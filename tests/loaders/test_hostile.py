@@ -121,7 +121,7 @@ HOSTILE = {
         "two outputs of the name 'y'",
     ),
     "nameless weight": (model([node("Relu", "x", "y")], [weight("", np.ones(4))]), "no name"),
-    "function calls itself": (doubled_function(), "mine::[FG] calls itself"),
+    "function calls itself": (doubled_function(), "function 'mine::[FG]' calls itself"),
     "sequence input": (sequence_input(), "input 'x' is a sequence, not a tensor"),
     "negative input size": (model([node("Relu", "x", "y")], inputs=[value("x", [-3])]), "negative dimension"),
     "input without type": (model([node("Relu", "x", "y")], inputs=[value("x", [4], 0)]), "element type"),
