@@ -33,7 +33,7 @@ def test_no_flips_prove_no_more_than_they_can(labelled, tmp_path):
     data = labelled(400)
     before = np.arange(400) % 10 > 0
     first = answers(tmp_path, logits=classes(before))
-    second = answers(tmp_path, logits=classes(before) + [0.1, 0])
+    second = answers(tmp_path, logits=classes(before) + np.array([0.1, 0]))
     quality = judge(resolve("accuracy", data, first), first, second, data, Budget())
     assert quality.drop == 0
     assert quality.flips is not None
@@ -49,7 +49,7 @@ def test_no_flips_in_enough_samples_meet_the_budget(labelled, tmp_path):
     data = labelled(450)
     before = np.arange(450) % 10 > 0
     first = answers(tmp_path, logits=classes(before))
-    second = answers(tmp_path, logits=classes(before) + [0.1, 0])
+    second = answers(tmp_path, logits=classes(before) + np.array([0.1, 0]))
     assert judge(resolve("accuracy", data, first), first, second, data, Budget()).budget == "met"
 
 
@@ -180,13 +180,14 @@ def test_own_functions_that_say_yes_or_no_have_flips(labelled, tmp_path):
     assert quality.flips.lost == 3
 
 
-def test_own_functions_come_by_name(labelled, tmp_path):
+def test_own_functions_come_by_name(labelled, tmp_path, monkeypatch):
     data = labelled(5)
     first = answers(tmp_path, logits=classes(np.ones(5)))
-    metric = (
-        resolve("statistics:fmean", data, answers(tmp_path, logits=classes(np.ones(5)))) if False else None
-    )
-    assert metric is None
+    (tmp_path / "my_metrics.py").write_text("def count(outputs, labels):\n    return float(len(labels))\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    metric = resolve("my_metrics:count", data, first)
+    assert metric.name == "count"
+    assert metric.scores(first, first, data).value == 5
     with pytest.raises(InputError, match="no_such_module"):
         resolve("no_such_module:metric", data, first)
     with pytest.raises(InputError, match="no_such_function"):
