@@ -1,7 +1,7 @@
 """Run a graph and look at any value inside it: the evaluator that calibration, checks and sensitivity share.
 
 ONNX Runtime is the evaluator, since what it can run, hasten can load. It is not a measurement: numbers that
-are claimed come from ``hasten.measure`` on exported files.
+are claimed come from ``hasten.measuring`` on exported files.
 """
 
 from __future__ import annotations

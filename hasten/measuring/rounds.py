@@ -14,8 +14,8 @@ import numpy as np
 from hasten.core.data import Dataset
 from hasten.core.errors import TrialError
 from hasten.core.recipe import Json
-from hasten.measure.subject import Conditions, Subject
-from hasten.measure.workers import Lane
+from hasten.measuring.subject import Conditions, Subject
+from hasten.measuring.workers import Lane
 
 ROUNDS = 10
 """Rounds of one set of processes: even, so that every order comes as often as its reverse."""

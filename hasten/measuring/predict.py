@@ -14,8 +14,8 @@ from typing import cast
 
 from hasten.core.data import Array, Dataset, Store
 from hasten.core.errors import TrialError
-from hasten.measure.subject import Conditions, Progress, Subject
-from hasten.measure.workers import Lane
+from hasten.measuring.subject import Conditions, Progress, Subject
+from hasten.measuring.workers import Lane
 
 _SLICE_S = 5.0
 """The process reports back this often, so that a hang is told from much data."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from hasten.core.data import Array, Dataset
 from hasten.core.errors import DataError, InputError
-from hasten.measure.predict import Predictions
-from hasten.measure.statistics import FloatArray, Statistic, weighted_mean
+from hasten.measuring.predict import Predictions
+from hasten.measuring.statistics import FloatArray, Statistic, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def resolve(metric: str | UserMetric | None, data: Dataset, reference: Predictio
     Raises InputError for an unknown name or an ambiguous choice, DataError when labels are missing or do not
     fit the outputs.
     """
-    from hasten.measure import agreement, custom, labelled
+    from hasten.measuring import agreement, custom, labelled
 
     if not len(data):
         raise DataError("there are no samples to judge on")
@@ -114,7 +114,7 @@ def resolve(metric: str | UserMetric | None, data: Dataset, reference: Predictio
 
 
 def _by_name(metric: str, name: str, output: str, data: Dataset, reference: Predictions) -> Metric:
-    from hasten.measure import agreement, labelled
+    from hasten.measuring import agreement, labelled
 
     if output and output not in reference.outputs:
         raise InputError(

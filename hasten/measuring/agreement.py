@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 
 from hasten.core.data import Array, Dataset
-from hasten.measure.metrics import Metric, Scores
-from hasten.measure.predict import Predictions
-from hasten.measure.statistics import FloatArray, spearman
+from hasten.measuring.metrics import Metric, Scores
+from hasten.measuring.predict import Predictions
+from hasten.measuring.statistics import FloatArray, spearman
 
 _LOOKED_AT = 64
 _PAIRED = 400

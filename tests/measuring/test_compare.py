@@ -10,7 +10,7 @@ import zstandard
 from hasten.core.budget import Budget
 from hasten.core.errors import DataError, InputError, TrialError
 from hasten.core.record import Scorecard
-from hasten.measure import Subject, compare, predict, resolve, sizes
+from hasten.measuring import Subject, compare, predict, resolve, sizes
 
 from . import models
 
@@ -115,7 +115,7 @@ def _of(subject):
 
 @pytest.mark.slow
 def test_a_comparison_is_quick(original, images, tmp_path):
-    from hasten.measure import Conditions
+    from hasten.measuring import Conditions
 
     began = time.monotonic()
     compare([original, original], images, None, Conditions(threads=1), tmp_path)

@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 
 from hasten.core.budget import Budget
-from hasten.measure import judge, resolve
-from hasten.measure.agreement import see
+from hasten.measuring import judge, resolve
+from hasten.measuring.agreement import see
 
 from .answers import answers
 

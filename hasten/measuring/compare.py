@@ -10,12 +10,12 @@ from hasten.core.budget import Budget
 from hasten.core.data import Dataset
 from hasten.core.errors import InputError, TrialError
 from hasten.core.record import Scorecard
-from hasten.measure.latency import throughput, time_interleaved
-from hasten.measure.metrics import Metric, UserMetric, resolve
-from hasten.measure.predict import Predictions, predict
-from hasten.measure.quality import judge
-from hasten.measure.size import sizes
-from hasten.measure.subject import Conditions, Progress, Subject
+from hasten.measuring.latency import throughput, time_interleaved
+from hasten.measuring.metrics import Metric, UserMetric, resolve
+from hasten.measuring.predict import Predictions, predict
+from hasten.measuring.quality import judge
+from hasten.measuring.size import sizes
+from hasten.measuring.subject import Conditions, Progress, Subject
 
 
 def compare(

@@ -4,13 +4,13 @@ The door of the room. ``compare`` measures any number of artifacts side by side;
 functions, cheapest first: ``sizes``, ``predict`` and ``judge``, then ``time_interleaved``.
 """
 
-from hasten.measure.compare import compare
-from hasten.measure.latency import Timing, throughput, time_interleaved
-from hasten.measure.metrics import Metric, UserMetric, resolve
-from hasten.measure.predict import Predictions, predict
-from hasten.measure.quality import judge
-from hasten.measure.size import sizes
-from hasten.measure.subject import Conditions, Progress, Subject
+from hasten.measuring.compare import compare
+from hasten.measuring.latency import Timing, throughput, time_interleaved
+from hasten.measuring.metrics import Metric, UserMetric, resolve
+from hasten.measuring.predict import Predictions, predict
+from hasten.measuring.quality import judge
+from hasten.measuring.size import sizes
+from hasten.measuring.subject import Conditions, Progress, Subject
 
 __all__ = [
     "Conditions",

@@ -6,7 +6,7 @@ import numpy as np
 
 from hasten.core.data import LABELS, Dataset
 from hasten.core.errors import TrialError
-from hasten.measure.subject import Conditions
+from hasten.measuring.subject import Conditions
 
 _FEEDS = 8
 _FEED_BYTES = 64 << 20

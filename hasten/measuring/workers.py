@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hasten.core.recipe import Json
-from hasten.measure import session
-from hasten.measure.subject import Conditions, Subject
+from hasten.measuring import session
+from hasten.measuring.subject import Conditions, Subject
 from hasten.process import Worker
 
 _THREAD_VARIABLES = (

@@ -11,9 +11,9 @@ import numpy as np
 
 from hasten.core.data import Array, Dataset
 from hasten.core.errors import InputError, TrialError
-from hasten.measure.metrics import Metric, Scores, UserMetric
-from hasten.measure.predict import Predictions
-from hasten.measure.statistics import FloatArray
+from hasten.measuring.metrics import Metric, Scores, UserMetric
+from hasten.measuring.predict import Predictions
+from hasten.measuring.statistics import FloatArray
 
 _DRAWS = 500
 """Resamples for a function of the whole set, which is called once for each and subject."""

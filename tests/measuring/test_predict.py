@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hasten.core.errors import TrialError, WorkerError
-from hasten.measure import Subject, predict
-from hasten.measure.workers import Lane
+from hasten.measuring import Subject, predict
+from hasten.measuring.workers import Lane
 
 from . import models
 

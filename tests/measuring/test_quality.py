@@ -5,8 +5,8 @@ import pytest
 
 from hasten.core.budget import Budget
 from hasten.core.errors import InputError, TrialError
-from hasten.measure import judge, resolve
-from hasten.measure.statistics import clopper_pearson, tango
+from hasten.measuring import judge, resolve
+from hasten.measuring.statistics import clopper_pearson, tango
 
 from .answers import answers
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hasten.measure import statistics as st
+from hasten.measuring import statistics as st
 
 
 def test_resamples_are_seeded_draws_with_replacement():

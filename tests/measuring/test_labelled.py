@@ -6,7 +6,7 @@ import scipy.stats
 
 from hasten.core.budget import Budget
 from hasten.core.errors import DataError, InputError, TrialError
-from hasten.measure import judge, resolve
+from hasten.measuring import judge, resolve
 
 from .answers import answers
 

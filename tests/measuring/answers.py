@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from hasten.core.data import StoreWriter
-from hasten.measure import Predictions
+from hasten.measuring import Predictions
 
 
 def answers(folder, **outputs):

@@ -11,11 +11,11 @@ import numpy as np
 from hasten.core.data import Dataset
 from hasten.core.errors import TrialError
 from hasten.core.measurement import Comparison, Measurement
-from hasten.measure.feeds import choose_feeds, shapes
-from hasten.measure.rounds import Clock, live, preload, warm_up
-from hasten.measure.statistics import FloatArray, process_interval
-from hasten.measure.subject import Conditions, Progress, Subject
-from hasten.measure.workers import Lane
+from hasten.measuring.feeds import choose_feeds, shapes
+from hasten.measuring.rounds import Clock, live, preload, warm_up
+from hasten.measuring.statistics import FloatArray, process_interval
+from hasten.measuring.subject import Conditions, Progress, Subject
+from hasten.measuring.workers import Lane
 
 _P90_RUNS, _P99_RUNS = 100, 1000
 _CLEAR = 0.15

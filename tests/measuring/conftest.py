@@ -7,7 +7,7 @@ import pytest
 
 from hasten import targets
 from hasten.core.data import Selection, StoreWriter
-from hasten.measure import Conditions, Subject
+from hasten.measuring import Conditions, Subject
 
 from . import models
 

@@ -10,9 +10,9 @@ from hasten.core.budget import Budget
 from hasten.core.data import Dataset
 from hasten.core.errors import TrialError
 from hasten.core.record import Flips, Quality
-from hasten.measure.metrics import Metric, Scores
-from hasten.measure.predict import Predictions
-from hasten.measure.statistics import (
+from hasten.measuring.metrics import Metric, Scores
+from hasten.measuring.predict import Predictions
+from hasten.measuring.statistics import (
     RESAMPLES,
     FloatArray,
     binary_interval,

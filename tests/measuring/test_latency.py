@@ -10,11 +10,11 @@ import scipy.stats
 
 from hasten.core.errors import InputError, TrialError, WorkerError
 from hasten.core.measurement import Measurement
-from hasten.measure import Conditions, Subject, throughput, time_interleaved
-from hasten.measure.feeds import choose_feeds
-from hasten.measure.latency import compare_rounds
-from hasten.measure.rounds import Clock, live
-from hasten.measure.statistics import process_interval
+from hasten.measuring import Conditions, Subject, throughput, time_interleaved
+from hasten.measuring.feeds import choose_feeds
+from hasten.measuring.latency import compare_rounds
+from hasten.measuring.rounds import Clock, live
+from hasten.measuring.statistics import process_interval
 
 from . import models
 
@@ -80,7 +80,7 @@ def test_a_reference_that_fails_is_raised(original, images, quick, tmp_path):
 
 
 def test_a_process_that_dies_in_a_round_fails_alone(original, images, quick, monkeypatch):
-    from hasten.measure.workers import Lane
+    from hasten.measuring.workers import Lane
 
     clocks = [Clock(original), Clock(dataclasses.replace(original, name="mortal"))]
     asked = Lane.ask
@@ -99,7 +99,7 @@ def test_a_process_that_dies_in_a_round_fails_alone(original, images, quick, mon
 
 
 def test_a_process_that_hangs_is_ended(subject_of, original, images, quick, monkeypatch):
-    from hasten.measure.workers import Lane
+    from hasten.measuring.workers import Lane
 
     asked = Lane.ask
 
