@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_TINIEST = np.finfo(np.float32).tiny
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -76,7 +74,8 @@ class Affine:
     def quantize(self, x: ArrayLike) -> NDArray[Any]:
         """The integers nearest to ``x``, saturated to the grid; same shape as ``x``."""
         real = np.asarray(x, dtype=np.float32)
-        steps = np.rint(real / self._spread(self.scale, real.ndim))
+        with np.errstate(over="ignore"):  # infinitely many steps saturate like too many
+            steps = np.rint(real / self._spread(self.scale, real.ndim))
         steps += self._spread(self.zero_point, real.ndim).astype(np.float32)
         return np.asarray(np.clip(steps, self.grid.low, self.grid.high).astype(self.grid.dtype))
 
@@ -105,9 +104,9 @@ def asymmetric(low: float, high: float, grid: Grid) -> Affine:
     falls (Jacob et al. 2018, section 2.1; Krishnamoorthi 2018, section 2.1). With low = 0 it is grid.low.
     """
     low, high = min(float(low), 0.0), max(float(high), 0.0)
-    scale = np.maximum(np.float32((high - low) / (grid.high - grid.low)), _TINIEST)
+    scale = _usable(np.asarray((high - low) / (grid.high - grid.low), dtype=np.float32))
     zero_point = np.clip(np.rint(grid.low - low / float(scale)), grid.low, grid.high)
-    return Affine(np.asarray(scale), np.asarray(zero_point, dtype=grid.dtype), grid)
+    return Affine(scale, np.asarray(zero_point, dtype=grid.dtype), grid)
 
 
 def symmetric(bound: ArrayLike, grid: Grid, axis: int | None = None) -> Affine:
@@ -118,8 +117,13 @@ def symmetric(bound: ArrayLike, grid: Grid, axis: int | None = None) -> Affine:
     """
     if not grid.signed:
         raise ValueError("a symmetric quantizer needs a signed grid")
-    scale = np.maximum(np.asarray(bound, dtype=np.float32) / np.float32(grid.high), _TINIEST)
+    scale = _usable(np.asarray(np.asarray(bound, dtype=np.float32) / np.float32(grid.high)))
     return Affine(scale, np.zeros(scale.shape, dtype=grid.dtype), grid, axis)
+
+
+def _usable(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scale, or 1 where a range of (almost) nothing but zero would need a denormal one."""
+    return np.where(scale < np.finfo(np.float32).tiny, np.float32(1.0), scale)
 
 
 def slice_bounds(x: ArrayLike, axis: int | None = None) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from hasten.numerics.affine import Affine
 Range: TypeAlias = tuple[float, float]
 
 BINS = 2048
-_STEPS = 96
+_STEPS = 64
 _SMALLEST_SHARE = 0.05
 
 
@@ -107,7 +107,8 @@ class Histogram:
         while self.low < self._start:
             self._start -= bins * self._width
             self._merge(upper=True)
-        while self.high > self._start + bins * self._width:
+        # The end of the span is known to rounding only; the last bin also takes what lies on it.
+        while self.high > self._start + bins * self._width * (1.0 + 1e-9):
             self._merge(upper=False)
 
     def _merge(self, *, upper: bool) -> None:
@@ -144,9 +145,9 @@ def percentile(histogram: Histogram, share: float) -> Range:
     cut = (100.0 - share) / 200.0 * total
     below = np.concatenate([[0], np.cumsum(histogram.counts)]).astype(np.float64)
     edges = histogram.edges
-    low = float(edges[0] if cut <= 0 else _crossing(below, edges, cut))
-    high = float(edges[-1] if cut <= 0 else _crossing(below, edges, total - cut))
-    return max(low, histogram.low), min(high, histogram.high)
+    low, high = (_crossing(below, edges, wanted) for wanted in (cut, total - cut))
+    low, high = np.clip([low, high], histogram.low, histogram.high).tolist()
+    return (low, high) if cut > 0 else extremes(histogram)
 
 
 def _crossing(below: NDArray[np.float64], edges: NDArray[np.float64], wanted: float) -> float:
@@ -163,15 +164,31 @@ def least_squares(histogram: Histogram, quantizer: Callable[[float, float], Affi
     extremes, then each alone (Nagel et al. 2021, eq. 11, by grid search).
     """
     low, high = histogram.low, histogram.high
-    used = histogram.counts > 0
-    centres = np.clip(histogram.centres[used], low, high).astype(np.float32)
-    weights = histogram.counts[used].astype(np.float64)
+    edges, counts = histogram.edges, histogram.counts
 
     def error(range_: Range) -> float:
-        lost = (quantizer(*range_).round_trip(centres) - centres).astype(np.float64)
-        return float(weights @ (lost * lost))
+        return _squared_error(edges, counts, quantizer(*range_))
 
     shares = np.linspace(1.0, _SMALLEST_SHARE, _STEPS)
     best = min(((low * s, high * s) for s in shares), key=error)
     best = min(((best[0], high * s) for s in shares), key=error) if high > 0 else best
     return min(((low * s, best[1]) for s in shares), key=error) if low < 0 else best
+
+
+def squared_error(histogram: Histogram, quantizer: Affine) -> float:
+    """The summed squared error of rounding the counted values, were they evenly spread in their bins.
+
+    With u = x / scale, the rounding error integrates to ∫ (u - round(u))² du = round(u)/12 + r³/3, where
+    r = u - round(u); beyond the ends of the grid the error is the distance from the end.
+    """
+    return _squared_error(histogram.edges, histogram.counts, quantizer)
+
+
+def _squared_error(edges: NDArray[np.float64], counts: NDArray[np.int64], quantizer: Affine) -> float:
+    scale = float(quantizer.scale)
+    u = edges / scale
+    inside = np.clip(u, float(quantizer.low) / scale, float(quantizer.high) / scale)
+    whole = np.rint(inside)
+    rest, beyond = inside - whole, u - inside
+    integral = whole / 12.0 + (rest * rest * rest + beyond * beyond * beyond) / 3.0
+    return float(counts @ np.diff(integral) / (u[1] - u[0])) * scale * scale
