@@ -16,10 +16,10 @@ from hasten.core.recipe import Recipe
 from hasten.core.record import RunRecord, Scorecard
 from hasten.core.target import usable_cores
 from hasten.core.tensor import TensorSpec
+from hasten.deliver import publish
 from hasten.graph import Graph
 from hasten.measuring import Conditions
 from hasten.methods import Change, Context
-from hasten.search.deliver import publish
 from hasten.search.request import Listener, Request, silent
 from hasten.search.side_by_side import measure_files
 

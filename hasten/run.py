@@ -9,12 +9,12 @@ from time import monotonic
 
 from hasten.core.record import Considered, RunRecord, Trial
 from hasten.core.target import usable_cores
+from hasten.deliver import write_result
 from hasten.measuring import Conditions
 from hasten.search.advise import Advice, advise, default_options
 from hasten.search.assemble import Findings, assemble
 from hasten.search.candidate import Candidate
 from hasten.search.choose import leader
-from hasten.search.deliver import write_result
 from hasten.search.final import confirm, finalists
 from hasten.search.journal import Journal
 from hasten.search.original import measure_original

@@ -106,7 +106,7 @@ def _recipe(path: Path | None) -> Recipe | None:
 
 def _claim(output: Path, resume: bool, force: bool) -> Path:
     """The folder of the run beside the output; raises OutputError when either is in the way."""
-    from hasten.search.deliver import check_destination
+    from hasten.deliver import check_destination
 
     check_destination(output, force)
     work = output.absolute().with_name(f".{output.absolute().name}.run")

@@ -22,7 +22,7 @@ RUNTIME_DOMAINS = frozenset(
 )
 """Domains whose operators ONNX Runtime defines; it is asked about them when it opens the model."""
 
-_MOST_NODES = 200_000
+_MOST_NODES = 50_000
 """With functions that call others twice, a few hundred bytes can stand for any number of nodes."""
 
 _CONSTANTS = frozenset(

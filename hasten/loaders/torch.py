@@ -42,6 +42,7 @@ def load(request: Request) -> Loaded:
         if request.work is None and path.with_name(path.name + ".data").exists():
             raise ModelError("its weights take 2 GiB or more: a folder to keep them in is needed (work=...)")
         _check(path, made)
+        _tidy(Path(folder))
         if "program" not in made:
             return Loaded(graph=graph, source=request.name, format="onnx", notes=notes)
         graph.ir_model.metadata_props.clear()
@@ -64,7 +65,7 @@ def _convert(request: Request, folder: Path) -> Mapping[str, Any]:
     source = str(request.source)
     samples = None
     if request.samples:
-        samples = folder / "samples.npz"
+        samples = folder / "imported-samples.npz"
         write_runs(samples, request.samples)
     arguments: dict[str, Json] = {
         "source": source,
@@ -94,6 +95,12 @@ def _check(path: Path, made: Mapping[str, Any]) -> None:
         ours = path.with_name("imported-answers-onnx.npz")
         examine(worker, path, Path(made["feeds"]), ours)
     compare(read_runs(Path(made["answers"])), read_runs(ours), "the PyTorch module")
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what only the check needed; weights kept outside the graph stay."""
+    for leftover in (*folder.glob("imported*.npz"), folder / "imported.onnx"):
+        leftover.unlink(missing_ok=True)
 
 
 def _name_batch(graph: Graph) -> None:

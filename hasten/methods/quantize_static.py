@@ -23,17 +23,17 @@ import onnx_ir.passes.common as passes
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from hasten.core.data import Calibration
 from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
 from hasten.core.target import cpu_flags
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
-from hasten.graph.names import name_nodes
+from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
 from hasten.methods._qdq.calibrate import collect, spread
 from hasten.methods._qdq.insert import WeightWriter, insert
 from hasten.methods._qdq.layers import Layer, find_layers, skip
+from hasten.methods._qdq.lookup import LookupWriter, find_lookups
 from hasten.methods._qdq.placement import LAYOUTS, Keep, Plan, make_plan, must_round
 from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
 from hasten.numerics.ranges import Histogram, Range, extremes, least_squares, percentile
@@ -67,6 +67,7 @@ class Params:
     layout: ``both``: the pairs stand where both runtimes compute in integers; ``openvino``: functions and
         sums behind a convolution are left to OpenVINO's kernels, which compute them in float and round
         once; ONNX Runtime runs such convolutions in float.
+    embeddings: also store the tables that are looked up as int8, which saves bytes and no time.
     exclude: names of layers to leave in float.
     """
 
@@ -78,6 +79,7 @@ class Params:
     per_channel: bool = True
     reduce_range: bool | None = None
     layout: Literal["both", "openvino"] = "both"
+    embeddings: bool = True
     exclude: tuple[str, ...] = ()
 
 
@@ -97,24 +99,26 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     changed = graph.copy()
     name_nodes(changed)
     passes.LiftConstantsToInitializersPass()(changed.ir_model)
-    work = _Work(changed, params, context, spread(context.calibration, params.samples))
-    plan = work.plan()
-    if not plan.layers:
+    work = _Work(changed, params, context)
+    plan, lookups = work.plan(), work.lookups()
+    if not plan.layers and not lookups:
         return Change(graph, skipped=tuple(work.skipped), notes=tuple(work.notes()))
-    work.write(plan)
+    work.write(plan, lookups)
+    passes.RemoveUnusedNodesPass()(changed.ir_model)
+    _check(graph, changed, context)
     return Change(changed, tuple(work.sites), tuple(work.skipped), tuple(work.notes()))
 
 
 class _Work:
     """One application to one graph, which it changes."""
 
-    def __init__(self, graph: Graph, params: Params, context: Context, samples: Calibration) -> None:
+    def __init__(self, graph: Graph, params: Params, context: Context) -> None:
         self.sites: list[Site] = []
         self.skipped: list[Skip] = []
         self._graph = graph
         self._params = params
         self._context = context
-        self._samples = samples
+        self._exclude = frozenset(params.exclude)
         self._editor = Editor(graph)
         self._reduced = _reduce_range(params.reduce_range)
         grid = Grid(bits=7 if self._reduced else 8)
@@ -123,25 +127,33 @@ class _Work:
 
     def plan(self) -> Plan:
         """Where to round; layers whose activations cannot be rounded are left out, until all can."""
+        assert self._context.calibration is not None
+        samples = spread(self._context.calibration, self._params.samples)
         layout = LAYOUTS[self._params.layout]
-        exclude = frozenset(self._params.exclude)
         main = self._editor.main
-        layers, self.skipped = find_layers(main, layout.layers, exclude)
-        self._unknown = exclude - {s.name for s in self.skipped}
+        layers, self.skipped = find_layers(main, layout.layers, self._exclude)
         layers = [layer for layer in layers if self._keeps_channels(layer)]
         broken: dict[ir.Value, str] = {}
         while True:
-            plan = make_plan(main, layers, layout, Keep(frozenset(broken), exclude))
+            plan = make_plan(main, layers, layout, Keep(frozenset(broken), self._exclude))
             if not plan.points:
                 return plan
             names = [str(value.name) for value in plan.points]
-            seen = collect(self._graph, names, self._samples, self._context)
+            seen = collect(self._graph, names, samples, self._context)
             found = _broken(plan, seen)
             if not found:
                 self._quantizers = self._make_quantizers(plan, seen)
                 return plan
             broken |= found
             layers = [layer for layer in layers if self._can_round(must_round(layer, layout), layer, broken)]
+
+    def lookups(self) -> list[ir.Node]:
+        """The nodes that look up rows of a table that can be stored as integers."""
+        if not self._params.embeddings:
+            return []
+        found, skipped = find_lookups(self._editor.main, self._exclude)
+        self.skipped += skipped
+        return found
 
     def _keeps_channels(self, layer: Layer) -> bool:
         erased = self._weights.erased(layer)
@@ -172,30 +184,39 @@ class _Work:
             return least_squares(histogram, partial(_quantizer, self._params.activations))
         return extremes(histogram)
 
-    def write(self, plan: Plan) -> None:
-        """Change the graph, and check that it runs."""
-        insert(self._editor, plan, self._quantizers, self._weights)
-        passes.RemoveUnusedNodesPass()(self._graph.ir_model)
-        what = f"int8 weights ({self._bits}), {self._params.activations} activations"
-        self.sites = [Site(name=lr.name, op_type=lr.node.op_type, what=what) for lr in plan.layers]
-        batch = next(iter(self._samples.batches(self._context.batch)))
-        evaluator = Evaluator(self._graph, threads=self._context.threads)
-        for name, values in evaluator.run(batch.feeds(self._graph.inputs)).items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise MethodError(f"output {name!r} of the quantized graph is not finite")
-
-    @property
-    def _bits(self) -> str:
+    def write(self, plan: Plan, lookups: list[ir.Node]) -> None:
+        """Change the graph."""
+        bits, activations = 7 if self._reduced else 8, self._params.activations
         scale = "per channel" if self._params.per_channel else "per tensor"
-        return f"{'7' if self._reduced else '8'} bits, {scale}"
+        what = f"int8 weights ({bits} bits, {scale}), {activations} activations"
+        self.sites += [Site(name=lr.name, op_type=lr.node.op_type, what=what) for lr in plan.layers]
+        insert(self._editor, plan, self._quantizers, self._weights)
+        writer = LookupWriter(self._editor, per_row=self._params.per_channel)
+        scale = "a scale for each row" if self._params.per_channel else "one scale"
+        for node in lookups:
+            what = f"int8 table ({scale}), multiplied when looked up"
+            self.sites.append(Site(name=layer_name(node), op_type=node.op_type, what=what))
+            writer.write(node)
 
     def notes(self) -> list[str]:
         """What the reader should know besides the sites."""
-        notes = [f"exclude names no layer: {name}" for name in sorted(self._unknown)]
+        known = {place.name for place in (*self.sites, *self.skipped)}
+        known |= {layer_name(node) for node in self._editor.main}
+        notes = [f"exclude names nothing in the graph: {name}" for name in sorted(self._exclude - known)]
         if self._reduced:
             reason = "asked for" if self._params.reduce_range else "this CPU has no VNNI and would saturate"
             notes.append(f"weights use 7 bits: {reason}")
         return notes
+
+
+def _check(graph: Graph, changed: Graph, context: Context) -> None:
+    """Run both graphs on a batch; raises MethodError where integers made an output that is not finite."""
+    assert context.calibration is not None
+    feeds = next(iter(context.calibration.batches(context.batch))).feeds(graph.inputs)
+    wanted = Evaluator(graph, threads=context.threads).run(feeds)
+    for name, values in Evaluator(changed, threads=context.threads).run(feeds).items():
+        if values.dtype.kind == "f" and np.isfinite(wanted[name]).all() and not np.isfinite(values).all():
+            raise MethodError(f"output {name!r} is not finite once its layers compute in int8; exclude them")
 
 
 def _quantizer(activations: ActivationType, low: float, high: float) -> Affine:

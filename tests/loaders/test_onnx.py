@@ -202,3 +202,21 @@ def test_an_object_with_external_data_has_no_folder(tmp_path: Path) -> None:
     made = onnx.load(external(tmp_path), load_external_data=False)
     with pytest.raises(ModelError, match=r"weights 'w' lies in an external file.*give the path"):
         read(made)
+
+
+def test_loaders_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "toy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hasten.loaders]\n.toy = toy_loader\n")
+    (tmp_path / "toy_loader.py").write_text(
+        "from hasten.loaders import onnx\n"
+        "def load(request):\n"
+        "    graph, notes = onnx.open_file(request.source.with_suffix('.onnx'))\n"
+        "    return onnx.Loaded(graph=graph, source=request.name, format='toy', notes=notes)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    save(linear(), tmp_path)
+    (tmp_path / "model.toy").write_text("a toy")
+    loaded = read(tmp_path / "model.toy")
+    assert (loaded.format, loaded.source, loaded.graph.parameters) == ("toy", "model.toy", 15)
