@@ -11,8 +11,9 @@ import numpy as np
 from hasten.core.data import Dataset
 from hasten.core.errors import TrialError
 from hasten.core.measurement import Comparison, Measurement
+from hasten.core.recipe import Json
 from hasten.measuring.feeds import choose_feeds, shapes
-from hasten.measuring.rounds import Clock, live, preload, warm_up
+from hasten.measuring.rounds import Clock, live, preload, shared_cores, warm_up
 from hasten.measuring.statistics import FloatArray, process_interval
 from hasten.measuring.subject import Conditions, Progress, Subject
 from hasten.measuring.workers import Lane
@@ -43,17 +44,18 @@ def time_interleaved(
     """
     feeds = choose_feeds(data, conditions)
     clocks = [Clock(subject) for subject in subjects]
+    limit_s = conditions.time_limit_s * max(1.0, len(subjects) / 2)
     began = time.monotonic()
     while True:
         started = time.monotonic()
         live(clocks, data, feeds, conditions)
         now = time.monotonic()
         if progress:
-            progress("timing", min(1.0, (now - began) / conditions.time_limit_s))
+            progress("timing", min(1.0, (now - began) / limit_s))
         # One life more is begun where it would end in time; the second, without which luck looks like a
         # difference, as long as there is time at all.
         ends = now - began + (now - started if len(clocks[0].lives) > 1 else 0.0)
-        if ends > conditions.time_limit_s or _enough(clocks, conditions):
+        if ends > limit_s or _enough(clocks, conditions):
             break
     alike = len({tuple(shapes(data, numbers[0]).values()) for numbers in feeds}) == 1
     cycle = 1 if alike else len(feeds)
@@ -143,6 +145,7 @@ def throughput(subject: Subject, data: Dataset, conditions: Conditions) -> float
     """Samples a second with as many requests under way as keep the runtime busy; raises TrialError."""
     feeds = choose_feeds(data, conditions)
     with Lane(subject, conditions) as lane:
+        lane.ask("stay_on", cores=cast("Json", shared_cores([subject], conditions)))
         lane.open(conditions)
         preload(lane, data, feeds, conditions)
         warm_up(lane)

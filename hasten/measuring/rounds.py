@@ -60,8 +60,9 @@ def live(clocks: Sequence[Clock], data: Dataset, feeds: list[list[int]], conditi
         ]
         with ThreadPoolExecutor(len(seats)) as pool:
             list(pool.map(_Seat.start, seats))
+        cores = shared_cores([clock.subject for clock in clocks], conditions)
         for seat in seats:
-            seat.prepare(data, feeds, conditions)
+            seat.prepare(data, feeds, conditions, cores)
         for number in range(min(ROUNDS, conditions.rounds_max)):
             for seat in seats if number % 2 == 0 else reversed(seats):
                 seat.round(number)
@@ -83,12 +84,14 @@ class _Seat:
         with self.clock.failing():
             self.lane.ask("import_runtime", target=self.clock.subject.artifact.target)
 
-    def prepare(self, data: Dataset, feeds: list[list[int]], conditions: Conditions) -> None:
+    def prepare(
+        self, data: Dataset, feeds: list[list[int]], conditions: Conditions, cores: list[int]
+    ) -> None:
         """Open the artifact on the shared cores, warm up, and find how many runs make a round."""
         if self.clock.error is not None:
             return
         with self.clock.failing():
-            self.lane.ask("stay_on", cores=cast("Json", _cores(conditions.threads)))
+            self.lane.ask("stay_on", cores=cast("Json", cores))
             self.lane.open(conditions)
             preload(self.lane, data, feeds, conditions)
             run_ms = max(1e-3, warm_up(self.lane))
@@ -116,10 +119,13 @@ def warm_up(lane: Lane) -> float:
     return cast("float", lane.ask("warm_up", limit_s=_WARM_UP_S))
 
 
-def _cores(threads: int) -> list[int]:
-    """The cores all subjects are timed on: as many as there are threads, the same for every one.
+def shared_cores(subjects: Sequence[Subject], conditions: Conditions) -> list[int]:
+    """The cores all subjects are timed on: as many as the most threads one of them uses.
 
     Left to the operating system, one process can sit for seconds beside another busy program and the other
     not, which looks like a difference between the two. Empty where the system has no such setting.
     """
-    return sorted(os.sched_getaffinity(0))[:threads] if hasattr(os, "sched_getaffinity") else []
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    own = [int(s.artifact.options.get("threads") or 0) for s in subjects]
+    return sorted(os.sched_getaffinity(0))[: max(conditions.threads, *own)]

@@ -30,8 +30,8 @@ class Conditions:
     batch: samples in one inference. threads: cores the runtime may use, unless the artifact's own options
     say how many. seed: of every random choice. rounds_min, rounds_max: rounds of timing; between them timing
     ends when the interval of every ratio is within ``precision`` of its median (0.01 is ±1 %), or the ratio
-    is far from 1. time_limit_s: for the timing of one call, all its subjects together; one set of processes
-    is timed however long it takes. noise: the interquartile range over
+    is far from 1. time_limit_s: for timing two subjects, more take their share more; one set of processes is
+    timed however long it takes. noise: the interquartile range over
     the median above which a timing carries a warning. timeout_s: after which a process is taken to hang.
     throughput: whether samples a second are measured too.
     """

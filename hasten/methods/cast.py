@@ -25,7 +25,7 @@ from hasten.methods._cast.magnitude import largest_values
 from hasten.methods._cast.plan import make_plan
 from hasten.methods._cast.precision import PRECISIONS, Precision
 from hasten.methods._cast.rewrite import carry_out
-from hasten.methods._cast.stored import cast_weights
+from hasten.methods._cast.stored import SMALLEST, cast_weights
 from hasten.rewrites.editor import Editor
 
 FACTS = Facts(
@@ -58,6 +58,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     precision = PRECISIONS[params.dtype]
     changed = graph.copy()
     if params.what == "weights":
+        passes.LiftConstantsToInitializersPass(size_limit=SMALLEST)(changed.ir_model)
         editor = Editor(changed)
         known = cast_weights(editor, precision, frozenset(params.exclude))
     else:

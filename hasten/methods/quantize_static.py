@@ -200,7 +200,7 @@ class _Work:
 
     def notes(self) -> list[str]:
         """What the reader should know besides the sites."""
-        known = {place.name for place in (*self.sites, *self.skipped)}
+        known = {site.name for site in self.sites} | {skipped.name for skipped in self.skipped}
         known |= {layer_name(node) for node in self._editor.main}
         notes = [f"exclude names nothing in the graph: {name}" for name in sorted(self._exclude - known)]
         if self._reduced:

@@ -88,6 +88,17 @@ def test_a_weight_shared_by_layers_and_branches_is_stored_once(tmp_path):
     assert reasons(computed) == {"If_y": "it holds the body of a loop or branch"}
 
 
+def test_weights_in_constant_nodes_are_stored_too(tmp_path):
+    net = Net()
+    w = (net.rng.normal(size=(32, 32)) / 6).astype(np.float32)
+    value = helper.make_tensor("w", TensorProto.FLOAT, w.shape, w.tobytes(), raw=True)
+    net.node("MatMul", ["x", net.node("Constant", [], "w", value=value)], "y")
+    graph = net.graph([("x", TensorProto.FLOAT, ["n", 32])], [("y", TensorProto.FLOAT, ["n", 32])])
+    change = cast(graph, tmp_path)
+    assert [site.op_type for site in change.sites] == ["MatMul"]
+    assert 0 < error(graph, change.graph) < 1e-3
+
+
 def test_weights_that_do_not_fit_stay(tmp_path):
     net = Net()
     net.constant("huge", np.full((32, 32), 7e4, np.float32))
