@@ -60,7 +60,7 @@ def _count(
         computed = [name for name in group if name in evaluator.output_names]
         for batch in samples.batches(context.batch):
             feeds = batch.feeds(graph.inputs)
-            values = evaluator.run(feeds, computed)
+            values = evaluator.run(feeds, computed) if computed else {}
             for name in group:
                 found[name].update(values[name] if name in values else feeds[name], at_most=COUNTED)
             done += len(batch.indices)
