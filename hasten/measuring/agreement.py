@@ -28,7 +28,7 @@ _LOOKED_AT = 64
 _PAIRED = 400
 """Embeddings whose pairwise similarities are correlated: 79,800 pairs."""
 _CLASSES = re.compile(r"logit|prob|score|softmax|class|cls|categor", re.IGNORECASE)
-_EMBEDDING = re.compile(r"embed|feature|hidden|pooler|pooled|represent|latent", re.IGNORECASE)
+_EMBEDDING = re.compile(r"emb(?:ed|_|s?$)|feature|hidden|pooler|pooled|represent|latent", re.IGNORECASE)
 _SIGNAL = re.compile(r"box|coord|landmark|keypoint|regress|depth|offset|heatmap|mask", re.IGNORECASE)
 
 Kind = Literal["top-1", "cosine", "SQNR", "exact"]

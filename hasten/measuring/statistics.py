@@ -22,7 +22,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 Statistic: TypeAlias = Callable[[FloatArray], FloatArray]
 """Weights of shape (resamples, samples) to one value a resample; a row of ones is the sample itself."""
 
-RESAMPLES = 4000
+RESAMPLES = 2000
 _Z = 1.959963984540054
 """The 97.5 % point of the normal distribution: both tails together hold 5 %."""
 _TAIL = 0.025

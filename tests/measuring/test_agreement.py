@@ -35,6 +35,7 @@ def unit(x):
         ("sentence_embedding", RNG.normal(size=(20, 16)), "cosine", -1),
         ("out", unit(RNG.normal(size=(20, 16))), "cosine", -1),
         ("last_hidden_state", RNG.normal(size=(20, 7, 16)), "cosine", -1),
+        ("text_emb", RNG.normal(size=(20, 16)), "cosine", -1),
         ("boxes", RNG.normal(size=(20, 4)), "SQNR", -1),
         ("similarity", RNG.normal(size=(20,)), "SQNR", -1),
         ("image", RNG.normal(size=(20, 3, 6, 6)), "SQNR", -1),

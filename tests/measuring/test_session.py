@@ -1,0 +1,45 @@
+"""The child's side, called in this process."""
+
+import threading
+import time
+
+from hasten.core.tensor import TensorSpec
+from hasten.measuring import session
+
+
+def test_a_process_at_rest_goes_on_at_once():
+    began = time.perf_counter()
+    session._come_to_rest()
+    assert time.perf_counter() - began < 0.15
+
+
+def test_a_round_ends_when_its_threads_stop_waiting_busily():
+    ends = time.perf_counter() + 0.1
+
+    def spin():
+        while time.perf_counter() < ends:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    session._come_to_rest()
+    assert time.perf_counter() >= ends
+    thread.join()
+
+
+def test_peak_memory_grows_and_never_falls():
+    before = session.peak_memory_bytes()
+    block = bytearray(80 << 20)
+    block[::4096] = b"x" * len(block[::4096])
+    held = session.peak_memory_bytes()
+    del block
+    assert held >= before
+    assert session.peak_memory_bytes() >= held > 80 << 20
+
+
+def test_the_batch_a_model_takes_is_read_from_its_signature(dataset):
+    import numpy as np
+
+    data = dataset(x=np.zeros((3, 4), np.float32))
+    for shape, batch in (((2, 4), 2), (("n", 4), None), ((None, 4), None), ((4,), 1), (None, None)):
+        assert session.fixed_batch((TensorSpec("x", "float32", shape),), data) == batch
