@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from hasten.core.errors import InputError
-
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -72,14 +70,8 @@ def import_from_here(*sources: str | None) -> None:
 
 def read_shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:
     """Read ``NAME=1x3x224x224`` options; raises InputError."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for text in given or []:
-        name, found, sizes = text.rpartition("=")
-        try:
-            shape = tuple(int(size) for size in sizes.split("x"))
-        except ValueError:
-            shape = ()
-        if not found or not name or not shape or min(shape) < 1:
-            raise InputError(f"--shape {text!r} is not NAME=1x3x224x224")
-        shapes[name] = shape
-    return shapes
+    if not given:
+        return {}
+    from hasten.loaders.shapes import parse_shape
+
+    return dict(parse_shape(text) for text in given)

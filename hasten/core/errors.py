@@ -12,14 +12,30 @@
         ├── MethodError          a method could not be applied to this graph
         └── WorkerError          a runtime crashed, hung or ran out of memory in its own process
 
-Every message says what is wrong, where, and how to mend it.
+Every message says what is wrong, where, and how to mend it, on one line.
 """
 
 from __future__ import annotations
 
+_LONGEST_MESSAGE = 1200
+_LONGEST_QUOTE = 300
+
+
+def one_line(message: str, longest: int = _LONGEST_QUOTE) -> str:
+    """A message from elsewhere on one line, without control characters, cut to ``longest`` characters."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
 
 class HastenError(Exception):
-    """Base of all errors hasten raises on purpose."""
+    """Base of all errors hasten raises on purpose.
+
+    Parts of a message come from files: whatever they hold, the message is one line of printable characters,
+    so that it can be shown on a terminal.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__(), _LONGEST_MESSAGE)
 
 
 class InputError(HastenError):

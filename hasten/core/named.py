@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from hasten.core.errors import HastenError, InputError
+from hasten.core.errors import HastenError, InputError, one_line
 
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
-_LONGEST_MESSAGE = 300
 
 
 def is_name(text: str) -> bool:
@@ -53,9 +52,3 @@ def user_code(doing: str, error_type: type[InputError] = InputError) -> Iterator
         raise
     except (Exception, SystemExit) as error:
         raise error_type(f"{doing} failed: {type(error).__name__}: {one_line(str(error))}") from error
-
-
-def one_line(message: str, longest: int = _LONGEST_MESSAGE) -> str:
-    """A message from elsewhere on one line, without control characters, cut to ``longest`` characters."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-    return text if len(text) <= longest else text[: longest - 1] + "…"

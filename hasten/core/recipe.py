@@ -7,10 +7,17 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shortened
 
 from typing_extensions import TypeAliasType
 
 from hasten.core.errors import RecipeError
+
+_MOST_VALUES = 100_000
+_DEEPEST = 20
+
+_YAML_FAULTS = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""What PyYAML raises besides its own errors: for ``!!bool x``, ``!!timestamp x``, huge integers …"""
 
 Json = TypeAliasType("Json", "bool | int | float | str | list[Json] | dict[str, Json] | None")
 
@@ -34,13 +41,33 @@ class Step:
         if isinstance(raw, str):
             return cls(raw, {})
         if not isinstance(raw, Mapping) or len(raw) != 1:
-            raise RecipeError(f"{where} must be one 'method: {{parameters}}', not {raw!r}")
+            raise RecipeError(f"{where} must be one 'method: {{parameters}}', not {shortened(raw)}")
         [(method, params)] = raw.items()
         if params is None:
             params = {}
         if not isinstance(method, str) or not isinstance(params, Mapping):
-            raise RecipeError(f"{where}.{method} must hold parameters as 'name: value', not {params!r}")
+            raise RecipeError(
+                f"{where}.{method} must hold parameters as 'name: value', not {shortened(params)}"
+            )
+        _check_json(params, f"{where}.{method}")
         return cls(method, {str(k): v for k, v in params.items()})
+
+
+def _check_json(value: object, where: str) -> None:
+    """Raise RecipeError for a value that JSON has no form for; YAML has dates, bytes, sets, and loops."""
+    waiting: list[tuple[object, int]] = [(value, 0)]
+    count = 0
+    while waiting:
+        held, depth = waiting.pop()
+        count += 1
+        if depth > _DEEPEST or count > _MOST_VALUES:
+            raise RecipeError(f"{where} is nested too deeply or too long for parameters")
+        if isinstance(held, Mapping):
+            waiting.extend((inner, depth + 1) for pair in held.items() for inner in pair)
+        elif isinstance(held, list | tuple):
+            waiting.extend((inner, depth + 1) for inner in held)
+        elif held is not None and not isinstance(held, bool | int | float | str):
+            raise RecipeError(f"{where} holds {shortened(held)}, a {type(held).__name__}; write plain values")
 
 
 @dataclass(frozen=True)
@@ -82,6 +109,10 @@ class Recipe:
             raise RecipeError(f"recipe {path}: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {path} is not YAML: {error}") from error
+        except _YAML_FAULTS as error:
+            raise RecipeError(
+                f"recipe {path} holds a value that cannot be read: {type(error).__name__}: {error}"
+            ) from error
         try:
             return cls.parse(raw)
         except RecipeError as error:

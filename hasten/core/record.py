@@ -8,15 +8,25 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
 from hasten.core.budget import Budget, Objective
-from hasten.core.errors import RecordError
+from hasten.core.errors import RecipeError, RecordError
 from hasten.core.measurement import Comparison, Measurement, Record
 from hasten.core.recipe import Recipe
 
 SCHEMA_VERSION = 1
 
 Scalar = str | int | float | bool | None
+
+
+def _recipe(raw: object) -> Recipe:
+    """Read a recipe for pydantic, which takes a ValueError as the refusal of a field."""
+    try:
+        return Recipe.parse(raw)
+    except RecipeError as error:
+        raise ValueError(str(error)) from error
+
+
 RecipeField = Annotated[
-    Recipe, PlainValidator(Recipe.parse), PlainSerializer(lambda r: r.to_dict(), return_type=dict[str, Any])
+    Recipe, PlainValidator(_recipe), PlainSerializer(lambda r: r.to_dict(), return_type=dict[str, Any])
 ]
 BudgetVerdict = Literal["met", "met on the sample, not proven", "missed"]
 Status = Literal["ok", "no effect", "failed", "rejected"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,11 @@ from hasten.core.errors import DataError
 from hasten.data.reader import Reader, Sample, Wanted, match
 
 _LARGEST_COLUMN_MAJOR_BYTES = 1 << 30
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
-"""What zipfile raises for damaged, encrypted (RuntimeError) and otherwise unreadable members."""
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError)
+"""What zipfile raises for damaged, encrypted (RuntimeError), misnamed and otherwise unreadable members."""
+
+_MALFORMED_HEADER = (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
+"""What numpy raises for a header that is not a Python literal; the last two for one that is nested deeply."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ def _header(file: IO[bytes], entry: zipfile.ZipInfo, where: str) -> _Member:
             shape, column_major, dtype = np.lib.format.read_array_header_2_0(file)
         else:
             raise DataError(f"{where} is a record array; give one array for each input")
-    except ValueError as error:
-        raise DataError(f"{where} is not an array: {error}") from error
+    except _MALFORMED_HEADER as error:
+        raise DataError(f"{where} is not an array: its header is malformed; save it with np.savez") from error
     member = _Member(entry.filename, tuple(shape), dtype, column_major, file.tell())
     size = math.prod(member.shape) * dtype.itemsize
     negative = any(axis < 0 for axis in member.shape)

@@ -130,7 +130,7 @@ class PictureReader:
 
     def read(self, content: bytes, where: str) -> Array:
         """The input for one picture, without the batch axis; raises DataError naming ``where``."""
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         try:
             with warnings.catch_warnings():
@@ -141,6 +141,8 @@ class PictureReader:
                     )
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise DataError(f"{where}: the picture is too large: {error}") from error
+        except UnidentifiedImageError as error:
+            raise DataError(f"{where} is not a picture, or it is damaged") from error
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise DataError(f"{where} cannot be read as a picture: {error}") from error
         return self._numbers(prepared)

@@ -18,8 +18,7 @@ import onnx.numpy_helper
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
-from hasten.core.errors import ModelError, WorkerError
-from hasten.core.named import one_line
+from hasten.core.errors import ModelError, WorkerError, one_line
 from hasten.core.recipe import Json
 from hasten.graph import Graph
 from hasten.graph.graph import PROTOBUF_LIMIT_BYTES

@@ -16,8 +16,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hasten.core.data import Array
-from hasten.core.errors import InputError, ModelError
-from hasten.core.named import one_line, resolve, user_code
+from hasten.core.errors import InputError, ModelError, one_line
+from hasten.core.named import resolve, user_code
 from hasten.core.recipe import Json
 from hasten.graph import Graph
 from hasten.loaders.agree import read_runs, write_runs

@@ -40,6 +40,7 @@ def render(record: RunRecord) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_visible,
     )
     style, script = _inlined(STYLES), _inlined(SCRIPTS)
     return environment.get_template("report.html").render(
@@ -48,6 +49,15 @@ def render(record: RunRecord) -> str:
         policy=_policy(style, script),
         **_views(record),
     )
+
+
+_CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
+"""Characters that HTML does not allow in text ("Preprocessing the input stream")."""
+
+
+def _visible(value: object) -> object:
+    """What a template prints, without control characters; escaping is done after it."""
+    return value.translate(_CONTROLS) if isinstance(value, str) else value
 
 
 def _views(record: RunRecord) -> dict[str, object]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hasten import data, loaders
-from hasten.core.data import LABELS, Roles, split
+from hasten.core.data import LABELS, Array, Roles, split
 from hasten.core.errors import DataError, OutputError
 from hasten.core.recipe import Recipe
 from hasten.core.record import DataInfo
@@ -46,7 +46,13 @@ def prepare(request: Request, threads: int) -> Prepared:
     """Load the model, copy the data, split them, read the facts; raises InputError."""
     folder = request.folder
     specs = usable_targets(request.target)
-    loaded = loaders.read(request.model, inputs=request.inputs, shapes=request.shapes, work=folder)
+    loaded = loaders.read(
+        request.model,
+        inputs=request.inputs,
+        shapes=request.shapes,
+        samples=_example(request),
+        work=folder,
+    )
     store_folder = folder / "store"
     try:
         shutil.rmtree(store_folder, ignore_errors=True)
@@ -87,6 +93,21 @@ def prepare(request: Request, threads: int) -> Prepared:
             "budget": repr((request.budget.max_drop, request.budget.points, request.budget.objective)),
         },
     )
+
+
+def _example(request: Request) -> list[dict[str, Array]] | None:
+    """The first sample of the data, for tracing a module whose inputs the user did not describe."""
+    is_file = isinstance(request.model, str | Path) and Path(request.model).suffix in {".onnx", ".pt2"}
+    if is_file or request.inputs or not _may_be_traced(request.model):
+        return None
+    return [data.example(request.data)]
+
+
+def _may_be_traced(model: object) -> bool:
+    """Whether a model is a module, or names a function that returns one."""
+    if isinstance(model, str):
+        return ":" in model
+    return not isinstance(model, Path | Graph) and callable(model)
 
 
 def _check_batch(graph: Graph, roles: Roles, batch: int) -> None:
