@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hasten.core.errors import MethodError
+from hasten.graph.evaluate import Evaluator
 from hasten.rewrites.equality import Equality
 
 from .proof import graph, normal
@@ -80,3 +81,20 @@ def test_sequences_are_compared_item_by_item():
 def test_feeds_the_graph_refuses_are_an_error():
     with pytest.raises(MethodError, match="ONNX Runtime"):
         Equality(graph(TEXT, w=W), [{"x": normal(4, 5)}])
+
+
+def test_a_graph_only_the_literal_run_accepts_can_still_be_compared():
+    """ONNX Runtime's own fusion takes the Cast into the normalization and then refuses the mixed types."""
+    made = graph(
+        """(float[n,256] x) => (float[n,256] y) {
+          a = Cast<to=11>(x) b = Cast<to=1>(a) m = ReduceMean(b, axes) d = Sub(b, m) p = Pow(d, two)
+          v = ReduceMean(p, axes) e = Add(v, small) r = Sqrt(e) q = Div(d, r)
+          s = Mul(q, g) y = Add(s, g) }""",
+        axes=np.asarray([-1]),
+        two=np.float32(2),
+        small=np.float32(0.1),
+        g=normal(256),
+    )
+    with pytest.raises(MethodError):
+        Evaluator(made)
+    assert Equality(made, FEEDS).difference(made) is None
