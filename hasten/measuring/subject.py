@@ -29,7 +29,7 @@ class Conditions:
 
     batch: samples in one inference. threads: cores the runtime may use, unless the artifact's own options
     say how many. seed: of every random choice. rounds_min, rounds_max: rounds of timing; between them timing
-    ends when the interval of every ratio is within ``precision`` of its median (0.01 is ±1 %), or the ratio
+    ends when the interval of every ratio is within ``precision`` of its median (0.02 is ±2 %), or the ratio
     is far from 1. time_limit_s: for timing two subjects, more take their share more; one set of processes is
     timed however long it takes. noise: the interquartile range over
     the median above which a timing carries a warning. timeout_s: after which a process is taken to hang.
@@ -41,7 +41,7 @@ class Conditions:
     seed: int = 0
     rounds_min: int = 30
     rounds_max: int = 100
-    precision: float = 0.01
+    precision: float = 0.02
     time_limit_s: float = 8.0
     noise: float = 0.10
     timeout_s: float = 600.0
