@@ -7,6 +7,7 @@ a wrong rewrite. Both functions derive them anew.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -61,13 +62,51 @@ def annotate(graph: Graph) -> None:
                 node.outputs[0].shape = ir.Shape(tensor.shape.numpy())
                 node.outputs[0].type = ir.TensorType(tensor.dtype)
     for _ in range(_RANK_ROUNDS):
-        _merge(graph, _inferred(graph))
+        for owner, known in zip(graph.ir_model.graphs(), _inferred(graph), strict=False):
+            for value in (v for node in owner for v in node.outputs if v.name in known):
+                kind, shape = known[str(value.name)]
+                value.type = value.type if kind is None else kind
+                value.shape = value.shape if shape is None else shape
         if not _add_ranks(graph):
             break
 
 
-def _inferred(graph: Graph) -> ir.Model | None:
-    """The model as ONNX's inference sees it, large weights being inputs; None where inference gives up."""
+def refresh(graph: Graph) -> None:
+    """Forget and infer anew, in place, unless nothing changed since this was last done to the graph."""
+    seen, now = graph.ir_model.meta.get(_SEEN), _state(graph)
+    if seen is not None and len(seen) == len(now) and all(a is b for a, b in zip(seen, now, strict=True)):
+        return
+    forget(graph)
+    annotate(graph)
+    graph.ir_model.meta[_SEEN] = _state(graph)
+
+
+_SEEN = "hasten.graph.shapes"
+
+
+def _state(graph: Graph) -> list[object]:
+    """Every object that inference depends on; of large weights the shape, so as not to keep them alive."""
+    state: list[object] = []
+    for owner in graph.ir_model.graphs():
+        for value in (*owner.inputs, *owner.outputs):
+            state += (value, value.shape, value.type)
+        for value in owner.initializers.values():
+            tensor = value.const_value
+            small = tensor is not None and tensor.nbytes <= _PROPAGATED_BYTES
+            state += (value, tensor) if small else (value, value.shape, value.type)
+        for node in owner:
+            state += (node, *node.inputs, *node.attributes.values())
+    return state
+
+
+_Known: TypeAlias = dict[str, tuple[ir.TypeProtocol | None, ir.Shape | None]]
+
+
+def _inferred(graph: Graph) -> list[_Known]:
+    """What ONNX infers of the values of each graph, subgraphs after it; nothing where it gives up.
+
+    Large weights take part as inputs of their shape.
+    """
     bare = graph.ir_model.clone()
     passes.LiftConstantsToInitializersPass(size_limit=_PROPAGATED_BYTES)(bare)
     for name, value in list(bare.graph.initializers.items()):
@@ -83,20 +122,19 @@ def _inferred(graph: Graph) -> ir.Model | None:
     try:
         found = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return None
-    return ir.serde.deserialize_model(found)
+        return []
+    if next(iter(bare.graph.subgraphs()), None) is None:
+        return [{info.name: _read(info.type) for info in (*found.graph.value_info, *found.graph.output)}]
+    whole = ir.serde.deserialize_model(found)
+    values = ([v for node in owner for v in node.outputs] for owner in whole.graphs())
+    return [{str(v.name): (v.type, v.shape) for v in found_values} for found_values in values]
 
 
-def _merge(graph: Graph, inferred: ir.Model | None) -> None:
-    """Take over what was inferred of the values of the same name."""
-    if inferred is None:
-        return
-    for owner, other in zip(graph.ir_model.graphs(), inferred.graphs(), strict=False):
-        known = {value.name: value for node in other for value in node.outputs}
-        for value in (v for node in owner for v in node.outputs if v.name in known):
-            found = known[value.name]
-            value.type = value.type if found.type is None else found.type
-            value.shape = value.shape if found.shape is None else found.shape
+def _read(kind: onnx.TypeProto) -> tuple[ir.TypeProtocol | None, ir.Shape | None]:
+    if kind.WhichOneof("value") is None:
+        return None, None
+    found = ir.serde.deserialize_type_proto_for_type(kind)
+    return found, ir.serde.deserialize_type_proto_for_shape(kind)
 
 
 _PROPAGATED_BYTES = 1000

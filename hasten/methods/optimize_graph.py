@@ -119,7 +119,7 @@ class _Work:
                 findings = self._swept(rewrite, candidate)
                 problem = equality.difference(candidate) if findings.sites else None
             except _FAILURES as error:
-                findings, problem = Findings(), f"it failed: {error}"
+                findings, problem = Findings(), f"it failed: {(str(error).splitlines() or ['?'])[0]}"
             if problem is not None:
                 failed[name] = Skip(name="graph", op_type=name, reason=f"undone: {problem}")
                 return Findings()
@@ -155,7 +155,7 @@ class _Work:
                 self._progress(f"optimize_graph: {name}", (number + index / len(self._rewrites)) / ROUNDS)
                 last[name] = attempt(name, rewrite)
                 self.sites.extend((name, site) for site in last[name].sites)
-                settled = {name} if last[name].sites else settled | {name}
+                settled = set() if last[name].sites else settled | {name}
             if len(settled) == len(self._rewrites):
                 break
         self.skipped = [skip for findings in last.values() for skip in findings.skipped]

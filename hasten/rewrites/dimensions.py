@@ -12,7 +12,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hasten.graph import Graph
-from hasten.graph.shapes import annotate, forget
+from hasten.graph.shapes import refresh
 from hasten.rewrites.editor import constant, given, rank
 from hasten.rewrites.elements import LONGEST, Dim, Element, Named, Product, Vector
 from hasten.rewrites.size_rules import SIZES
@@ -104,8 +104,7 @@ def write_shapes(graph: Graph) -> None:
 
     The runtimes fuse residual additions only where the stored shapes say that both sides are equal.
     """
-    forget(graph)
-    annotate(graph)
+    refresh(graph)
     dims = Dimensions(graph.ir_model.graph)
     for node in graph.ir_model.graph:
         for value in node.outputs:

@@ -16,7 +16,7 @@ from hasten.core.data import Array
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
 from hasten.graph.names import layer_name
-from hasten.graph.shapes import annotate, forget
+from hasten.graph.shapes import refresh
 
 Attributes: TypeAlias = Mapping[str, int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol]
 
@@ -38,8 +38,7 @@ class Editor:
         self.findings = Findings()
         self._names = _names(graph)
         if shapes:
-            forget(graph)
-            annotate(graph)
+            refresh(graph)
 
     def nodes(self, *op_types: str, domain: str = "") -> Iterator[ir.Node]:
         """The nodes of these types (all types when none is named), in order, subgraphs included.
@@ -214,14 +213,6 @@ def sole_user(value: ir.Value) -> ir.Node | None:
 def given(node: ir.Node, index: int) -> ir.Value | None:
     """The input of that number, or None when it is left out."""
     return node.inputs[index] if index < len(node.inputs) else None
-
-
-def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape when every dimension is known."""
-    if value is None or value.shape is None:
-        return None
-    dims = [d for d in value.shape if isinstance(d, int)]
-    return tuple(dims) if len(dims) == len(value.shape) else None
 
 
 def rank(value: ir.Value | None) -> int | None:

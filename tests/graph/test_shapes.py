@@ -8,7 +8,7 @@ import pytest
 
 from hasten.core.errors import MethodError
 from hasten.graph import Graph
-from hasten.graph.shapes import infer, observed_shapes
+from hasten.graph.shapes import infer, observed_shapes, refresh
 
 
 def graph(text, **weights):
@@ -102,6 +102,35 @@ def test_scalars_and_constant_nodes_have_shapes():
     found = shapes(infer(made))
     assert found["m"] == []
     assert found["k"] == found["y"] == [600]
+
+
+def test_branches_have_shapes_of_their_own():
+    made = infer(
+        graph(
+            """(float[n,6] x, bool[1] c) => (float[a,b] y) {
+              y = If(c) <then_branch = yes () => (float[k,l] p) { h = Relu(x) p = Identity(h) },
+                         else_branch = no () => (float[k,l] q) { h = Transpose(x) q = Identity(h) }> }"""
+        )
+    )
+    found = [
+        v.shape for owner in made.ir_model.graphs() for node in owner for v in node.outputs if v.name == "h"
+    ]
+    assert [[d if isinstance(d, int) else d.value for d in shape] for shape in found] == [["n", 6], [6, "n"]]
+
+
+def test_refreshing_sees_every_change():
+    made = graph("(float[n,6] x) => (float[a,b] y) { m = Transpose<perm=[0,1]>(x) y = Relu(m) }")
+    refresh(made)
+    assert shapes(made)["m"] == ["n", 6]
+    stored = made.ir_model.graph[0].outputs[0].shape
+    refresh(made)
+    assert made.ir_model.graph[0].outputs[0].shape is stored
+    made.ir_model.graph[0].attributes["perm"] = ir.AttrInt64s("perm", [1, 0])
+    refresh(made)
+    assert shapes(made)["m"] == [6, "n"]
+    made.ir_model.graph.inputs[0].shape = ir.Shape([2, 6])
+    refresh(made)
+    assert shapes(made)["m"] == [6, 2]
 
 
 def test_observed_shapes():
