@@ -27,16 +27,30 @@ def apply(graph: Graph) -> Findings:
 
 def share_tensors(editor: Editor, wanted: Callable[[ir.TensorProtocol], bool]) -> None:
     """Share those of the equal tensors that are wanted."""
-    kept: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
+    alike: dict[tuple[ir.DataType, tuple[int, ...], bytes], list[ir.Value]] = {}
     for value in list(editor.main.initializers.values()):
         tensor = value.const_value
-        if tensor is None or pinned(value) or tensor.dtype.is_string() or not wanted(tensor):
-            continue
+        if tensor is not None and not pinned(value) and not tensor.dtype.is_string() and wanted(tensor):
+            first = tensor.numpy().reshape(-1)[:_GLANCE].tobytes()
+            alike.setdefault((tensor.dtype, tuple(tensor.shape.numpy()), first), []).append(value)
+    for values in alike.values():
+        if len(values) > 1:
+            _share_equal(editor, values)
+
+
+_GLANCE = 16
+"""Elements that are compared before whole tensors are."""
+
+
+def _share_equal(editor: Editor, values: list[ir.Value]) -> None:
+    kept: dict[bytes, ir.Value] = {}
+    for value in values:
+        tensor = value.const_value
+        assert tensor is not None
         data = tensor.tobytes()
         if tensor.dtype.is_floating_point() and tensor.size > 1 and _is_filled(data, tensor.size):
             continue
-        key = (tensor.dtype, tuple(tensor.shape.numpy()), hashlib.sha256(data).digest())
-        first = kept.setdefault(key, value)
+        first = kept.setdefault(hashlib.sha256(data).digest(), value)
         if first is value or not value.name:
             continue
         value.replace_all_uses_with(first)
