@@ -143,7 +143,7 @@ class Trial(Scorecard):
 
 
 class LayerCost(Record):
-    """Cost of one layer; ``dtype`` is what it computes in, ``share`` its part of the model's MACs."""
+    """Cost of one layer; ``macs`` are multiply-accumulates, ``dtype`` is what it computes in."""
 
     name: str
     op_type: str

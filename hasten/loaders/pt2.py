@@ -20,6 +20,9 @@ from typing import Any
 
 from hasten.core.errors import ModelError
 
+SIGNATURE_SUFFIX = ".signature.json"
+"""Beside a program the loader wrote: its inputs' and outputs' names in the graph, in order."""
+
 _MEMBERS = re.compile(
     r"archive_format|archive_version|byteorder|version|\.data/\w+|models/model\.json|extra/.*"
     r"|data/(weights|constants|sample_inputs)/[\w.]+"

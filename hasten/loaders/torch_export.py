@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from hasten.core.named import resolve, user_code
 from hasten.core.recipe import Json
 from hasten.graph import Graph
 from hasten.loaders.agree import read_runs, write_runs
-from hasten.loaders.pt2 import open_program
+from hasten.loaders.pt2 import SIGNATURE_SUFFIX, open_program
 from hasten.loaders.torch_call import Call, doubled
 
 Source = torch.nn.Module | torch.export.ExportedProgram
@@ -217,6 +218,8 @@ def _write(
     names = list(runs[0]), list(answers[0])
     with _quiet():
         torch.export.save(program, done.program)
+        signature = json.dumps({"inputs": names[0], "outputs": names[1]})
+        done.program.with_suffix(SIGNATURE_SUFFIX).write_text(signature, encoding="utf-8")
         try:
             exported = _to_onnx(program, names, optimize=True)
         except torch.onnx.OnnxExporterError:

@@ -6,8 +6,10 @@ Nothing is exported for it. Format: https://docs.pytorch.org/docs/stable/export/
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -64,9 +66,18 @@ def open(artifact: Artifact, folder: Path, options: Options) -> Program:
     torch.set_num_threads(options.threads or usable_cores())
     try:
         with _tensors_only():
-            return Program(open_program(folder / artifact.entry))
+            return Program(open_program(folder / artifact.entry), _names(folder / artifact.entry))
     except (*_REFUSALS, *_FAILURES) as error:
         raise TrialError(f"PyTorch cannot load {artifact.entry}: {one_line(error)}") from error
+
+
+def _names(program: Path) -> dict[str, list[str]]:
+    """What the loader called inputs and outputs, where it left word beside the program."""
+    from hasten.loaders.pt2 import SIGNATURE_SUFFIX
+
+    path = program.with_suffix(SIGNATURE_SUFFIX)
+    names: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return names
 
 
 @contextlib.contextmanager
@@ -89,15 +100,21 @@ class Program:
 
     callers = 1
 
-    def __init__(self, program: Any) -> None:
+    def __init__(self, program: Any, names: Mapping[str, list[str]]) -> None:
         import torch
 
         self._torch = torch
         self._module = program.module()
         values = {node.name: node.meta.get("val") for node in program.graph.nodes}
         signature = program.graph_signature
-        self.inputs = tuple(_spec(name, values[name]) for name in signature.user_inputs)
-        self.outputs = tuple(_spec(name, values[name]) for name in signature.user_outputs)
+        inner = {"inputs": signature.user_inputs, "outputs": signature.user_outputs}
+        self.inputs, self.outputs = (
+            tuple(
+                replace(_spec(name, values[name]), name=known)
+                for name, known in zip(inner[kind], names.get(kind, inner[kind]), strict=True)
+            )
+            for kind in ("inputs", "outputs")
+        )
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One inference; the outputs belong to the caller. Raises TrialError."""

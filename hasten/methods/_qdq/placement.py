@@ -8,7 +8,7 @@ it upstream to the place where it is made.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -34,7 +34,8 @@ class Layout:
     """How a runtime wants its integers.
 
     layers: operators with integer kernels. rounded: those of them whose result must be rounded at once.
-    pools: pooling operators with integer kernels. whole_sums: sums and products are computed in integers,
+    pools: pooling operators with integer kernels. every_pool: these read rounded values also where nothing
+    behind them asks for integers. whole_sums: sums and products are computed in integers,
     so all they add is rounded; otherwise they are computed in float behind the layer before them, and only
     what others read too is rounded, to move bytes. gates: functions g with an integer kernel, for which
     x · g(x) is such a product. after_moves: values are rounded (to what they are) after they were moved.
@@ -43,6 +44,7 @@ class Layout:
     layers: frozenset[str]
     rounded: frozenset[str]
     pools: frozenset[str]
+    every_pool: bool
     whole_sums: bool
     gates: frozenset[str]
     after_moves: bool
@@ -55,15 +57,19 @@ LAYOUTS = {
         layers=frozenset({"Conv", "Gemm", "MatMul"}),
         rounded=frozenset({"Conv"}),
         pools=frozenset({"AveragePool", "GlobalAveragePool"}),
+        every_pool=False,
         whole_sums=True,
         gates=frozenset({"Sigmoid"}),
         after_moves=True,
     ),
     # OpenVINO's integer kernels compute the functions and sums that follow in float before they round.
+    # But where one leaves float values to a global pool, version 2026.4 computes wrong means of them if
+    # the shapes are dynamic.
     "openvino": Layout(
         layers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
         rounded=frozenset(),
         pools=POOLS,
+        every_pool=True,
         whole_sums=False,
         gates=frozenset(),
         after_moves=False,
@@ -121,7 +127,7 @@ def make_plan(main: ir.Graph, layers: Iterable[Layer], layout: Layout, keep: Kee
 
     None of the values that ``must_round`` names may be among those to keep.
     """
-    return _Planner(main, list(layers), layout, keep).run()
+    return _Planner(main, list(layers), layout, keep).run(main)
 
 
 class _Planner:
@@ -134,11 +140,13 @@ class _Planner:
         sources = layout.rounded or layout.layers
         self._flow = Flow(main, [node for node in self._nodes if node.op_type in sources])
 
-    def run(self) -> Plan:
+    def run(self, main: ir.Graph) -> Plan:
         for layer in self._plan.layers:
             self._plan.integer.add(layer.node)
             for value in must_round(layer, self._layout):
                 self._round(value)
+        for value in self._pooled(main) if self._layout.every_pool else ():
+            self._round(value)
         while self._queue:
             self._upstream(self._queue.popleft())
         self._plan.everyone = {v for v in self._plan.points if self._for_everyone(v)}
@@ -148,6 +156,14 @@ class _Planner:
         if value not in self._plan.points:
             self._plan.points[value] = value
             self._queue.append(value)
+
+    def _pooled(self, main: ir.Graph) -> Iterator[ir.Value]:
+        """What pools read of integer layers' results."""
+        for node in main:
+            if node.domain == "" and node.op_type in self._layout.pools:
+                value = activations(node)[0]
+                if self._flow.made(value) and value not in self._keep.values:
+                    yield value
 
     def _upstream(self, value: ir.Value) -> None:
         """Follow a point to where its values are made."""
