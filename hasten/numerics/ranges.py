@@ -4,9 +4,10 @@ A ``Histogram`` gathers a stream of arrays of any number and shapes in fixed mem
 range off it: all values (``extremes``), all but the outermost (``percentile``), or the range with the least
 squared error of quantization (``least_squares``).
 
-Sources: Krishnamoorthi 2018, section 3.1.1 (min-max); Wu et al. 2020, "Integer Quantization for Deep
-Learning Inference: Principles and Empirical Evaluation", section 3.3 (percentile); Nagel et al. 2021, "A
-White Paper on Neural Network Quantization", section 3.1, eq. 11 (MSE).
+Sources: Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference", section 3.1
+(min-max); Wu et al. 2020, "Integer Quantization for Deep Learning Inference: Principles and Empirical
+Evaluation", section 3 (percentile); Nagel et al. 2021, "A White Paper on Neural Network Quantization",
+section 3.1 (mean squared error).
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def least_squares(histogram: Histogram, quantizer: Callable[[float, float], Affi
     """The range whose quantizer reproduces the counted values with the least squared error.
 
     quantizer: makes the quantizer of a range. Both ends are drawn in together over a grid of shares of the
-    extremes, then each alone (Nagel et al. 2021, eq. 11, by grid search).
+    extremes, then each alone (a grid search of the problem in Nagel et al. 2021, section 3.1).
     """
     low, high = histogram.low, histogram.high
     edges, counts = histogram.edges, histogram.counts

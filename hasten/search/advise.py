@@ -118,17 +118,20 @@ def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> I
         yield _Idea(name, "there are no data to calibrate on")
         return
     reason = f"{facts.weighted_layers} layers that integer kernels can compute"
-    for spec in sorted(specs, key=lambda s: s.name != "openvino"):
-        yield _Idea(f"{name} on {spec.name}", reason, target=spec, step=(Step(name),))
-    for spec in specs:
-        if spec.name == "openvino" and "bfloat16" in spec.compute_dtypes:
-            yield _Idea(
-                f"{name} with bfloat16 on openvino",
-                "what stays in float can be computed in bfloat16",
-                target=spec,
-                step=(Step(name),),
-                options=(("precision", "bfloat16"),),
-            )
+    by_name = {spec.name: spec for spec in specs}
+    static = (Step(name),)
+    # OpenVINO rounds once behind a convolution and what follows it; this layout leaves it that freedom.
+    fused = (Step(name, {"layout": "openvino"}),)
+    openvino, onnxruntime = by_name.get("openvino"), by_name.get("onnxruntime")
+    if openvino is not None:
+        yield _Idea(f"{name} for openvino", reason, target=openvino, step=fused)
+    for spec in (onnxruntime, openvino):
+        if spec is not None:
+            yield _Idea(f"{name} on {spec.name}", reason, target=spec, step=static)
+    if openvino is not None and "bfloat16" in openvino.compute_dtypes:
+        why = "what stays in float can be computed in bfloat16"
+        bfloat16: tuple[tuple[str, Scalar], ...] = (("precision", "bfloat16"),)
+        yield _Idea(f"{name} with bfloat16 on openvino", why, target=openvino, step=fused, options=bfloat16)
 
 
 def _half_weights(facts: GraphFacts, specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
