@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hasten.measuring import Conditions, Subject
 
 import hasten
 from hasten import data as data_room
@@ -30,6 +29,7 @@ from hasten.core.data import Roles, split
 from hasten.core.errors import HastenError
 from hasten.core.record import Artifact, RunRecord, Scorecard
 from hasten.core.target import usable_cores
+from hasten.measuring import Conditions, Subject
 from hasten.targets.files import artifact_of
 
 _CALIBRATION_SAMPLES = 200
