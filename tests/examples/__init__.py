@@ -1,0 +1,1 @@
+"""Are the examples what their pages say?"""
