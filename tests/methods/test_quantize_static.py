@@ -373,6 +373,7 @@ def unfit_net():
     net.node("Gemm", [*big, "x"], "bias")
     net.node("MatMul", [net.weight("w2", 16, 16), "x"], "swapped")
     net.node("MatMul", ["x", "x"], "both")
+    net.node("Gemm", ["w", "w2"], "fixed")
     net.node("MatMul", ["x", net.weight("w3", 2, 16, 16)], "deep")
     net.node("MatMul", ["x", net.constant("nan", np.full((16, 4), np.nan, np.float32))], "nan_out")
     net.node(
@@ -386,7 +387,7 @@ def unfit_net():
         "dead",
     )
     net.node("MatMul", [net.node("Div", ["x", "zero"], "infinite"), net.weight("w6", 16, 4)], "endless")
-    outputs = ["alpha", "left", "bias", "swapped", "both", "deep", "nan_out", "dead", "endless"]
+    outputs = ["alpha", "left", "bias", "swapped", "both", "fixed", "deep", "nan_out", "dead", "endless"]
     made = [*(of_rank(2, name) for name in outputs if name != "deep"), of_rank(3, "deep")]
     made.append(of_rank(2, "double", TensorProto.DOUBLE))
     return net.graph([("x", FLOAT, [16, 16])], made)
@@ -407,6 +408,7 @@ def test_layers_that_would_break_stay_in_float_with_the_reason(quantize, tmp_pat
         "bias": "bias is computed at run time",
         "swapped": "weight is on the left",
         "both": "both factors are activations",
+        "fixed": "applied to is constant",
         "deep": "weight has 3 dimensions",
         "nan_out": "not finite",
         "double": "float64, not float32",
@@ -451,7 +453,7 @@ def test_excluded_layers_stay_in_float_and_unknown_names_are_told(quantize):
     assert node.inputs[1].is_initializer()
 
 
-def test_values_that_are_outputs_keep_their_names(quantize):
+def test_values_that_are_outputs_keep_their_names(quantize, tmp_path):
     net = Net(15)
     x = net.node("Relu", [convolve(net, "x", "c1")], "middle")
     convolve(net, x, "end")
@@ -460,6 +462,7 @@ def test_values_that_are_outputs_keep_their_names(quantize):
     assert [spec.name for spec in change.graph.outputs] == ["middle", "end"]
     for name in ("middle", "end"):
         assert error(graph, change.graph, name) < 0.03
+    assert fused(change.graph, tmp_path)["QLinearConv"] == 2
 
 
 def test_old_operator_sets_and_missing_samples_are_refused(tmp_path):
@@ -475,6 +478,17 @@ def test_old_operator_sets_and_missing_samples_are_refused(tmp_path):
         )
     changed = methods.apply(Recipe(["optimize_graph", "quantize_static"]), old, context)
     assert [site.name for site in changed.sites][-1] == "Conv_y"
+
+
+def test_the_oldest_operator_set_will_do(quantize, tmp_path):
+    net = Net(20)
+    x = net.node("Relu", [convolve(net, "x", "c1")], "r1")
+    net.node("Add", [convolve(net, x, "c2"), x], "y")
+    graph = net.graph([("x", FLOAT, ["n", 8, 12, 12])], [of_rank(4, "y")], opset=13)
+    change = quantize(graph)
+    assert change.graph.opset == 13
+    assert fused(change.graph, tmp_path)["QLinearConv"] == 2
+    assert error(graph, change.graph) < 0.05
 
 
 def test_calibration_in_parts_finds_the_same(quantize, monkeypatch):

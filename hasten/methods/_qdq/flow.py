@@ -52,8 +52,8 @@ def activations(node: ir.Node) -> list[ir.Value]:
 
 
 def moves(node: ir.Node) -> bool:
-    """Whether the node's outputs hold values of its first input and nothing else."""
-    if node.domain != "" or node.op_type not in _MOVING:
+    """Whether the node's outputs hold values of its first input, an activation, and nothing else."""
+    if node.domain != "" or node.op_type not in _MOVING or stored(node.inputs[0]) is not None:
         return False
     if node.op_type == "Resize":
         return node.attributes.get_string("mode", "nearest") == "nearest"

@@ -82,6 +82,8 @@ def _read(node: ir.Node) -> Layer:
         producer = None if value is None else value.producer()
         if producer is not None and producer.op_type in _QUANTIZED:
             raise _Unfit("it is quantized already")
+    if node.op_type != "MatMul" and stored(node.inputs[0]) is not None:
+        raise _Unfit("what it is applied to is constant")
     return _READERS[node.op_type](node)
 
 

@@ -190,7 +190,7 @@ class _Planner:
                     self._round(source)
 
     def _imply(self, clip: ir.Node | None) -> None:
-        if clip is not None and not clip.outputs[0].is_graph_output():
+        if clip is not None:
             self._plan.implied.add(clip)
 
     def _carries(self, node: ir.Node) -> bool:
@@ -209,7 +209,8 @@ class _Planner:
         self._plan.integer.add(node)
         if not self._layout.after_moves:
             self._plan.moved.add(value)
-        for source in activations(node) if joins(node) else activations(node)[:1]:
+        for source in activations(node) if joins(node) else node.inputs[:1]:
+            assert source is not None
             self._round(source)
             self._plan.points[self._plan.group(source)] = self._plan.group(value)
 
