@@ -30,6 +30,7 @@ from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
+from hasten.methods._qdq.biases import absorb_biases
 from hasten.methods._qdq.calibrate import collect, spread
 from hasten.methods._qdq.insert import WeightWriter, insert
 from hasten.methods._qdq.layers import Layer, find_layers, skip
@@ -99,7 +100,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     changed = graph.copy()
     name_nodes(changed)
     passes.LiftConstantsToInitializersPass()(changed.ir_model)
-    work = _Work(changed, params, context)
+    work = _Work(graph, changed, params, context)
     plan, lookups = work.plan(), work.lookups()
     if not plan.layers and not lookups:
         return Change(graph, skipped=tuple(work.skipped), notes=tuple(work.notes()))
@@ -110,11 +111,12 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
 
 
 class _Work:
-    """One application to one graph, which it changes."""
+    """One application. original: the graph that was given; graph: its copy, which is changed."""
 
-    def __init__(self, graph: Graph, params: Params, context: Context) -> None:
+    def __init__(self, original: Graph, graph: Graph, params: Params, context: Context) -> None:
         self.sites: list[Site] = []
         self.skipped: list[Skip] = []
+        self._original = original
         self._graph = graph
         self._params = params
         self._context = context
@@ -131,6 +133,7 @@ class _Work:
         samples = spread(self._context.calibration, self._params.samples)
         layout = LAYOUTS[self._params.layout]
         main = self._editor.main
+        absorb_biases(self._graph, self._editor, self._exclude)
         layers, self.skipped = find_layers(main, layout.layers, self._exclude)
         layers = [layer for layer in layers if self._keeps_channels(layer)]
         broken: dict[ir.Value, str] = {}
@@ -139,7 +142,7 @@ class _Work:
             if not plan.points:
                 return plan
             names = [str(value.name) for value in plan.points]
-            seen = collect(self._graph, names, samples, self._context)
+            seen = collect(self._original, names, samples, self._context)
             found = _broken(plan, seen)
             if not found:
                 self._quantizers = self._make_quantizers(plan, seen)
