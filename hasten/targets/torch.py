@@ -105,6 +105,7 @@ class Program:
 
         self._torch = torch
         self._module = program.module()
+        self._call = program.call_spec.in_spec
         values = {node.name: node.meta.get("val") for node in program.graph.nodes}
         signature = program.graph_signature
         inner = {"inputs": signature.user_inputs, "outputs": signature.user_outputs}
@@ -123,8 +124,10 @@ class Program:
             given = [
                 torch.from_numpy(np.require(feeds[s.name], requirements=["C", "W"])) for s in self.inputs
             ]
+            # What was passed by name when the program was exported must be passed by name again.
+            args, kwargs = torch.utils._pytree.tree_unflatten(given, self._call)
             with torch.inference_mode():
-                found = self._module(*given)
+                found = self._module(*args, **kwargs)
         except KeyError as error:
             raise TrialError(f"input {error.args[0]!r} has no data") from error
         except _FAILURES as error:

@@ -57,6 +57,18 @@ def test_a_program_runs_as_the_module_did(saved):
     np.testing.assert_allclose(found[1], wanted["probabilities"].numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_a_program_exported_by_name_is_called_by_name(tmp_path):
+    net = Net().eval()
+    example = {"scale": torch.ones(1), "features": torch.zeros(2, 4)}
+    torch.export.save(torch.export.export(net, (), example), tmp_path / "net.pt2")
+    runner = open_file(tmp_path / "net.pt2")
+    features, scale = np.ones((2, 4), np.float32), np.full(1, 2, np.float32)
+    found = list(runner.run({"features": features, "scale": scale}).values())
+    with torch.inference_mode():
+        wanted = net(torch.from_numpy(features), torch.from_numpy(scale))
+    np.testing.assert_allclose(found[0], wanted["logits"].numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_a_missing_input_is_a_trial_error(saved):
     with pytest.raises(TrialError, match="scale"):
         open_file(saved[1]).run({"features": np.zeros((1, 4), np.float32)})
