@@ -94,7 +94,7 @@ def nan_at_three() -> dict[str, np.ndarray]:
     [
         ({**arrays(), "image": arrays()["image"][:, :, :27]}, "image"),
         ({"picture": arrays()["image"], "depth": arrays()["image"]}, "image"),
-        ({**arrays(), "image": arrays()["image"].astype(np.complex64)}, "complex64"),
+        ({**arrays(), "image": arrays()["image"].astype(np.complex64)}, "complex numbers"),
         ({**arrays(), "labels": arrays(39)["labels"]}, "39"),
         (arrays(0), "empty"),
         (arrays(2), "at least 3"),
