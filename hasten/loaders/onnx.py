@@ -32,6 +32,8 @@ _LARGEST_MESSAGE_BYTES = (1 << 31) - 1
 _TIMEOUT_S = 300.0
 _EXPORTER_NOTES = "pkg."
 """Prefix under which exporters keep notes of their own in a model's metadata (onnx_ir's convention)."""
+_LARGEST_DENSE_BYTES = 256 << 20
+"""What sparse weights may take made dense: a few bytes of them can claim any size."""
 _LONGEST_MESSAGE = 800
 """Names come from the file, and nothing limits their length."""
 
@@ -204,7 +206,7 @@ def _densify(graph: onnx.GraphProto) -> bool:
         if sparse.indices.data_type != onnx.TensorProto.INT64:
             raise ModelError(f"sparse weights {shown(name)} have indices that are not int64")
         values = onnx.numpy_helper.to_array(sparse.values)
-        if elements * values.itemsize > PROTOBUF_LIMIT_BYTES or any(d < 0 for d in sparse.dims):
+        if elements * values.itemsize > _LARGEST_DENSE_BYTES or any(d < 0 for d in sparse.dims):
             raise ModelError(f"sparse weights {shown(name)} of shape {list(sparse.dims)} are too large")
         dense = np.zeros(elements, dtype=values.dtype)
         indices = onnx.numpy_helper.to_array(sparse.indices)

@@ -93,13 +93,20 @@ def both_kinds_of_data(rng: Random, model: onnx.ModelProto) -> None:
 
 
 def typed_data(rng: Random, model: onnx.ModelProto) -> None:
-    """Small raw weights stored as numbers in the message instead, not all of them in range."""
+    """Small raw weights stored as numbers in the message instead."""
     tensor = some_tensor(rng, model)
-    if tensor is not None and 0 < len(tensor.raw_data) <= 4096 and tensor.data_type in (1, 6, 7):
-        array = numpy_helper.to_array(tensor).ravel() if len(tensor.raw_data) % 8 == 0 else np.ones(1)
-        field = {1: "float_data", 6: "int32_data", 7: "int64_data"}[tensor.data_type]
-        tensor.ClearField("raw_data")
-        getattr(tensor, field).extend(array.astype(np.float32 if field == "float_data" else int).tolist())
+    fields = {
+        1: ("float_data", np.float32, float),
+        6: ("int32_data", np.int32, int),
+        7: ("int64_data", np.int64, int),
+    }
+    if tensor is None or tensor.data_type not in fields or len(tensor.raw_data) > 4096:
+        return
+    field, dtype, kind = fields[tensor.data_type]
+    whole = len(tensor.raw_data) // np.dtype(dtype).itemsize * np.dtype(dtype).itemsize
+    values = np.frombuffer(tensor.raw_data[:whole], dtype).astype(kind)
+    tensor.ClearField("raw_data")
+    getattr(tensor, field).extend(values.tolist())
 
 
 def odd_values(rng: Random, model: onnx.ModelProto) -> None:

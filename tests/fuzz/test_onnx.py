@@ -128,6 +128,15 @@ def test_functions_that_call_each_other_twice(count: int, tmp_path: Path) -> Non
         open_file(path)
 
 
+def test_sparse_weights_that_would_fill_the_memory(tmp_path: Path) -> None:
+    model = seed("contents").message()
+    model.graph.sparse_initializer[0].dims[:] = [20_000, 20_000]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="too large"):
+        open_file(path)
+
+
 def test_every_kind_of_change_changes_something() -> None:
     for change in CHANGES:
         made = {
