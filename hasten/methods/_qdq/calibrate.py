@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -111,6 +112,6 @@ def _save(path: Path, known: Mapping[str, Histogram]) -> None:
         "counts": np.stack([h.counts for h in known.values()]),
         "states": np.stack([h.state for h in known.values()]),
     }
-    partial = path.with_name(f".{path.name}.partial.npz")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez(partial, allow_pickle=False, **arrays)
     partial.replace(path)

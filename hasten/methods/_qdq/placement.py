@@ -35,10 +35,12 @@ class Layout:
 
     layers: operators with integer kernels. rounded: those of them whose result must be rounded at once.
     pools: pooling operators with integer kernels. every_pool: these read rounded values also where nothing
-    behind them asks for integers. whole_sums: sums and products are computed in integers,
-    so all they add is rounded; otherwise they are computed in float behind the layer before them, and only
-    what others read too is rounded, to move bytes. gates: functions g with an integer kernel, for which
-    x · g(x) is such a product. after_moves: values are rounded (to what they are) after they were moved.
+        behind them asks for integers.
+    whole_sums: sums and products are computed in integers, so all they add is rounded. Otherwise they are
+        computed in float behind a layer, and only what a convolution adds is rounded, and what others
+        read too, to move bytes.
+    gates: functions g with an integer kernel, for which x · g(x) is such a product.
+    after_moves: values that were moved are rounded (to what they are) again.
     """
 
     layers: frozenset[str]
@@ -186,7 +188,7 @@ class _Planner:
                 self._round(source)
         elif not self._layout.whole_sums and self._mixes(node):
             for source in sources:
-                if len(source.uses()) > 1 and self._flow.made(source):
+                if self._flow.made(source) and (len(source.uses()) > 1 or self._is_summand(source, node)):
                     self._round(source)
 
     def _imply(self, clip: ir.Node | None) -> None:
@@ -222,6 +224,11 @@ class _Planner:
         if node.op_type in self._layout.pools:
             return True
         return self._layout.whole_sums and (self._mixes(node) or self._is_gate(node))
+
+    def _is_summand(self, value: ir.Value, total: ir.Node) -> bool:
+        """Whether a convolution makes the value for this sum alone: then its kernel adds integers to it."""
+        maker = value.producer()
+        return total.op_type == "Add" and maker in self._nodes and maker.op_type == "Conv"
 
     def _mixes(self, node: ir.Node) -> bool:
         """Whether the node adds or multiplies values that are not functions of the same ones."""
