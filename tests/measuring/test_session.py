@@ -7,24 +7,35 @@ from hasten.core.tensor import TensorSpec
 from hasten.measuring import session
 
 
+TRIES = 10
+"""On a busy machine a thread may be kept from its core, or this process woken late: one try must show it."""
+
+
 def test_a_process_at_rest_goes_on_at_once():
-    began = time.perf_counter()
-    session._come_to_rest()
-    assert time.perf_counter() - began < 0.15
+    def waited() -> float:
+        began = time.perf_counter()
+        session._come_to_rest()
+        return time.perf_counter() - began
+
+    assert min(waited() for _ in range(TRIES)) < 0.15
 
 
 def test_a_round_ends_when_its_threads_stop_waiting_busily():
-    ends = time.perf_counter() + 0.1
+    def outlasts_a_busy_thread() -> bool:
+        ends = time.perf_counter() + 0.1
 
-    def spin():
-        while time.perf_counter() < ends:
-            pass
+        def spin():
+            while time.perf_counter() < ends:
+                pass
 
-    thread = threading.Thread(target=spin)
-    thread.start()
-    session._come_to_rest()
-    assert time.perf_counter() >= ends
-    thread.join()
+        thread = threading.Thread(target=spin)
+        thread.start()
+        session._come_to_rest()
+        came = time.perf_counter()
+        thread.join()
+        return came >= ends
+
+    assert any(outlasts_a_busy_thread() for _ in range(TRIES))
 
 
 def test_peak_memory_grows_and_never_falls():
