@@ -14,14 +14,16 @@ import argparse
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import openvino as ov
+from onnx import numpy_helper as helper
 
 from benchmarks.sts_metric import spearman
 from hasten import methods
@@ -50,11 +52,16 @@ class Version:
     properties: dict[str, Any] = field(default_factory=dict)
 
 
-def versions() -> Iterator[Version]:
-    """All rows, the originals first."""
+def originals() -> Iterator[Version]:
+    """What the others are compared with, in their rounds."""
     yield Version("original", "ONNX Runtime")
     yield Version("original", "OpenVINO")
     yield Version("original, bf16 hint", "OpenVINO", properties=_BF16)
+
+
+def eight_bits() -> Iterator[Version]:
+    """The forms of quantize_dynamic, and the peer."""
+    yield from originals()
     yield Version("onnxruntime quantize_dynamic", "ONNX Runtime", peer={})
     yield Version("onnxruntime quantize_dynamic, per channel", "ONNX Runtime", peer={"per_channel": True})
     stored = {"quantize_dynamic": {"form": "weights"}}
@@ -66,6 +73,11 @@ def versions() -> Iterator[Version]:
     yield Version("optimize_graph, weights, groups of 384", "OpenVINO", (*_CLEAN, stored), properties=_GROUPS)
     both = {**_GROUPS, **_BF16}
     yield Version("weights, groups of 384, bf16 hint", "OpenVINO", (stored,), properties=both)
+
+
+def sixteen_bits() -> Iterator[Version]:
+    """The forms of cast."""
+    yield from originals()
     for what in ("weights", "compute"):
         for dtype in ("float16", "bfloat16"):
             step = {"cast": {"what": what, "dtype": dtype}}
@@ -77,7 +89,7 @@ def make(version: Version, model: Path, folder: Path) -> Path:
     """The ONNX file of a version, written once."""
     if version.peer is None and not version.steps:
         return model
-    path = folder / f"{abs(hash(repr((version.steps, version.peer))))}.onnx"
+    path = folder / f"{version.label}.onnx"
     if path.exists():
         return path
     if version.peer is not None:
@@ -104,8 +116,8 @@ def opened(version: Version, path: Path) -> Run:
     return lambda feeds: np.array(request.infer(feeds)[compiled.output(0)])
 
 
-def compare(name: str, models: Path, rounds: int) -> Iterator[str]:
-    """The lines of one model's table."""
+def compare(name: str, models: Path, rounds: int, versions: Sequence[Version]) -> Iterator[str]:
+    """The lines of a table of one model; all its versions are open at once."""
     model, data = models / name / "model.onnx", np.load(models / name / "data.npz")
     inputs = [spec.name for spec in Graph.open(model).inputs]
     rows = {key: data[key][:_SAMPLES] for key in data.files}
@@ -114,7 +126,7 @@ def compare(name: str, models: Path, rounds: int) -> Iterator[str]:
     sizes: dict[tuple[str, str], int] = {}
     refused = set()
     with tempfile.TemporaryDirectory() as folder:
-        for version in versions():
+        for version in versions:
             path = make(version, model, Path(folder))
             key = (version.label, version.runtime)
             sizes[key] = path.stat().st_size
@@ -139,11 +151,53 @@ def compare(name: str, models: Path, rounds: int) -> Iterator[str]:
     yield ""
 
 
-def _processor_ms(run: Run, feeds: dict[str, Any]) -> float:
+def _one_layer(
+    op_type: str, shape: tuple[int, ...], weights: list[tuple[int, ...]], **attributes: Any
+) -> Any:
+    """A model of one node with random weights, and an input for it."""
+    rng = np.random.default_rng(0)
+    stored = [
+        helper.from_array((rng.normal(size=s) / np.sqrt(s[-1])).astype(np.float32), f"w{i}")
+        for i, s in enumerate(weights)
+    ]
+    node = onnx.helper.make_node(op_type, ["x", *(w.name for w in stored)], ["y"], name="layer", **attributes)
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    body = onnx.helper.make_graph([node], "layer", [x], [y], stored)
+    model = onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    return model, {"x": rng.normal(size=shape).astype(np.float32)}
+
+
+def single_layers(rounds: int) -> Iterator[str]:
+    """Layers alone in ONNX Runtime: where quantizing activations at run time pays, and where not."""
+    yield "## single layers\n"
+    yield "| layer | float ms | int8 ms |\n|---|---|---|"
+    cases: list[tuple[str, Any, Version]] = []
+    ours, theirs = Version("i", "ONNX Runtime", ("quantize_dynamic",)), Version("i", "ONNX Runtime", peer={})
+    lstm = _one_layer("LSTM", (64, 1, 256), [(1, 1024, 256), (1, 1024, 256)], hidden_size=256)
+    cases.append(("LSTM, 256 units, 64 steps", lstm, ours))
+    for width in (64, 128, 256, 512):
+        for rows in (1, 64):
+            product = _one_layer("MatMul", (rows, width), [(width, width)])
+            every = Version("i", "ONNX Runtime", ({"quantize_dynamic": {"min_elements": 0}},))
+            cases.append((f"MatMul, {rows} × {width} by {width} × {width}", product, every))
+    conv = _one_layer("Conv", (1, 128, 14, 14), [(128, 128, 3, 3)], pads=[1] * 4)
+    cases.append(("Conv, 3 × 3, 128 to 128 channels, 14 × 14 (ConvInteger)", conv, theirs))
+    for label, (model, feeds), version in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "float.onnx"
+            onnx.save(model, path)
+            pair = [opened(version, path), opened(version, make(version, path, Path(folder)))]
+            times = [min(_processor_ms(run, feeds, 100) for _ in range(rounds)) for run in pair]
+        yield f"| {label} | {times[0]:.4f} | {times[1]:.4f} |"
+    yield ""
+
+
+def _processor_ms(run: Run, feeds: dict[str, Any], inferences: int = _INFERENCES) -> float:
     """Median processor time of one inference in a round, after one to warm up."""
     run(feeds)
     seen = []
-    for _ in range(_INFERENCES):
+    for _ in range(inferences):
         began = time.process_time()
         run(feeds)
         seen.append(time.process_time() - began)
@@ -183,9 +237,13 @@ def main() -> None:
         f"Written by `python -m benchmarks.precision --rounds {given.rounds}`; {flags}, OpenVINO",
         f"{str(ov.__version__).partition('-')[0]}. Processor time of one inference on one thread.\n",
     ]
+    parts = [single_layers(given.rounds)]
     for name in given.only or MODELS:
-        lines += compare(name, given.models, given.rounds)
-    given.out.write_text("\n".join(lines), encoding="utf-8")
+        for versions in (tuple(eight_bits()), tuple(sixteen_bits())):
+            parts.append(compare(name, given.models, given.rounds, versions))
+    for part in parts:
+        lines += part
+        given.out.write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
