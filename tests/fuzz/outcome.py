@@ -28,7 +28,7 @@ def fault_of(message: str) -> str | None:
         return f"the message has {len(message)} characters: {message[:200]}…"
     if not all(c.isprintable() for c in message):
         return f"the message has line breaks or control characters: {message!r}"
-    if re.search(r"Traceback|File \"|0x[0-9a-f]{8,}", message):
+    if re.search(r"Traceback|File \"|\b0x[0-9a-f]{8,}", message):
         return f"the message shows insides: {message!r}"
     return None
 
