@@ -29,6 +29,7 @@ from hasten.core.data import Roles, split
 from hasten.core.errors import HastenError
 from hasten.core.record import Artifact, RunRecord, Scorecard
 from hasten.core.target import usable_cores
+from hasten.loaders.pt2 import SIGNATURE_SUFFIX
 from hasten.measuring import Conditions, Subject
 from hasten.targets.files import artifact_of
 
@@ -189,7 +190,7 @@ def peers(
         )
     if case.module is not None:
         module = case.module(weights)
-        program = _program(module, feeds[0], work / "eager.pt2")
+        program = _program(module, feeds[0], [o.name for o in loaders.read(fixed).graph.outputs], work)
         artifact = Artifact(target="torch", entry=program.name, options=dict(threads))
         subjects.append(Subject(artifact, program.parent, "PyTorch eager"))
     return subjects, failures
@@ -241,11 +242,15 @@ def _nncf(model: Path, feeds: list[dict[str, Any]], folder: Path, *, transformer
     return folder / "model.xml"
 
 
-def _program(module: Any, feeds: dict[str, Any], path: Path) -> Path:
+def _program(module: Any, feeds: dict[str, Any], outputs: list[str], work: Path) -> Path:
     import torch
 
+    path = work / "eager.pt2"
     example = tuple(torch.from_numpy(np.array(array)) for array in feeds.values())
     torch.export.save(torch.export.export(module.eval(), example), path)
+    # The graph's names, where the torch target looks for them: the module's own may differ.
+    names = json.dumps({"inputs": list(feeds), "outputs": outputs})
+    path.with_suffix(SIGNATURE_SUFFIX).write_text(names, encoding="utf-8")
     return path
 
 

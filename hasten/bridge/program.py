@@ -1,0 +1,270 @@
+"""A graph compiled to steps: everything that can be decided before the first run is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from hasten.bridge import ops as _ops  # noqa: F401 - importing the families fills the table
+from hasten.bridge.operator import Body, Call, Operator, Scope, find
+from hasten.bridge.roles import constant_of, is_host_constant
+from hasten.core.errors import ModelError
+
+_HOST_SOURCES = frozenset({"Shape", "Size"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node: ``function`` on the values in the slots ``inputs`` (-1: absent), results into ``outputs``.
+
+    captured: slots its subgraphs read. spent: slots no later step reads, freed after this one. single: the
+    function returns its one output itself, not a tuple.
+    """
+
+    function: Callable[..., Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    captured: tuple[int, ...]
+    spent: tuple[int, ...]
+    scoped: bool
+    name: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps over numbered slots. Values live in a list; a slot is emptied after its last use."""
+
+    steps: tuple[Step, ...]
+    size: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    captured: tuple[int, ...]
+
+    def run(self, values: list[Any], training: bool) -> list[Any]:
+        """Run all steps on a list whose input (and weight) slots are filled; returns the outputs."""
+        plain = Scope(training)
+        for step in self.steps:
+            given = [values[i] if i >= 0 else None for i in step.inputs]
+            if step.scoped:
+                outside = tuple([values[i] for i in step.captured])
+                found = step.function(Scope(training, outside) if outside else plain, *given)
+            else:
+                found = step.function(*given)
+            outputs = step.outputs
+            if len(outputs) == 1 and not isinstance(found, tuple):
+                values[outputs[0]] = found
+            else:
+                for slot, value in zip(outputs, found, strict=False):
+                    if slot >= 0:
+                        values[slot] = value
+            for slot in step.spent:
+                values[slot] = None
+        return [values[i] for i in self.outputs]
+
+    def body(self) -> Body:
+        """The program as a subgraph: inputs and captured values in, outputs out."""
+
+        def run(given: Sequence[Any], scope: Scope) -> list[Any]:
+            values: list[Any] = [None] * self.size
+            for slot, value in zip(self.inputs, given, strict=True):
+                values[slot] = value
+            for slot, value in zip(self.captured, scope.captured, strict=True):
+                values[slot] = value
+            return self.run(values, scope.training)
+
+        return Body(run, len(self.inputs), len(self.outputs))
+
+
+def unsupported(model: ir.Model) -> list[ir.Node]:
+    """The nodes, subgraphs included, whose operator the bridge lacks."""
+    return [
+        node
+        for graph in model.graphs()
+        for node in graph
+        if find(node.domain, node.op_type, version_of(node, model.opset_imports)) is None
+    ]
+
+
+def version_of(node: ir.Node, imports: Mapping[str, int]) -> int:
+    """The version of the operator set a node belongs to."""
+    return node.version or imports.get(node.domain, imports.get("ai.onnx", 1) if not node.domain else 1)
+
+
+def refuse_unsupported(model: ir.Model) -> None:
+    """Raise ModelError naming every operator the bridge lacks and the first nodes that use it."""
+    lacking: dict[str, list[str]] = {}
+    for node in unsupported(model):
+        version = version_of(node, model.opset_imports)
+        label = f"{node.domain + '.' if node.domain else ''}{node.op_type} (version {version})"
+        lacking.setdefault(label, []).append(node.name or "unnamed")
+    if lacking:
+        said = "; ".join(f"{label} at {', '.join(names[:3])}" for label, names in sorted(lacking.items()))
+        raise ModelError(
+            f"the bridge cannot train this graph: it lacks {said}; methods that need no gradients still work"
+        )
+
+
+class Compiler:
+    """Compiles one graph level; subgraphs get a compiler each that captures from this one."""
+
+    def __init__(self, graph: ir.Graph, imports: Mapping[str, int], outer: Compiler | None = None) -> None:
+        self.graph = graph
+        self.imports = imports
+        self.outer = outer
+        self.slots: dict[ir.Value, int] = {}
+        self.host: set[ir.Value] = set()
+        self.captured: list[ir.Value] = []
+
+    def slot(self, value: ir.Value) -> int:
+        """The slot of a value, one of an enclosing graph included."""
+        if value not in self.slots:
+            if self._is_outer(value):
+                self.captured.append(value)
+            self.slots[value] = len(self.slots)
+        return self.slots[value]
+
+    def _is_outer(self, value: ir.Value) -> bool:
+        """Whether a value comes from outside this graph; a subgraph's own weights are the module's too."""
+        if self.outer is None:
+            return False
+        producer = value.producer()
+        return producer.graph is not self.graph if producer is not None else value not in self._inputs
+
+    @property
+    def _inputs(self) -> set[ir.Value]:
+        return {v for v in self.graph.inputs if v.name not in self.graph.initializers}
+
+    def is_host(self, value: ir.Value | None) -> bool:
+        """Whether a value lives on the CPU wherever the module is: shapes, and what is computed from them."""
+        if value is None:
+            return False
+        if value in self.host or is_host_constant(value):
+            return True
+        return self.outer is not None and self._is_outer(value) and self.outer.is_host(value)
+
+    def compile(self) -> Program:
+        """Return the program; raises ModelError for a node its factory refuses."""
+        inputs = tuple(self.slot(v) for v in self.graph.inputs if v.name not in self.graph.initializers)
+        drafts = [self._draft(node) for node in self.graph]
+        outputs = tuple(self.slot(v) for v in self.graph.outputs)
+        keep = set(outputs) | {self.slots[v] for v in self.captured}
+        steps = tuple(_with_spent(drafts, keep))
+        captured = tuple(self.slots[v] for v in self.captured)
+        return Program(steps, len(self.slots), inputs, outputs, captured)
+
+    def _draft(self, node: ir.Node) -> Step:
+        version = version_of(node, self.imports)
+        row = find(node.domain, node.op_type, version)
+        assert row is not None  # refuse_unsupported came first
+        bodies, outside = self._bodies(node)
+        call = _call(node, version, bodies)
+        function = row.factory(call)
+        function = self._on_one_device(node, row, function)
+        return Step(
+            function=function,
+            inputs=tuple(-1 if v is None else self.slot(v) for v in node.inputs),
+            outputs=tuple(self.slot(v) if _is_wanted(v) else -1 for v in node.outputs),
+            captured=tuple(self.slot(v) for v in outside),
+            spent=(),
+            scoped=row.scoped or bool(bodies),
+            name=f"{node.name or 'unnamed'} ({node.op_type})",
+        )
+
+    def _bodies(self, node: ir.Node) -> tuple[dict[str, Body], list[ir.Value]]:
+        """The node's subgraphs, compiled, and the values they read from here, in one order for all."""
+        compilers = {
+            name: Compiler(attribute.as_graph(), self.imports, self)
+            for name, attribute in node.attributes.items()
+            if attribute.type == ir.AttributeType.GRAPH
+        }
+        programs = {name: compiler.compile() for name, compiler in compilers.items()}
+        outside = list(dict.fromkeys(v for compiler in compilers.values() for v in compiler.captured))
+        bodies = {}
+        for name, program in programs.items():
+            picks = tuple(outside.index(v) for v in compilers[name].captured)
+            bodies[name] = _picking(program.body(), picks)
+        return bodies, outside
+
+    def _on_one_device(
+        self, node: ir.Node, row: Operator, function: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Bring inputs that live on the CPU to the others' device, where the operator computes on them."""
+        hosted = [self.is_host(v) for v in node.inputs]
+        if node.op_type in _HOST_SOURCES or (
+            node.inputs and all(h or v is None for h, v in zip(hosted, node.inputs, strict=True))
+        ):
+            self.host.update(node.outputs)
+            return function
+        moved = tuple(i for i, h in enumerate(hosted) if h and i not in row.host)
+        leader = next((i for i, v in enumerate(node.inputs) if v is not None and not hosted[i]), None)
+        if not moved or leader is None:
+            return function
+        first = (
+            1 if row.scoped or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()) else 0
+        )
+        return _Moving(function, tuple(i + first for i in moved), leader + first)
+
+
+class _Moving:
+    """A function whose inputs ``moved`` are brought to the device of the input ``leader``."""
+
+    def __init__(self, function: Callable[..., Any], moved: tuple[int, ...], leader: int) -> None:
+        self.function = function
+        self.moved = moved
+        self.leader = leader
+
+    def __call__(self, *given: Any) -> Any:
+        device = getattr(given[self.leader], "device", None)
+        if device is None or device.type == "cpu":
+            return self.function(*given)
+        values = list(given)
+        for i in self.moved:
+            values[i] = values[i].to(device)
+        return self.function(*values)
+
+
+def weights_of(model: ir.Model) -> list[ir.Value]:
+    """All initializers, those of subgraphs included."""
+    return [value for graph in model.graphs() for value in graph.initializers.values()]
+
+
+def _picking(body: Body, picks: tuple[int, ...]) -> Body:
+    def run(given: Sequence[Any], scope: Scope) -> list[Any]:
+        return body(given, scope._replace(captured=tuple([scope.captured[i] for i in picks])))
+
+    return Body(run, body.inputs, body.outputs)
+
+
+def _is_wanted(value: ir.Value) -> bool:
+    return bool(value.name) and (bool(value.uses()) or value.is_graph_output())
+
+
+def _call(node: ir.Node, version: int, bodies: Mapping[str, Body]) -> Call:
+    return Call(
+        name=node.name or "unnamed",
+        op_type=node.op_type,
+        version=version,
+        domain=node.domain,
+        attributes=node.attributes,
+        present=tuple(v is not None for v in node.inputs),
+        constants=tuple(None if v is None else constant_of(v) for v in node.inputs),
+        dtypes=tuple(None if v is None else v.dtype for v in node.inputs),
+        output_dtypes=tuple(v.dtype for v in node.outputs),
+        wanted=tuple(_is_wanted(v) for v in node.outputs),
+        bodies=bodies,
+    )
+
+
+def _with_spent(drafts: Sequence[Step], keep: set[int]) -> Iterator[Step]:
+    """The steps, each with the slots that no later one reads."""
+    later = set(keep)
+    backwards = []
+    for step in reversed(drafts):
+        read = {i for i in (*step.inputs, *step.captured, *step.outputs) if i >= 0}
+        backwards.append((step, tuple(sorted(read - later))))
+        later |= read
+    for step, spent in reversed(backwards):
+        yield Step(step.function, step.inputs, step.outputs, step.captured, spent, step.scoped, step.name)

@@ -1,0 +1,79 @@
+"""Which stored tensors are learned, and which are constants of the computation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+_WEIGHT_OF: dict[str, frozenset[int]] = {
+    "BatchNormalization": frozenset({1, 2}),
+    "Conv": frozenset({1, 2}),
+    "ConvTranspose": frozenset({1, 2}),
+    "DeformConv": frozenset({1, 3}),
+    "FusedConv": frozenset({1, 2}),
+    "GRU": frozenset({1, 2, 3}),
+    "Gemm": frozenset({0, 1, 2}),
+    "GroupNormalization": frozenset({1, 2}),
+    "InstanceNormalization": frozenset({1, 2}),
+    "LSTM": frozenset({1, 2, 3, 7}),
+    "LayerNormalization": frozenset({1, 2}),
+    "MatMul": frozenset({0, 1}),
+    "PRelu": frozenset({1}),
+    "RMSNormalization": frozenset({1}),
+    "RNN": frozenset({1, 2, 3}),
+}
+"""Operators whose inputs at these places are weights whatever their size."""
+
+_CONSTANT_OF: dict[str, frozenset[int]] = {
+    "BatchNormalization": frozenset({3, 4}),
+    "Clip": frozenset({1, 2}),
+    "DequantizeLinear": frozenset({1, 2}),
+    "Dropout": frozenset({1}),
+    "GRU": frozenset({5}),
+    "LSTM": frozenset({5, 6}),
+    "Pad": frozenset({2}),
+    "Pow": frozenset({1}),
+    "QuantizeLinear": frozenset({1, 2}),
+    "RNN": frozenset({5}),
+    "Resize": frozenset({1, 2}),
+    "Upsample": frozenset({1}),
+}
+"""Operators whose inputs at these places are statistics, scales, bounds or states, never trained."""
+
+
+def is_learned(value: ir.Value) -> bool:
+    """Whether training changes this initializer.
+
+    Floats of two elements and more are, and smaller ones where they are a layer's weight or bias; not what
+    sets a range or holds statistics, in any of its uses. One number in an arithmetic operator is part of the
+    formula (the 0.5 of a GELU), not a weight.
+    """
+    tensor = value.const_value
+    if tensor is None or tensor.dtype not in _FLOATS:
+        return False
+    uses = [(use.node.op_type, use.idx) for use in value.uses()]
+    if any(index in _CONSTANT_OF.get(op_type, ()) for op_type, index in uses):
+        return False
+    return tensor.size > 1 or any(index in _WEIGHT_OF.get(op_type, ()) for op_type, index in uses)
+
+
+def constant_of(value: ir.Value) -> np.ndarray[Any, Any] | None:
+    """The value of an initializer that no training changes, else None."""
+    tensor = value.const_value
+    if tensor is None or value.is_graph_input() or is_learned(value) or tensor.dtype == ir.DataType.STRING:
+        return None
+    return tensor.numpy()
+
+
+def is_host_constant(value: ir.Value) -> bool:
+    """Whether a weight is a number or a list of numbers that shapes are made of, rather than data."""
+    tensor = value.const_value
+    return (
+        tensor is not None
+        and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32)
+        and len(tensor.shape) < 2
+    )
