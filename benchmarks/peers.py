@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from hasten import data as data_room
 from hasten import loaders, measuring
 from hasten.core.data import Roles, split
 from hasten.core.errors import HastenError
-from hasten.core.record import Artifact, RunRecord, Scorecard
-from hasten.core.target import usable_cores
+from hasten.core.record import Artifact, RunRecord, Scalar, Scorecard
+from hasten.core.target import cpu_flags, usable_cores
 from hasten.loaders.pt2 import SIGNATURE_SUFFIX
 from hasten.measuring import Conditions, Subject
 from hasten.targets.files import artifact_of
@@ -130,7 +131,7 @@ def run(case: Case, models: Path, weights: Path, out: Path, time_budget_s: float
             subjects,
             roles.holdout,
             case.metric,
-            Conditions(time_limit_s=90.0, rounds_max=60),
+            Conditions(time_limit_s=25.0, rounds_max=100),
             work / "compare",
         )
         rows = [
@@ -167,9 +168,9 @@ def peers(
     subjects: list[Subject] = []
     failures: list[tuple[str, str]] = []
 
-    def add(name: str, build: Callable[[], Path]) -> None:
+    def add(name: str, build: Callable[[], Path], **options: Scalar) -> None:
         try:
-            artifact, folder = artifact_of(build(), threads)
+            artifact, folder = artifact_of(build(), {**threads, **options})
             subjects.append(Subject(artifact, folder, name))
         except (HastenError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
             failures.append((name, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"))
@@ -182,18 +183,25 @@ def peers(
     add("OpenVINO fp32", lambda: _openvino_ir(fixed, work / "ov_fp32"))
     add("ONNX Runtime quantize_static", lambda: _ort_static(fixed, feeds, work / "ort_static"))
     add("ONNX Runtime quantize_dynamic", lambda: _ort_dynamic(fixed, work / "ort_dynamic"))
-    add("NNCF quantize", lambda: _nncf(fixed, feeds, work / "nncf", transformer=False))
-    if case.name == "minilm":
-        add(
-            "NNCF quantize, transformer",
-            lambda: _nncf(fixed, feeds, work / "nncf_transformer", transformer=True),
-        )
+    # OpenVINO's own default precision: bfloat16 where the CPU has it.
+    default: dict[str, Scalar] = {"precision": "bfloat16"} if "avx512_bf16" in cpu_flags() else {}
+    add("OpenVINO, its default precision", partial(_path, work / "ov_fp32" / "model.xml"), **default)
+    kinds = {"NNCF quantize": False} | ({"NNCF quantize, transformer": True} if case.name == "minilm" else {})
+    for name, transformer in kinds.items():
+        folder = work / f"nncf_{transformer}"
+        add(name, partial(_nncf, fixed, feeds, folder, transformer=transformer))
+        if default:
+            add(f"{name}, rest in bfloat16", partial(_path, folder / "model.xml"), **default)
     if case.module is not None:
         module = case.module(weights)
         program = _program(module, feeds[0], [o.name for o in loaders.read(fixed).graph.outputs], work)
         artifact = Artifact(target="torch", entry=program.name, options=dict(threads))
         subjects.append(Subject(artifact, program.parent, "PyTorch eager"))
     return subjects, failures
+
+
+def _path(path: Path) -> Path:
+    return path
 
 
 def _openvino_ir(model: Path, folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -24,8 +25,12 @@ from hasten.search.request import Event, Listener, Request, silent
 from hasten.search.trial import Lab
 from hasten.search.witness import Witness
 
-FINAL_SHARE = 0.15
+FINAL_SHARE = 0.2
 """Part of the time budget kept for the last comparison and the holdout."""
+_FINAL_TIMINGS = 4
+"""The last comparison is of up to four subjects and takes twice the time of one pair, the claim once; the
+fourth part is for the holdout."""
+_LONGEST_TIMING_S = 30.0
 
 
 def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, Path]:
@@ -60,11 +65,12 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
         tried = try_all(proposer, lab, journal, known, listener)
         trials = tuple(trial for _, trial in tried.values())
 
+        final = _with_longer_timings(lab, request)
         listener(Event("comparing the best side by side"))
         candidates = {name: candidate for name, (candidate, _) in tried.items()}
-        chosen = finalists(lab, baseline, trials, candidates)
+        chosen = finalists(final, baseline, trials, candidates)
         listener(Event("confirming on the holdout"))
-        outcome = confirm(lab, prepared.roles.holdout, chosen, candidates)
+        outcome = confirm(final, prepared.roles.holdout, chosen, candidates)
         considered = tuple(_considered(advice, candidates))
         found = Findings(
             baseline=baseline, source=source, considered=considered, trials=trials, outcome=outcome
@@ -101,6 +107,13 @@ def try_all(
         trials.append(trial)
         listener(Event(str(candidate), trial=trial, best=leader(trials, proposer.baseline, lab.budget)))
     return tried
+
+
+def _with_longer_timings(lab: Lab, request: Request) -> Lab:
+    """The lab for the last comparison, which decides and is claimed, so it is timed longer than a trial."""
+    share_s = FINAL_SHARE * request.budget.time_s / _FINAL_TIMINGS
+    limit_s = min(_LONGEST_TIMING_S, max(lab.conditions.time_limit_s, share_s))
+    return replace(lab, conditions=replace(lab.conditions, time_limit_s=limit_s))
 
 
 def _advice(request: Request, prepared: Prepared, threads: int) -> Advice:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from hasten.graph import Graph
 from hasten.rewrites import (
+    bound_masks,
     fix_initializers,
     fold_affine,
     fold_affine_before,
@@ -54,6 +55,7 @@ ALL: Mapping[str, Rewrite] = {
     "merge_transposes": merge_transposes.apply,
     "merge_reshapes": merge_reshapes.apply,
     "merge_slices": merge_slices.apply,
+    "bound_masks": bound_masks.apply,
     "fuse_pad": fuse_pad.apply,
     "fold_affine": fold_affine.apply,
     "merge_affine": merge_affine.apply,

@@ -21,6 +21,16 @@ def improves(trial: Trial, baseline: Trial, budget: Budget) -> bool:
     return trial.speedup is not None and trial.speedup.verdict == "better"
 
 
+def promises(trial: Trial, baseline: Trial, budget: Budget) -> bool:
+    """Whether a trial is better than the baseline, or may be: faster by its median, by its interval perhaps.
+
+    A trial is timed briefly. What it leaves in doubt the finalists' longer timing decides; dropped here, a
+    gain of ten per cent on a noisy machine would be lost.
+    """
+    doubtful = budget.objective != "size" and trial.speedup is not None and trial.speedup.median > 1.0
+    return improves(trial, baseline, budget) or doubtful
+
+
 def cost(trial: Trial, budget: Budget) -> float:
     """What the objective makes small: bytes, or time relative to the baseline's."""
     if budget.objective == "size":
@@ -30,8 +40,16 @@ def cost(trial: Trial, budget: Budget) -> float:
 
 def ranked(trials: Sequence[Trial], baseline: Trial, budget: Budget) -> list[Trial]:
     """The trials that qualify, best first; of equals the one that loses less quality."""
-    good = [t for t in trials if within_budget(t) and improves(t, baseline, budget)]
-    return sorted(good, key=lambda t: (cost(t, budget), t.quality.drop if t.quality else 0.0))
+    return _in_order([t for t in trials if within_budget(t) and improves(t, baseline, budget)], budget)
+
+
+def contenders(trials: Sequence[Trial], baseline: Trial, budget: Budget) -> list[Trial]:
+    """The trials that may turn out best when measured longer, those that promise most first."""
+    return _in_order([t for t in trials if within_budget(t) and promises(t, baseline, budget)], budget)
+
+
+def _in_order(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
+    return sorted(trials, key=lambda t: (cost(t, budget), t.quality.drop if t.quality else 0.0))
 
 
 def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:

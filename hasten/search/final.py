@@ -9,7 +9,7 @@ from hasten.core.data import Holdout
 from hasten.core.errors import TrialError
 from hasten.core.record import Quality, Scorecard, Trial
 from hasten.search.candidate import Candidate
-from hasten.search.choose import ranked
+from hasten.search.choose import contenders
 from hasten.search.explain import quality_in_words
 from hasten.search.trial import Lab
 
@@ -30,7 +30,7 @@ def finalists(
     lab: Lab, baseline: Trial, trials: Sequence[Trial], tried: Mapping[str, Candidate]
 ) -> list[Trial]:
     """The best trials, reordered by a comparison in the same rounds where time is the objective."""
-    first = ranked(trials, baseline, lab.budget)[:FINALISTS]
+    first = contenders(trials, baseline, lab.budget)[:FINALISTS]
     if len(first) < 2 or lab.budget.objective != "latency":
         return first
     timings = lab.head_to_head([tried[t.id] for t in first])

@@ -9,6 +9,7 @@ import pytest
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.rewrites import (
+    bound_masks,
     fix_initializers,
     fold_constants,
     inline_functions,
@@ -216,3 +217,40 @@ def test_an_unused_optional_output_goes():
     proven(made, remove_unused.apply, x=normal(3, 2, 4))
     assert len(made.ir_model.graph[0].outputs) == 1
     assert Evaluator(made).output_names == ("y",)
+
+
+LOWEST = np.float32(np.finfo(np.float32).min)
+LOWEST_BFLOAT16 = np.float32(-3.3895314e38)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Sub(one, m) b = Mul(a, low) c = Add(x, b) y = Softmax(c)",
+        "t = Cast<to=9>(m) a = Where(t, x, low) y = Softmax(a)",
+        "a = Mul(m, low) c = Unsqueeze(a, axes) d = Squeeze(c, axes) e = Add(d, x) y = Softmax(e)",
+    ],
+)
+def test_masks_are_within_the_range_of_bfloat16(body):
+    weights = {"one": np.float32(1), "low": LOWEST, "axes": np.asarray([0])}
+    made = graph(f"(float[n,3,4] x, float[n,3,4] m) => (float[n,3,4] y) {{ {body} }}", **weights)
+    mask = (normal(2, 3, 4, seed=5) > 0).astype(np.float32)
+    mask[..., 0] = 1 - ("Sub" not in body and "Where" not in body)
+    proven(made, bound_masks.apply, x=X, m=mask)
+    assert [float(v.const_value.numpy()) for v in made.weights.values() if v.name == "low"] == [
+        LOWEST_BFLOAT16
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Add(x, low)",
+        "a = Add(x, low) y = Relu(a)",
+        "a = Mul(x, low) b = Softmax(a) c = Neg(a) y = Add(b, c)",
+        "a = Add(x, infinite) y = Softmax(a)",
+    ],
+)
+def test_other_large_constants_stay(body):
+    weights = {"low": LOWEST, "infinite": np.float32(-np.inf)}
+    refused(graph(f"(float[n,3,4] x) => (float[n,3,4] y) {{ {body} }}", **weights), bound_masks.apply)

@@ -9,7 +9,7 @@ from hasten.core.budget import Budget
 from hasten.core.measurement import Comparison
 from hasten.core.recipe import Recipe
 from hasten.core.record import Quality, Trial
-from hasten.search.choose import front, leader, ranked
+from hasten.search.choose import contenders, front, leader, ranked
 
 
 def trial(name: str, speed: float, drop: float, size: int = 100, allowed: float = 0.01) -> Trial:
@@ -46,6 +46,12 @@ def test_the_fastest_within_budget_wins() -> None:
 
 def test_a_difference_within_the_noise_is_no_gain() -> None:
     assert leader([trial("same", 1.01, 0.0)], BASELINE, Budget()) is None
+
+
+def test_what_a_short_timing_leaves_in_doubt_is_timed_again() -> None:
+    trials = [trial("sure", 1.2, 0.0), trial("perhaps", 1.04, 0.0), trial("slower", 0.98, 0.0)]
+    assert [t.id for t in contenders(trials, BASELINE, Budget())] == ["sure", "perhaps"]
+    assert [t.id for t in contenders(trials, BASELINE, Budget(objective="size"))] == []
 
 
 def test_size_is_an_objective_of_its_own() -> None:
