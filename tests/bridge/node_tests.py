@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 from hasten.bridge.dtypes import from_numpy, to_numpy
@@ -24,7 +25,11 @@ OUT_OF_SCOPE = {
 }
 """Operators (a pattern of ``[domain.]OpType``) the bridge does not claim, with the reason."""
 
-OUT_OF_SCOPE_TESTS: dict[str, str] = {}
+OUT_OF_SCOPE_TESTS: dict[str, str] = {
+    r"attention_4d_(fp16|causal_fp16|(attn_mask_)?causal_bf16|(causal_)?padded_kv_bf16)|attention_3d_causal_bf16": (
+        "expects a rounding to half precision after every step; torch's kernel rounds once, nearer the exact value"
+    ),
+}
 """Single tests (a pattern of the name) the bridge does not pass, with the reason."""
 
 
@@ -68,13 +73,18 @@ def all_node_tests() -> dict[str, NodeTest]:
     }
 
 
+def as_array(value: Any) -> np.ndarray[Any, Any]:
+    """The value of a tensor of a test, which some tests hold as a message."""
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+
+
 def to_feed(value: Any) -> Any:
     """A tensor, a list of tensors for a sequence, None for an empty optional."""
     if value is None:
         return None
     if isinstance(value, list):
         return [to_feed(v) for v in value]
-    return from_numpy(np.asarray(value))
+    return from_numpy(as_array(value))
 
 
 def run(test: NodeTest) -> None:
@@ -102,7 +112,7 @@ def assert_same(found: Any, wanted: Any, test: NodeTest) -> None:
         for one, other in zip(found, wanted, strict=True):
             assert_same(one, other, test)
         return
-    expected = np.asarray(wanted)
+    expected = as_array(wanted)
     assert isinstance(found, torch.Tensor)
     assert tuple(found.shape) == expected.shape
     assert found.dtype == from_numpy(expected).dtype

@@ -2,6 +2,38 @@
 
 from __future__ import annotations
 
-from hasten.bridge.ops import arithmetic, linear
+from hasten.bridge.ops import (
+    activation,
+    arithmetic,
+    attention,
+    casting,
+    chance,
+    convolution,
+    linear,
+    linear_attention,
+    logic,
+    loss,
+    normalization,
+    pooling,
+    recurrent,
+    reduction,
+    signal,
+)
 
-__all__ = ["arithmetic", "linear"]
+__all__ = [
+    "activation",
+    "arithmetic",
+    "attention",
+    "casting",
+    "chance",
+    "convolution",
+    "linear",
+    "linear_attention",
+    "logic",
+    "loss",
+    "normalization",
+    "pooling",
+    "recurrent",
+    "reduction",
+    "signal",
+]
