@@ -26,6 +26,9 @@ OUT_OF_SCOPE = {
 """Operators (a pattern of ``[domain.]OpType``) the bridge does not claim, with the reason."""
 
 OUT_OF_SCOPE_TESTS: dict[str, str] = {
+    r"bernoulli.*|training_dropout(_default)?(_mask)?": "expects the numbers of numpy's random generator",
+    r"dft_inverse(_opset19)?": "expects the noise of one float32 transform, 2e-7 where the exact value is 0",
+    r"equal_string.*": "strings; torch has no such tensors",
     r"attention_4d_(fp16|causal_fp16|(attn_mask_)?causal_bf16|(causal_)?padded_kv_bf16)|attention_3d_causal_bf16": (
         "expects a rounding to half precision after every step; torch's kernel rounds once, nearer the exact value"
     ),
@@ -121,6 +124,6 @@ def assert_same(found: Any, wanted: Any, test: NodeTest) -> None:
         np.testing.assert_array_equal(array, expected)
         return
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    np.testing.assert_allclose(
-        array.astype(wide), expected.astype(wide), rtol=test.rtol, atol=test.atol, equal_nan=True
-    )
+    with np.errstate(invalid="ignore"):  # torch's conversions make signalling NaNs
+        array, expected = array.astype(wide), expected.astype(wide)
+    np.testing.assert_allclose(array, expected, rtol=test.rtol, atol=test.atol, equal_nan=True)
