@@ -27,6 +27,8 @@ from hasten.core.tensor import TensorSpec
 Array: TypeAlias = NDArray[Any]
 LABELS = "labels"
 """The field that holds the labels; every other field is an input of the model."""
+_HEADER_BYTES = 1 << 17
+"""More than the largest header of a version 1.0 ``.npy`` record, which has 16 bits for its length."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,18 @@ class Store:
         record = io.BytesIO(self._bytes[i][low:high].tobytes())
         return np.asarray(np.lib.format.read_array(record, allow_pickle=False))
 
+    def shape(self, field: str, index: int) -> tuple[int, ...]:
+        """The shape of one field of one sample, read from its header alone."""
+        i = self.fields.index(field)
+        low, high = self._offsets[i][index], self._offsets[i][index + 1]
+        record = io.BytesIO(self._bytes[i][low : min(high, low + _HEADER_BYTES)].tobytes())
+        # ``write_array`` of version 1.0 is what StoreWriter's arrays of plain dtypes get.
+        version = np.lib.format.read_magic(record)
+        if version != (1, 0):
+            return self.value(field, index).shape
+        shape, _, _ = np.lib.format.read_array_header_1_0(record)
+        return tuple(shape)
+
     def sample(self, index: int) -> dict[str, Array]:
         """All fields of one sample."""
         return {field: self.value(field, index) for field in self.fields}
@@ -162,6 +176,13 @@ class Dataset:
     def take(self, count: int) -> Dataset:
         """The first ``count`` samples, in the same role."""
         return type(self)(self.store, self.indices[:count])
+
+    def gather(self, indices: Sequence[int]) -> Batch:
+        """The samples with these numbers in the store, stacked; raises DataError when their shapes differ."""
+        samples = [self.store.sample(index) for index in indices]
+        if not all(_stackable(samples[0], sample) for sample in samples):
+            raise DataError("samples of different shapes cannot be stacked")
+        return _stack(samples, indices)
 
     def batches(self, size: int = 1) -> Iterator[Batch]:
         """Consecutive samples stacked up to ``size``; a change of shape begins a new batch."""

@@ -10,10 +10,10 @@ import numpy as np
 
 from hasten.core.data import LABELS, Array, Dataset
 from hasten.core.errors import DataError, InputError, TrialError
-from hasten.measuring.decisions import Reading, read
 from hasten.measuring.metrics import Metric, Scores
 from hasten.measuring.predict import Predictions
 from hasten.measuring.statistics import FloatArray, spearman
+from hasten.numerics.decisions import Reading, read
 
 _LOOKED_AT = 64
 """Outputs looked at to tell probabilities from logits."""

@@ -1,1 +1,1 @@
-"""What is the mathematics? Quantizers and range estimators on arrays; numpy only."""
+"""What is the mathematics? Quantizers, range estimators and readings of outputs, on arrays; numpy only."""

@@ -6,7 +6,7 @@ import scipy.stats
 
 from hasten.core.budget import Budget
 from hasten.measuring import judge, resolve
-from hasten.measuring.agreement import see
+from hasten.numerics.kinds import see
 
 from .answers import answers
 

@@ -1,0 +1,44 @@
+"""How is it trained fast? ``fit``: precision, several processes, a teacher, and runs that go on where they stopped.
+
+``settings`` says what a training may be told; ``history`` what it tells. ``order`` decides which samples make up
+which optimizer step, ``samples`` loads them, ``network`` runs a graph or a module, ``objective`` and ``losses``
+say what is minimized, ``loop`` does it, ``checkpoint`` keeps it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hasten.core.errors import Unavailable
+
+if TYPE_CHECKING:
+    from hasten.train.history import Event, Fitted, History, Listener
+    from hasten.train.settings import Settings
+    from hasten.train.start import fit
+
+INSTALL = "install it with: pip install 'hasten[train]'"
+_HOME = {
+    "Event": "history",
+    "Fitted": "history",
+    "History": "history",
+    "Listener": "history",
+    "Settings": "settings",
+    "fit": "start",
+}
+__all__ = ["Event", "Fitted", "History", "Listener", "Settings", "fit"]
+_NEEDED = {"torch": "PyTorch", "accelerate": "accelerate", "safetensors": "safetensors"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hasten.train' has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        module = import_module(f"hasten.train.{_HOME[name]}")
+    except ModuleNotFoundError as error:
+        lacking = _NEEDED.get((error.name or "").partition(".")[0])
+        if lacking is None:
+            raise
+        raise Unavailable(f"training needs {lacking}, which is not installed", INSTALL) from None
+    return getattr(module, name)
