@@ -24,7 +24,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from hasten.bridge.dtypes import from_numpy
+from hasten.bridge.dtypes import carrier, from_numpy
 from hasten.core.errors import ModelError
 
 Function = Callable[..., Any]
@@ -42,17 +42,39 @@ class Scope(NamedTuple):
     captured: tuple[Any, ...] = ()
 
 
+class Result(NamedTuple):
+    """What is known of a subgraph's output: its element type and shape, None where nothing is."""
+
+    dtype: ir.DataType | None
+    shape: tuple[int | None, ...] | None
+
+
 class Body:
     """A subgraph of a node: called with its inputs and the scope, returns its outputs."""
 
-    def __init__(self, run: Callable[[Sequence[Any], Scope], list[Any]], inputs: int, outputs: int) -> None:
+    def __init__(
+        self, run: Callable[[Sequence[Any], Scope], list[Any]], inputs: int, results: Sequence[Result]
+    ) -> None:
         self._run = run
         self.inputs = inputs
-        self.outputs = outputs
+        self.results = tuple(results)
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs."""
+        return len(self.results)
 
     def __call__(self, inputs: Sequence[Any], scope: Scope) -> list[Any]:
         """Run the subgraph once."""
         return self._run(inputs, scope)
+
+    def empty(self, output: int, axis: int, device: torch.device | None) -> torch.Tensor:
+        """An output stacked along ``axis`` over no runs at all; sizes that are not known are zero."""
+        dtype, shape = self.results[output]
+        sizes = [n or 0 for n in shape or ()]
+        sizes.insert(axis if axis >= 0 else axis + len(sizes) + 1, 0)
+        kind = torch.float32 if dtype is None else carrier(dtype)
+        return torch.empty(sizes, dtype=kind, device=device)
 
 
 @dataclass(frozen=True)

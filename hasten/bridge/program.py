@@ -9,11 +9,10 @@ from typing import Any
 import onnx_ir as ir
 
 from hasten.bridge import ops as _ops  # noqa: F401 - importing the families fills the table
-from hasten.bridge.operator import Body, Call, Operator, Scope, find
+from hasten.bridge.operator import Body, Call, Operator, Result, Scope, find
+from hasten.bridge.placement import HOST_SOURCES, Leader, Moving, bringing, carried_states
 from hasten.bridge.roles import constant_of, is_host_constant
 from hasten.core.errors import ModelError
-
-_HOST_SOURCES = frozenset({"Shape", "Size"})
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Program:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     captured: tuple[int, ...]
+    results: tuple[Result, ...]
 
     def run(self, values: list[Any], training: bool) -> list[Any]:
         """Run all steps on a list whose input (and weight) slots are filled; returns the outputs."""
@@ -75,7 +75,7 @@ class Program:
                 values[slot] = value
             return self.run(values, scope.training)
 
-        return Body(run, len(self.inputs), len(self.outputs))
+        return Body(run, len(self.inputs), self.results)
 
 
 def unsupported(model: ir.Model) -> list[ir.Node]:
@@ -110,12 +110,19 @@ def refuse_unsupported(model: ir.Model) -> None:
 class Compiler:
     """Compiles one graph level; subgraphs get a compiler each that captures from this one."""
 
-    def __init__(self, graph: ir.Graph, imports: Mapping[str, int], outer: Compiler | None = None) -> None:
+    def __init__(
+        self,
+        graph: ir.Graph,
+        imports: Mapping[str, int],
+        outer: Compiler | None = None,
+        hosted: Sequence[bool] = (),
+    ) -> None:
+        """Hosted: which of a subgraph's inputs live on the CPU."""
         self.graph = graph
         self.imports = imports
         self.outer = outer
         self.slots: dict[ir.Value, int] = {}
-        self.host: set[ir.Value] = set()
+        self.host: set[ir.Value] = {v for v, hosts in zip(graph.inputs, hosted, strict=False) if hosts}
         self.captured: list[ir.Value] = []
 
     def slot(self, value: ir.Value) -> int:
@@ -153,77 +160,120 @@ class Compiler:
         keep = set(outputs) | {self.slots[v] for v in self.captured}
         steps = tuple(_with_spent(drafts, keep))
         captured = tuple(self.slots[v] for v in self.captured)
-        return Program(steps, len(self.slots), inputs, outputs, captured)
+        results = tuple(_result(v) for v in self.graph.outputs)
+        return Program(steps, len(self.slots), inputs, outputs, captured, results)
 
     def _draft(self, node: ir.Node) -> Step:
         version = version_of(node, self.imports)
         row = find(node.domain, node.op_type, version)
         assert row is not None  # refuse_unsupported came first
-        bodies, outside = self._bodies(node)
+        bodies, outside, kept = self._bodies(node)
         call = _call(node, version, bodies)
-        function = row.factory(call)
-        function = self._on_one_device(node, row, function)
+        function = self._on_one_device(node, row, row.factory(call), outside, kept)
         return Step(
             function=function,
             inputs=tuple(-1 if v is None else self.slot(v) for v in node.inputs),
             outputs=tuple(self.slot(v) if _is_wanted(v) else -1 for v in node.outputs),
             captured=tuple(self.slot(v) for v in outside),
             spent=(),
-            scoped=row.scoped or bool(bodies),
+            scoped=row.scoped,
             name=f"{node.name or 'unnamed'} ({node.op_type})",
         )
 
-    def _bodies(self, node: ir.Node) -> tuple[dict[str, Body], list[ir.Value]]:
-        """The node's subgraphs, compiled, and the values they read from here, in one order for all."""
-        compilers = {
-            name: Compiler(attribute.as_graph(), self.imports, self)
-            for name, attribute in node.attributes.items()
-            if attribute.type == ir.AttributeType.GRAPH
-        }
-        programs = {name: compiler.compile() for name, compiler in compilers.items()}
+    def _bodies(self, node: ir.Node) -> tuple[dict[str, Body], list[ir.Value], set[int]]:
+        """The node's subgraphs, compiled; the values they read from here; which inputs stay on the CPU.
+
+        The values are in one order for all subgraphs.
+        """
+        graphs = {n: a.as_graph() for n, a in node.attributes.items() if a.type == ir.AttributeType.GRAPH}
+        if not graphs:
+            return {}, [], set()
+        hosted = [self.is_host(v) for v in node.inputs]
+        if node.op_type == "Loop":
+            hosted[:2] = [True, True]
+        fed = len(next(iter(graphs.values())).inputs)
+        hosted, pairs = hosted[:fed], carried_states(node, fed)
+        while True:
+            compilers = {name: Compiler(graph, self.imports, self, hosted) for name, graph in graphs.items()}
+            programs = {name: compiler.compile() for name, compiler in compilers.items()}
+            # A state that starts on the CPU and comes back from the device is on the device from the start.
+            leaving = [
+                i for i, o in pairs if hosted[i] and not all(c.returns_host(o) for c in compilers.values())
+            ]
+            if not leaving:
+                break
+            for i in leaving:
+                hosted[i] = False
         outside = list(dict.fromkeys(v for compiler in compilers.values() for v in compiler.captured))
+        strays = self._place_outputs(node, list(compilers.values()), {o: hosted[i] for i, o in pairs})
         bodies = {}
         for name, program in programs.items():
-            picks = tuple(outside.index(v) for v in compilers[name].captured)
-            bodies[name] = _picking(program.body(), picks)
-        return bodies, outside
+            compiler = compilers[name]
+            picks = tuple(outside.index(v) for v in compiler.captured)
+            body = program.body()
+            leader = _leader(hosted, [self.is_host(v) for v in compiler.captured])
+            here = [o for o in strays if compiler.returns_host(o)]
+            bodies[name] = _picking(bringing(body, here, leader) if here and leader else body, picks)
+        return bodies, outside, {i for i, stays in enumerate(hosted) if stays}
+
+    def returns_host(self, output: int) -> bool:
+        """Whether an output of this graph lives on the CPU."""
+        return self.is_host(self.graph.outputs[output])
+
+    def _place_outputs(
+        self, node: ir.Node, compilers: Sequence[Compiler], states: Mapping[int, bool]
+    ) -> list[int]:
+        """Note which of the node's outputs live on the CPU; returns the subgraph outputs that must not."""
+        first = 1 if node.op_type == "Loop" else 0
+        strays = []
+        for i, value in enumerate(node.outputs, first):
+            found = [compiler.returns_host(i) for compiler in compilers]
+            if all(found) and states.get(i, True):
+                self.host.add(value)
+            elif any(found):
+                strays.append(i)
+        return strays
 
     def _on_one_device(
-        self, node: ir.Node, row: Operator, function: Callable[..., Any]
+        self,
+        node: ir.Node,
+        row: Operator,
+        function: Callable[..., Any],
+        outside: Sequence[ir.Value],
+        kept: set[int],
     ) -> Callable[..., Any]:
-        """Bring inputs that live on the CPU to the others' device, where the operator computes on them."""
+        """Bring inputs that live on the CPU to the others' device, where the operator computes on them.
+
+        outside: what the node's subgraphs read from here. kept: inputs that stay on the CPU inside them.
+        """
         hosted = [self.is_host(v) for v in node.inputs]
-        if node.op_type in _HOST_SOURCES or (
-            node.inputs and all(h or v is None for h, v in zip(hosted, node.inputs, strict=True))
+        bodiless = all(a.type != ir.AttributeType.GRAPH for a in node.attributes.values())
+        if bodiless and (
+            node.op_type in HOST_SOURCES
+            or (node.inputs and all(h or v is None for h, v in zip(hosted, node.inputs, strict=True)))
         ):
             self.host.update(node.outputs)
             return function
-        moved = tuple(i for i, h in enumerate(hosted) if h and i not in row.host)
-        leader = next((i for i, v in enumerate(node.inputs) if v is not None and not hosted[i]), None)
+        moved = [i for i, h in enumerate(hosted) if h and i not in row.host and i not in kept]
+        absent = [v is None or h for v, h in zip(node.inputs, hosted, strict=True)]
+        leader = _leader(absent, [self.is_host(v) for v in outside])
         if not moved or leader is None:
             return function
-        first = (
-            1 if row.scoped or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()) else 0
-        )
-        return _Moving(function, tuple(i + first for i in moved), leader + first)
+        return Moving(function, moved, leader, scoped=row.scoped)
 
 
-class _Moving:
-    """A function whose inputs ``moved`` are brought to the device of the input ``leader``."""
+def _leader(inputs_hosted: Sequence[bool], captured_hosted: Sequence[bool]) -> Leader | None:
+    """The first value that lives where the module is; None when there is none."""
+    for captured, hosted in ((False, inputs_hosted), (True, captured_hosted)):
+        if not all(hosted):
+            return Leader(hosted.index(False), captured=captured)
+    return None
 
-    def __init__(self, function: Callable[..., Any], moved: tuple[int, ...], leader: int) -> None:
-        self.function = function
-        self.moved = moved
-        self.leader = leader
 
-    def __call__(self, *given: Any) -> Any:
-        device = getattr(given[self.leader], "device", None)
-        if device is None or device.type == "cpu":
-            return self.function(*given)
-        values = list(given)
-        for i in self.moved:
-            values[i] = values[i].to(device)
-        return self.function(*values)
+def _result(value: ir.Value) -> Result:
+    if value.shape is None:
+        return Result(value.dtype, None)
+    return Result(value.dtype, tuple(n if isinstance(n, int) else None for n in value.shape))
 
 
 def weights_of(model: ir.Model) -> list[ir.Value]:
@@ -235,7 +285,7 @@ def _picking(body: Body, picks: tuple[int, ...]) -> Body:
     def run(given: Sequence[Any], scope: Scope) -> list[Any]:
         return body(given, scope._replace(captured=tuple([scope.captured[i] for i in picks])))
 
-    return Body(run, body.inputs, body.outputs)
+    return Body(run, body.inputs, body.results)
 
 
 def _is_wanted(value: ir.Value) -> bool:
