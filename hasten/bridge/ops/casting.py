@@ -33,7 +33,8 @@ def cast_like(call: Call) -> Function:
     if known is not None:
         convert = _conversion(call, known)
         return lambda x, _: convert(x)
-    by_carrier = {carried: dtype for dtype, carried in CARRIERS.items() if dtype not in NARROW_BITS}
+    # A type of less than a byte shares its carrier with the wider type that is meant more often.
+    by_carrier = {carried: dtype for dtype, carried in CARRIERS.items() if dtype.bitwidth >= 8}
     return lambda x, like: _conversion(call, by_carrier[like.dtype])(x)
 
 
