@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from small_graphs import GRAPHS, calibration_for
 
 from hasten.core.data import Calibration
 from hasten.graph import Graph
+
+# How long an example takes says more about what else runs on the machine than about the code.
+settings.register_profile("hasten", deadline=None)
+settings.load_profile("hasten")
 
 
 @pytest.fixture(params=GRAPHS.values(), ids=GRAPHS)

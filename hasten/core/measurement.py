@@ -15,13 +15,6 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
-class Interval(Record):
-    """A 95 % interval."""
-
-    low: float
-    high: float
-
-
 class Measurement(Record):
     """Latency (or another repeated quantity) of one subject over interleaved rounds.
 

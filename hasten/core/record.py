@@ -105,10 +105,15 @@ class Quality(Record):
 
 
 class Scorecard(Record):
-    """Everything measured of one artifact, side by side with the reference. None: not measured."""
+    """Everything measured of one artifact, side by side with the reference. None: not measured.
+
+    reference_ms: the reference's latency in the rounds ``latency_ms`` and ``speedup`` come from; at another
+    hour, on a machine with other work, it may differ from what the baseline shows.
+    """
 
     quality: Quality | None = None
     latency_ms: Measurement | None = None
+    reference_ms: Measurement | None = None
     speedup: Comparison | None = None
     throughput_per_s: float | None = None
     load_ms: float | None = None

@@ -115,7 +115,7 @@ class Graph:
 
     @classmethod
     def open(cls, path: str | Path) -> Graph:
-        """Open an ``.onnx`` file hasten itself wrote; for a user's file go through ``hasten.load``."""
+        """Open an ``.onnx`` file hasten itself wrote; for a user's file go through ``hasten.read``."""
         try:
             return cls(ir.load(path))
         except (OSError, ValueError) as error:

@@ -60,8 +60,7 @@ def compare(
                     "quality": judge(
                         chosen, reference, seat.answers, data, budget or Budget(), conditions.seed
                     ),
-                    "latency_ms": timing.latency_ms,
-                    "speedup": timing.speedup,
+                    **timing.fields,
                 }
             )
         except TrialError as error:

@@ -24,10 +24,16 @@ _CLEAR = 0.15
 
 
 class Timing(NamedTuple):
-    """Latency of one inference (a whole batch) in ms, and the reference's over it."""
+    """Latency of one inference (a whole batch) in ms, the reference's in the same rounds, and its ratio."""
 
     latency_ms: Measurement
+    reference_ms: Measurement
     speedup: Comparison
+
+    @property
+    def fields(self) -> dict[str, Measurement | Comparison]:
+        """What a scorecard says of it."""
+        return self._asdict()
 
 
 def time_interleaved(
@@ -88,11 +94,20 @@ def _ratios(reference: Clock, clock: Clock) -> list[FloatArray]:
 
 
 def _timing(clock: Clock, reference: Clock, cycle: int, conditions: Conditions) -> Timing:
+    latency = _latency(clock, cycle, conditions)
+    if clock is reference:
+        alike = Comparison(median=1.0, ci95=(1.0, 1.0), verdict="indistinguishable")
+        return Timing(latency, latency, alike)
+    compared = compare_rounds(_ratios(reference, clock), conditions.seed)
+    return Timing(latency, _latency(reference, cycle, conditions), compared)
+
+
+def _latency(clock: Clock, cycle: int, conditions: Conditions) -> Measurement:
     lives = _rounds(clock)
     rounds = np.concatenate(lives)
     spread = _spread(lives, cycle)
     runs = len(clock.singles)
-    latency = Measurement(
+    return Measurement(
         unit="ms",
         median=float(np.median(rounds)),
         ci95=process_interval(lives, conditions.seed),
@@ -103,9 +118,6 @@ def _timing(clock: Clock, reference: Clock, cycle: int, conditions: Conditions) 
         p99=float(np.percentile(clock.singles, 99)) if runs >= _P99_RUNS else None,
         warning=_warning(spread, conditions),
     )
-    if clock is reference:
-        return Timing(latency, Comparison(median=1.0, ci95=(1.0, 1.0), verdict="indistinguishable"))
-    return Timing(latency, compare_rounds(_ratios(reference, clock), conditions.seed))
 
 
 def compare_rounds(lives: Sequence[FloatArray], seed: int) -> Comparison:

@@ -72,7 +72,7 @@ def cards(made: Claim) -> tuple[Card, ...]:
 def _speed(made: Claim) -> Card | None:
     tone: Tone = "good"
     after = made.latency_ms
-    before = made.baseline.latency_ms
+    before = made.reference_ms
     if made.kept:
         if before is None:
             return None
@@ -112,7 +112,7 @@ def _speed_bars(made: Claim) -> tuple[Bar, ...]:
     named: list[tuple[Who, str, Measurement | None]] = []
     if made.record.source is not None:
         named.append(("source", made.record.source.name, made.record.source.latency_ms))
-    named.append(("before", "original", made.baseline.latency_ms))
+    named.append(("before", "original", made.reference_ms))
     if not made.kept:
         named.append(("after", "saved", made.latency_ms))
     known = [(who, label, m) for who, label, m in named if m is not None]

@@ -17,6 +17,7 @@ class Claim:
 
     trial: the chosen trial, or the baseline where the original was kept.
     role: where ``quality`` was measured: ``Holdout`` or ``Selection``.
+    reference_ms: the original's latency, from the rounds of ``latency_ms`` where they were timed together.
     searched: the chosen trial's quality on Selection, where the search saw it, when ``role`` is Holdout.
     """
 
@@ -27,6 +28,7 @@ class Claim:
     quality: Quality | None
     searched: Quality | None
     latency_ms: Measurement | None
+    reference_ms: Measurement | None
     speedup: Comparison | None
     throughput_per_s: float | None
     load_ms: float | None
@@ -56,6 +58,7 @@ def claim(record: RunRecord) -> Claim:
         quality=card.quality or trial.quality,
         searched=trial.quality if on_holdout else None,
         latency_ms=card.latency_ms or trial.latency_ms,
+        reference_ms=card.reference_ms or trial.reference_ms or record.baseline.latency_ms,
         speedup=card.speedup or trial.speedup,
         throughput_per_s=_first(card.throughput_per_s, trial.throughput_per_s),
         load_ms=_first(card.load_ms, trial.load_ms),

@@ -41,7 +41,7 @@ def _plain(line: str) -> str:
 
 
 def _speed(made: Claim) -> str:
-    before, after = made.baseline.latency_ms, made.latency_ms
+    before, after = made.reference_ms, made.latency_ms
     if made.kept or made.speedup is None:
         return f"{figures.latency(after)} (95 % interval {figures.latency_interval(after)})" if after else ""
     text = figures.speed(made.speedup).sentence

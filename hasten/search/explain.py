@@ -54,14 +54,17 @@ def quality_in_words(quality: Quality) -> str:
 def shape_gain(trials: Sequence[Trial]) -> list[str]:
     """What fixing the dynamic dimensions would gain, when it was measured."""
     said = []
-    for probe in (t for t in trials if not t.selectable and t.latency_ms is not None):
+    for probe in (t for t in trials if not t.selectable and t.speedup is not None):
         same = [t for t in trials if t.selectable and t.recipe == probe.recipe and t.options == probe.options]
-        for trial in (t for t in same if t.target == probe.target and t.latency_ms is not None):
-            assert trial.latency_ms is not None
-            assert probe.latency_ms is not None
-            fixed, free = probe.latency_ms.median, trial.latency_ms.median
-            gain = f"{free:.3g} ms with dynamic dimensions, {fixed:.3g} ms with the shapes fixed"
-            advice = "; fix them with --shape" if fixed < 0.95 * free else ": not worth fixing"
+        for trial in (t for t in same if t.target == probe.target and t.speedup is not None):
+            assert trial.speedup is not None
+            assert probe.speedup is not None
+            # Each was timed beside the original, at different minutes: the ratios can be compared.
+            fixed, free = probe.speedup.median, trial.speedup.median
+            gain = (
+                f"{fixed:.2f} times the original's speed with shapes fixed, {free:.2f} with dynamic ones"
+            )
+            advice = "; fix them with --shape" if fixed > 1.05 * free else ": not worth fixing"
             said.append(f"{probe.recipe} on {probe.target}: {gain}{advice}.")
     return said
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from time import monotonic
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hasten import methods
 from hasten.core.errors import TrialError
@@ -19,6 +19,9 @@ from hasten.search.trial import Lab
 
 _REPAIR_SHARE = 0.5
 """Part of the time left that finding the layers to blame may take."""
+
+_REPAIRS = 3
+"""How often one recipe is repaired: the error allowed is a guess from the drop, the next one is better."""
 
 _MARGIN = 0.5
 """A repair aims at this part of the error the budget allows: error and drop are not proportional."""
@@ -63,9 +66,25 @@ class Proposer:
             tried = [t for t in done if t.id in ids and t.quality is not None]
             if any(within_budget(t) for t in tried):
                 continue
-            repaired = self._repair(min(tried, key=lambda t: t.quality.drop if t.quality else 0.0))
-            for trial in pays if repaired is not None else ():
-                yield Candidate(repaired or trial.recipe, trial.target, trial.options)
+            yield from self._without_culprits(min(tried, key=_drop), pays, done)
+
+    def _without_culprits(
+        self, worst: Trial, places: Sequence[Trial], done: Sequence[Trial]
+    ) -> Iterator[Candidate]:
+        """The trial's recipe without the layers to blame, where it pays; again while it loses too much."""
+        current: Trial | None = worst
+        for _ in range(_REPAIRS):
+            repaired = self._repair(current) if current is not None else None
+            if repaired is None:
+                return
+            for place in places:
+                yield Candidate(repaired, place.target, place.options)
+            made = [t for t in done if t.recipe.fingerprint == repaired.fingerprint and t.quality is not None]
+            best = leader(done, self.baseline, self.lab.budget)
+            pays = [t for t in made if best is None or self._cost(t) < self._cost(best)]
+            if any(within_budget(t) for t in made):
+                return
+            current = min(pays, key=_drop, default=None)
 
     def _cost(self, trial: Trial) -> float:
         return cost(trial, self.lab.budget)
@@ -84,7 +103,8 @@ class Proposer:
             return None
         if blame is None:
             return None
-        culprits: list[Json] = [*sorted(blame.layers)]
+        before_that: Any = step.params.get("exclude") or ()
+        culprits: list[Json] = [*sorted({*blame.layers, *before_that})]
         excluded = Step(step.method, {**step.params, "exclude": culprits})
         return Recipe((*trial.recipe.steps[:-1], excluded))
 
@@ -108,6 +128,10 @@ class Proposer:
 
     def _best(self, done: Sequence[Trial]) -> Trial:
         return leader(done, self.baseline, self.lab.budget) or self.baseline
+
+
+def _drop(trial: Trial) -> float:
+    return trial.quality.drop if trial.quality is not None else 0.0
 
 
 def _candidate(trial: Trial) -> Candidate:

@@ -121,7 +121,7 @@ class Lab:
         timing = measuring.time_interleaved([self.baseline, subject], self.selection, conditions)[1]
         if isinstance(timing, TrialError):
             raise timing
-        card |= {"latency_ms": timing.latency_ms, "speedup": timing.speedup}
+        card |= timing.fields
         if self.budget.objective == "throughput":
             card["throughput_per_s"] = measuring.throughput(subject, self.selection, conditions)
         return card

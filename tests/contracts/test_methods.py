@@ -27,7 +27,7 @@ NEEDS = {"calibration", "labels", "gradients"}
 
 VARIANTS: dict[str, list[dict[str, object]]] = {
     "optimize_graph": [{}],
-    "quantize_static": [{}],
+    "quantize_static": [{}, {"layout": "openvino"}, {"range": "mse"}],
     "quantize_dynamic": [{}, {"form": "weights"}],
     "cast": [{}, {"what": "compute"}],
 }
