@@ -24,22 +24,29 @@ def batch_normalization(call: Call) -> Function:
     epsilon, keep = call.real("epsilon", 1e-5), call.real("momentum", 0.9)
     if call.integer("training_mode", 0) or (call.version < 14 and any(call.wanted[1:])):
         return _batch_training(epsilon, keep, call.version)
-    learns = call.constant(3) is not None and call.constant(4) is not None
+    if call.constant(3) is None or call.constant(4) is None:
+        # Statistics that another node computes have no place to be learned in, but gradients flow into them.
+        return lambda scope, *given: _normalized(*given, epsilon)
     mixed = len({dtype for dtype in call.dtypes if dtype is not None}) > 1
 
     def run(scope: Scope, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        training = scope.training and learns
         if x.dim() == 1:
             # A vector is one channel (ONNX, BatchNormalization).
             return run(scope, x[:, None], scale, bias, mean, var)[:, 0]
         if mixed:
             wide = torch.promote_types(torch.float32, mean.dtype)
             scale, bias = scale.to(wide), bias.to(wide)
-            y = functional.batch_norm(x.to(wide), mean, var, scale, bias, training, 1 - keep, epsilon)
+            y = functional.batch_norm(x.to(wide), mean, var, scale, bias, scope.training, 1 - keep, epsilon)
             return y.to(x.dtype)
-        return functional.batch_norm(x, mean, var, scale, bias, training, 1 - keep, epsilon)
+        return functional.batch_norm(x, mean, var, scale, bias, scope.training, 1 - keep, epsilon)
 
     return run
+
+
+def _normalized(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> Tensor:
+    shape = (-1, *(1,) * (x.dim() - 2))
+    factor = (scale * torch.rsqrt(var + epsilon)).reshape(shape)
+    return ((x - mean.reshape(shape)) * factor + bias.reshape(shape)).to(x.dtype)
 
 
 def _batch_training(epsilon: float, keep: float, version: int) -> Function:
@@ -50,13 +57,11 @@ def _batch_training(epsilon: float, keep: float, version: int) -> Function:
     ) -> tuple[Tensor, ...]:
         axes = [i for i in range(x.dim()) if i != 1]
         found_var, found_mean = torch.var_mean(x, axes, correction=0)
-        shape = (-1, *(1,) * (x.dim() - 2))
-        factor = (scale * torch.rsqrt(found_var + epsilon)).reshape(shape)
-        y = (x - found_mean.reshape(shape)) * factor + bias.reshape(shape)
+        y = _normalized(x, scale, bias, found_mean, found_var, epsilon)
         new_mean = mean * keep + found_mean.to(mean.dtype) * (1 - keep)
         new_var = var * keep + found_var.to(var.dtype) * (1 - keep)
         saved = (found_mean, found_var) if version < 14 else ()
-        return (y.to(x.dtype), new_mean, new_var, *saved)
+        return (y, new_mean, new_var, *saved)
 
     return run
 
