@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from hasten.bridge import fake_quant
 from hasten.bridge import ops as _ops  # noqa: F401 - importing the families fills the table
 from hasten.bridge.operator import Body, Call, Operator, Result, Scope, find
 from hasten.bridge.placement import HOST_SOURCES, Leader, Moving, bringing, carried_states
@@ -124,6 +125,7 @@ class Compiler:
         self.slots: dict[ir.Value, int] = {}
         self.host: set[ir.Value] = {v for v, hosts in zip(graph.inputs, hosted, strict=False) if hosts}
         self.captured: list[ir.Value] = []
+        self.substitutes = fake_quant.substitutes(graph)
 
     def slot(self, value: ir.Value) -> int:
         """The slot of a value, one of an enclosing graph included."""
@@ -169,7 +171,8 @@ class Compiler:
         assert row is not None  # refuse_unsupported came first
         bodies, outside, kept = self._bodies(node)
         call = _call(node, version, bodies)
-        function = self._on_one_device(node, row, row.factory(call), outside, kept)
+        factory = self.substitutes.get(node, row.factory)
+        function = self._on_one_device(node, row, factory(call), outside, kept)
         return Step(
             function=function,
             inputs=tuple(-1 if v is None else self.slot(v) for v in node.inputs),
