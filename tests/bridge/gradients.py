@@ -121,7 +121,7 @@ WRITTEN: dict[str, str] = {
 """Models, in ONNX's text format, for operators whose node tests have no float input small enough."""
 
 
-def _doubled(model: onnx.ModelProto) -> onnx.ModelProto:
+def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with float64 wherever it had narrower floats."""
     model = copy.deepcopy(model)
     _double_graph(model.graph)
@@ -241,7 +241,7 @@ def _replaced(value: Any, floats: Iterator[torch.Tensor]) -> Any:
 
 def check(name: str, test: NodeTest) -> None:
     """Raise GradcheckError when a gradient is not the finite difference, AssertionError when none flows."""
-    module = to_torch(Graph(ir.from_proto(_doubled(test.model)))).eval()
+    module = to_torch(Graph(ir.from_proto(doubled(test.model)))).eval()
     feeds = _feeds(test, np.random.default_rng(0))
     fixed = FIXED_INPUTS.get(name, frozenset())
     free = [feed for i, feed in enumerate(feeds) if i not in fixed]
