@@ -1,8 +1,8 @@
-"""Linear int8 quantization after training, with ranges of activations measured on calibration samples.
+"""Linear integer quantization after training, with ranges of activations measured on calibration samples.
 
-Weights are stored as int8; quantize/dequantize pairs mark the activations that integer kernels read. The
-pairs stand where ONNX Runtime and OpenVINO really replace float kernels by integer ones; a layer that
-cannot run that way, or would break, stays in float and is reported with the reason.
+Weights are stored as int8 (or in 4 bits); quantize/dequantize pairs mark the activations that integer
+kernels read. The pairs stand where ONNX Runtime and OpenVINO really replace float kernels by integer ones; a
+layer that cannot run that way, or would break, stays in float and is reported with the reason.
 
 Sources: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", sections 2.1–2.4; Krishnamoorthi 2018, "Quantizing deep convolutional
@@ -47,8 +47,8 @@ FACTS = Facts(
     yields=frozenset({"int8"}),
 )
 
-OLDEST_OPSET = 13
-"""The first operator set whose DequantizeLinear takes a scale for each channel."""
+OLDEST_OPSET = {"int8": 13, "int4": 21}
+"""The first operator set whose DequantizeLinear takes a scale for each channel, and that which has 4 bits."""
 
 ActivationType: TypeAlias = Literal["uint8", "int8"]
 
@@ -57,7 +57,9 @@ ActivationType: TypeAlias = Literal["uint8", "int8"]
 class Params:
     """Hyper-parameters of ``quantize_static``.
 
-    weights: int8, symmetric. activations: ``uint8``, asymmetric (what x86 kernels prefer), or ``int8``,
+    weights: ``int8`` or ``int4``, symmetric; 4 bits need operator set 21, are stored in half the bytes, with
+        the scales of least squared error, and no CPU kernel computes with them: what is gained is size.
+    activations: ``uint8``, asymmetric (what x86 kernels prefer), or ``int8``,
         symmetric where a value takes both signs.
     range: what part of the calibrated values the integers cover: all (``minmax``), all but the outermost
         (``percentile``), or the part with the least squared error of rounding (``mse``).
@@ -72,7 +74,7 @@ class Params:
     exclude: names of layers to leave in float.
     """
 
-    weights: Literal["int8"] = "int8"
+    weights: Literal["int8", "int4"] = "int8"
     activations: ActivationType = "uint8"
     range: Literal["minmax", "percentile", "mse"] = "minmax"
     percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.999
@@ -90,9 +92,10 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     Raises MethodError for an operator set that is too old, without calibration samples, and when the
     graph, before or after, cannot be run on them.
     """
-    if graph.opset < OLDEST_OPSET:
+    oldest = OLDEST_OPSET[params.weights]
+    if graph.opset < oldest:
         raise MethodError(
-            f"the graph has operator set {graph.opset} and this needs {OLDEST_OPSET}; "
+            f"the graph has operator set {graph.opset} and {params.weights} weights need {oldest}; "
             "put optimize_graph before quantize_static"
         )
     if context.calibration is None or not len(context.calibration):
@@ -122,8 +125,9 @@ class _Work:
         self._context = context
         self._exclude = frozenset(params.exclude)
         self._editor = Editor(graph)
-        self._reduced = _reduce_range(params.reduce_range)
-        grid = Grid(bits=7 if self._reduced else 8)
+        self._reduced = params.weights == "int8" and _reduce_range(params.reduce_range)
+        self._bits = 4 if params.weights == "int4" else 7 if self._reduced else 8
+        grid = Grid(bits=self._bits)
         self._weights = WeightWriter(self._editor, grid, per_channel=params.per_channel)
         self._quantizers: dict[ir.Value, Affine] = {}
 
@@ -189,9 +193,9 @@ class _Work:
 
     def write(self, plan: Plan, lookups: list[ir.Node]) -> None:
         """Change the graph."""
-        bits, activations = 7 if self._reduced else 8, self._params.activations
+        weights, activations = self._params.weights, self._params.activations
         scale = "per channel" if self._params.per_channel else "per tensor"
-        what = f"int8 weights ({bits} bits, {scale}), {activations} activations"
+        what = f"{weights} weights ({self._bits} bits, {scale}), {activations} activations"
         self.sites += [Site(name=lr.name, op_type=lr.node.op_type, what=what) for lr in plan.layers]
         insert(self._editor, plan, self._quantizers, self._weights)
         writer = LookupWriter(self._editor, per_row=self._params.per_channel)
@@ -206,6 +210,8 @@ class _Work:
         known = {site.name for site in self.sites} | {skipped.name for skipped in self.skipped}
         known |= {layer_name(node) for node in self._editor.main}
         notes = [f"exclude names nothing in the graph: {name}" for name in sorted(self._exclude - known)]
+        if self._bits == 4:
+            notes.append("4-bit weights are unpacked to float when they are read: smaller, not faster")
         if self._reduced:
             reason = "asked for" if self._params.reduce_range else "this CPU has no VNNI and would saturate"
             notes.append(f"weights use 7 bits: {reason}")

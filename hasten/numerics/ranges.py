@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from hasten.numerics.affine import Affine
+from hasten.numerics.affine import Affine, Grid, slice_bounds, symmetric
 
 Range: TypeAlias = tuple[float, float]
 
@@ -174,6 +174,25 @@ def least_squares(histogram: Histogram, quantizer: Callable[[float, float], Affi
     best = min(((low * s, high * s) for s in shares), key=error)
     best = min(((best[0], high * s) for s in shares), key=error) if high > 0 else best
     return min(((low * s, best[1]) for s in shares), key=error) if low < 0 else best
+
+
+def least_squares_bounds(x: ArrayLike, grid: Grid, axis: int | None = None) -> NDArray[np.float32]:
+    """The bounds whose symmetric quantizers reproduce a tensor, or each slice, with the least squared error.
+
+    Shares of the largest magnitude are searched over a grid (Nagel et al. 2021, section 3.1). Returns one
+    number, or one for each slice along ``axis``.
+    """
+    values = np.asarray(x, dtype=np.float32)
+    widest = slice_bounds(values, axis)
+    others = tuple(i for i in range(values.ndim) if axis is None or i != axis % values.ndim)
+    best, least = widest, np.full(widest.shape, np.inf)
+    for share in np.linspace(1.0, _SMALLEST_SHARE, _STEPS):
+        bounds = (widest * np.float32(share)).astype(np.float32)
+        error = np.square(symmetric(bounds, grid, axis).round_trip(values) - values).sum(
+            axis=others, dtype=float
+        )
+        best, least = np.where(error < least, bounds, best), np.minimum(error, least)
+    return np.asarray(best, dtype=np.float32)
 
 
 def squared_error(histogram: Histogram, quantizer: Affine) -> float:

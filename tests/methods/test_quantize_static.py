@@ -303,6 +303,28 @@ def test_one_scale_that_would_erase_channels_is_refused(quantize):
     assert reasons(change) == {"Conv_y": "one scale for all its channels would erase 3 of them (per_channel)"}
 
 
+def test_four_bits_are_stored_in_half_the_bytes(quantize):
+    graph = conv_net()
+    change = quantize(graph, weights="int4")
+    stored = {n: v.const_value for n, v in change.graph.weights.items() if n.endswith(".integers")}
+    weights = [t for t in stored.values() if t.dtype == ir.DataType.INT4]
+    assert weights
+    assert all(t.nbytes == (t.size + 1) // 2 for t in weights)
+    assert all(np.abs(t.numpy().astype(int)).max() <= 8 for t in weights)
+    assert any("smaller, not faster" in note for note in change.notes)
+    feeds = feeds_of(graph)
+    wanted, found = (Evaluator(g).run(feeds) for g in (graph, change.graph))
+    for name, value in wanted.items():
+        assert np.linalg.norm(found[name] - value) < 0.5 * np.linalg.norm(value)
+
+
+def test_four_bits_need_an_operator_set_that_has_them(quantize):
+    graph = conv_net()
+    graph.ir_model.opset_imports[""] = 17
+    with pytest.raises(MethodError, match="int4 weights need 21"):
+        quantize(graph, weights="int4")
+
+
 @pytest.mark.parametrize(("asked", "largest"), [(True, 63), (False, 127)])
 def test_seven_bits_leave_room_for_pairs_of_products(quantize, asked, largest):
     change = quantize(conv_net(), reduce_range=asked)

@@ -10,8 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hasten.numerics.affine import Grid, asymmetric
-from hasten.numerics.ranges import Histogram, extremes, least_squares, percentile, squared_error
+from hasten.numerics.affine import Grid, asymmetric, slice_bounds, symmetric
+from hasten.numerics.ranges import (
+    Histogram,
+    extremes,
+    least_squares,
+    least_squares_bounds,
+    percentile,
+    squared_error,
+)
 
 UINT8 = partial(asymmetric, grid=Grid(8, signed=False))
 
@@ -144,6 +151,25 @@ def test_least_squares_is_as_good_as_trying_everything(make, bits):
     # both searches are grids, of steps of some per cent
     assert found <= 1.1 * best
     assert found < sum_of_squares(x, quantizer(x.min(), x.max()))
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_least_squares_bounds_are_never_worse_than_the_largest_value(bits, axis):
+    x = np.random.default_rng(bits).standard_t(4, size=(6, 500)).astype(np.float32)
+    grid = Grid(bits=bits)
+
+    def errors(bounds):
+        rounded = symmetric(bounds, grid, axis).round_trip(x)
+        return np.square(rounded - x).sum(axis=None if axis is None else 1, dtype=float)
+
+    found = least_squares_bounds(x, grid, axis)
+    assert found.shape == (() if axis is None else (6,))
+    assert np.all(errors(found) <= errors(slice_bounds(x, axis)))
+    if bits < 8:  # heavy tails: the largest value is worth clipping
+        assert np.all(errors(found) < 0.8 * errors(slice_bounds(x, axis)))
+    tried = [errors(slice_bounds(x, axis) * np.float32(s)) for s in np.linspace(0.05, 1.0, 400)]
+    assert np.all(errors(found) <= 1.02 * np.min(tried, axis=0))
 
 
 def test_least_squares_keeps_all_of_a_uniform_range():

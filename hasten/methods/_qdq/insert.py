@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -16,8 +17,10 @@ from hasten.core.data import Array
 from hasten.methods._qdq.layers import Layer, stored
 from hasten.methods._qdq.placement import Plan
 from hasten.numerics.affine import Affine, Grid, slice_bounds, symmetric
+from hasten.numerics.ranges import least_squares_bounds
 from hasten.rewrites.editor import Editor
 
+_FEW_BITS = 4
 _LARGEST_BIAS = 2**30
 """Half of what int32 holds, so that the sum with the products cannot overflow either."""
 
@@ -92,7 +95,11 @@ class WeightWriter:
         """Replace the layer's weight and bias by integers, for activations quantized like this."""
         node = layer.node
         axis = layer.axis if self._per_channel else None
-        bounds = slice_bounds(layer.array, axis)
+        # Few levels are better spent on the many small weights than on the one largest.
+        few = self._grid.bits <= _FEW_BITS
+        bounds = (
+            least_squares_bounds(layer.array, self._grid, axis) if few else slice_bounds(layer.array, axis)
+        )
         bias = self._bias(layer)
         if bias is not None:
             # A channel of tiny weights gets a larger scale if its bias would not fit into int32 otherwise.
@@ -104,6 +111,8 @@ class WeightWriter:
         key = (weight.name, axis, quantizer.scale.tobytes())
         if key not in self._made:
             integers = quantizer.quantize(layer.array)
+            if few:
+                integers = integers.astype(ml_dtypes.int4)
             self._made[key] = self._stored(node, integers, quantizer.scale, axis, str(weight.name))
         node.replace_input_with(1, self._made[key])
         if bias is not None:
