@@ -6,36 +6,14 @@ has kernels on every device.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from hasten.bridge.operator import Call, Function, find, operator
-from hasten.bridge.quantizer import Grid, carried_grid, dequantize, quantize
+from hasten.bridge.delegate import delegate
+from hasten.bridge.operator import Call, Function, operator
+from hasten.bridge.quantizer import carried_grid, quantize
 
 _EXACT = torch.float64
-
-
-def delegate(call: Call, op_type: str, version: int, inputs: tuple[int, ...]) -> Function:
-    """The function of another operator with this node's attributes, for the inputs at the given places.
-
-    It is compiled for values that are not known. Raises ModelError when the bridge lacks the operator.
-    """
-    row = find("", op_type, version)
-    if row is None:
-        raise call.wrong(f"needs the operator {op_type}, which the bridge lacks")
-    other = replace(
-        call,
-        op_type=op_type,
-        version=version,
-        domain="",
-        present=tuple(call.has(i) for i in inputs),
-        constants=(None,) * len(inputs),
-        dtypes=(None,) * len(inputs),
-        output_dtypes=(None,) * len(call.output_dtypes),
-    )
-    return row.factory(other)
 
 
 def centred(q: Tensor, zero_point: Tensor | None) -> Tensor:
@@ -116,17 +94,3 @@ def qlinear_conv(call: Call) -> Function:
         return requantized(total, factor, y_scale, y_zero)
 
     return run
-
-
-def through_floats(call: Call, op_type: str, version: int = 13) -> Function:
-    """A float operator on the quantized inputs (x, scale, zero point), its result quantized."""
-    function = delegate(call, op_type, version, (0,))
-
-    def run(x: Tensor, scale: Tensor, zero: Tensor | None, y_scale: Tensor, y_zero: Tensor) -> Tensor:
-        return quantize(function(dequantize(x, scale, zero, scale.dtype)), y_scale, y_zero, _grid(y_zero, x))
-
-    return run
-
-
-def _grid(zero_point: Tensor | None, x: Tensor) -> Grid:
-    return carried_grid(x.dtype if zero_point is None else zero_point.dtype)
