@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from hasten.bridge.dtypes import from_numpy
+from hasten.bridge.fuse import fuse_gelu
 from hasten.bridge.program import Compiler, Program, refuse_unsupported, weights_of
 from hasten.bridge.roles import is_host_constant, is_learned
 from hasten.bridge.write_back import write_back
@@ -37,6 +39,7 @@ class GraphModule(nn.Module):
             # A weight inside a function belongs to every call of it; inlined, each has its own name.
             graph = graph.copy()
             passes.InlinePass()(graph.ir_model)
+        graph = _with_own_names(graph)
         model = _prepared(graph, inner)
         refuse_unsupported(model)
         compiler = Compiler(model.graph, model.opset_imports)
@@ -110,6 +113,41 @@ def to_torch(graph: Graph, inner: Sequence[str] = ()) -> GraphModule:
     return GraphModule(graph, inner)
 
 
+def _with_own_names(graph: Graph) -> Graph:
+    """The graph, or a copy in which each stored tensor has a name of its own.
+
+    Subgraphs that lie beside each other may use the same name for different tensors.
+    """
+    stored = _stored_names(graph.ir_model)
+    if len(set(stored)) == len(stored):
+        return graph
+    graph = graph.copy()
+    taken = {str(v.name) for g in graph.ir_model.graphs() for node in g for v in node.outputs} | set(stored)
+    met: set[str] = set()
+    for level in graph.ir_model.graphs():
+        constants = [node.outputs[0] for node in level if node.op_type == "Constant"]
+        for value in (*level.initializers.values(), *constants):
+            name = str(value.name)
+            if name in met:
+                numbers = itertools.count(2)
+                value.name = next(n for i in numbers if (n := f"{name}_{i}") not in taken)
+                taken.add(value.name)
+            met.add(name)
+    return graph
+
+
+def _stored_names(model: ir.Model) -> list[str]:
+    """The names of initializers and of what Constant nodes hold, as often as they are used."""
+    return [
+        str(value.name)
+        for graph in model.graphs()
+        for value in (
+            *graph.initializers.values(),
+            *(node.outputs[0] for node in graph if node.op_type == "Constant"),
+        )
+    ]
+
+
 def _prepared(graph: Graph, inner: Sequence[str]) -> ir.Model:
     """A copy ready to compile: constants among the weights, nodes in order."""
     model = graph.copy().ir_model
@@ -120,4 +158,5 @@ def _prepared(graph: Graph, inner: Sequence[str]) -> ir.Model:
         if name not in values:
             raise ModelError(f"the graph has no value {name!r}")
         model.graph.outputs.append(values[name])
+    fuse_gelu(model)
     return model

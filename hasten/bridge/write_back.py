@@ -43,9 +43,12 @@ def _stored(model: ir.Model) -> dict[str, _Initializer | _Constant]:
         for value in graph.initializers.values():
             places[str(value.name)] = _Initializer(value)
         for node in graph:
-            if node.op_type == "Constant" and "value" in node.attributes:
+            if node.op_type == "Constant" and _CONSTANT_ATTRIBUTES & node.attributes.keys():
                 places[str(node.outputs[0].name)] = _Constant(node)
     return places
+
+
+_CONSTANT_ATTRIBUTES = frozenset({"value", "value_float", "value_floats"})
 
 
 class _Initializer:
@@ -63,16 +66,22 @@ class _Initializer:
 
 
 class _Constant:
-    """A stored tensor that is the attribute of a Constant node."""
+    """A stored tensor that is the attribute of a Constant node: a tensor, a float or a list of floats."""
 
     def __init__(self, node: ir.Node) -> None:
         self._node = node
+        (self._name,) = _CONSTANT_ATTRIBUTES & node.attributes.keys()
 
     @property
     def tensor(self) -> ir.TensorProtocol | None:
-        return self._node.attributes["value"].as_tensor()
+        attribute = self._node.attributes[self._name]
+        if self._name == "value":
+            return attribute.as_tensor()
+        return ir.tensor(attribute.value, dtype=ir.DataType.FLOAT)
 
     def put(self, tensor: ir.TensorProtocol) -> None:
+        del self._node.attributes[self._name]
+        self._name = "value"
         self._node.attributes["value"] = ir.AttrTensor("value", tensor)
 
 

@@ -54,10 +54,10 @@ def slice_of_inputs(call: Call) -> Function:
         axes: Tensor | None = None,
         steps: Tensor | None = None,
     ) -> Tensor:
-        first = starts_of(starts)
+        first = _near(starts_of(starts))
         places = tuple(range(len(first))) if axes is None else axes_of(axes)
         strides = (1,) * len(first) if steps is None else steps_of(steps)
-        return _sliced(x, first, ends_of(ends), places, strides)
+        return _sliced(x, first, _near(ends_of(ends)), places, strides)
 
     fixed = all(known(call, i) is not None for i in (1, 2, 3, 4) if call.has(i))
     return _fixed_slice(call) if fixed else run
@@ -74,6 +74,7 @@ def _fixed_slice(call: Call) -> Function:
 
 def _slicer(starts: Integers, ends: Integers, axes: Integers, steps: Integers) -> Function:
     """A function that cuts the same ranges at every call."""
+    starts, ends = _near(starts), _near(ends)
     if any(step < 0 for step in steps) or any(axis < 0 for axis in axes):
         return lambda x, *_: _sliced(x, starts, ends, axes, steps)
     cuts = [slice(None)] * (max(axes, default=-1) + 1)
@@ -89,6 +90,14 @@ def slice_of_attributes(call: Call) -> Function:
     starts = call.integers("starts")
     axes = call.integers("axes", tuple(range(len(starts))))
     return _slicer(starts, call.integers("ends"), axes, (1,) * len(starts))
+
+
+_FAR = 1 << 62
+"""Further than any axis is long; torch warns of ends near the limits of 64 bits, which stand for "all"."""
+
+
+def _near(ends: Integers) -> Integers:
+    return tuple(min(max(n, -_FAR), _FAR) for n in ends)
 
 
 def _sliced(x: Tensor, starts: Integers, ends: Integers, axes: Integers, steps: Integers) -> Tensor:
