@@ -10,6 +10,7 @@
     │   └── Unavailable          an optional dependency is missing
     └── TrialError               one candidate failed; the run goes on
         ├── MethodError          a method could not be applied to this graph
+        ├── TrainingError        a training diverged, or its processes do not train together
         └── WorkerError          a runtime crashed, hung or ran out of memory in its own process
 
 Every message says what is wrong, where, and how to mend it, on one line.
@@ -80,6 +81,10 @@ class TrialError(HastenError):
 
 class MethodError(TrialError):
     """A method cannot be applied to this graph."""
+
+
+class TrainingError(TrialError):
+    """A training diverged, or its processes do not train together."""
 
 
 class WorkerError(TrialError):

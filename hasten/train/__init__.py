@@ -1,8 +1,8 @@
-"""How is it trained fast? ``fit``: precision, several processes, a teacher, and runs that go on where they stopped.
+"""How is it trained fast? ``fit``: precision, several processes, a teacher, runs that go on where they stopped.
 
-``settings`` says what a training may be told; ``history`` what it tells. ``order`` decides which samples make up
-which optimizer step, ``samples`` loads them, ``network`` runs a graph or a module, ``objective`` and ``losses``
-say what is minimized, ``loop`` does it, ``checkpoint`` keeps it.
+``settings`` says what a training may be told; ``history`` what it tells. ``order`` decides which samples make
+up which optimizer step, ``samples`` loads them, ``network`` runs a graph or a module, ``objective`` and
+``losses`` say what is minimized, ``loop`` does it, ``checkpoint`` keeps it, ``world`` is who takes part.
 """
 
 from __future__ import annotations

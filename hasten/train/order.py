@@ -54,7 +54,7 @@ class Order:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def parts(self, batch: Sequence[int], accumulate: int, largest: int | None) -> Iterator[list[int]]:
-        """A batch in parts of equal shapes, each in ``accumulate`` pieces or of at most ``largest`` samples."""
+        """A batch in parts of equal shapes, in ``accumulate`` pieces, or of at most ``largest``."""
         alike: dict[Hashable, list[int]] = {}
         for sample in batch:
             alike.setdefault(self.shapes[sample], []).append(sample)

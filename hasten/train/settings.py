@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
-from typing_extensions import Self
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -28,19 +27,19 @@ class Settings:
     schedule: how the learning rate falls, counted in optimizer steps. warmup: share of the steps in which
         it rises from zero.
     precision: of the arithmetic; weights and optimizer stay float32. float16 scales the loss, needs a GPU.
-    clip_norm: longest gradient, or None. ema: decay of the exponential moving average of the weights, or None.
-    held_back: share of the samples not trained on, which the best weights are chosen by. patience: evaluations
-        without a better one after which training stops, or None. evaluate_every: optimizer steps between
-        evaluations; None: an epoch.
+    clip_norm: longest gradient, or None. ema: decay of the moving average of the weights, or None.
+    held_back: share of the samples not trained on, which the best weights are chosen by. patience:
+        evaluations without a better one after which training stops, or None. evaluate_every: optimizer steps
+        between evaluations; None: an epoch.
     checkpoint_every: optimizer steps, where there is a folder.
     augment: what is done to pictures (NCHW), the same for student and teacher: ``flip`` left to right,
         ``crop`` after padding an eighth of the size with zeros.
     trainable: pattern of the names of the weights to train (``*`` and ``?``), or None for all.
-    learn_statistics: whether batch normalization goes on learning its statistics and dropout drops; None: in a
-        module of the user's, not in a graph.
+    learn_statistics: whether batch normalization goes on learning its statistics and dropout drops; None:
+        in a module of the user's, not in a graph.
     temperature: T of the softened scores. alpha: share of the labels' loss where there is a teacher too.
-    features: names of inner values to learn from the teacher, or ``matched``: those of the same name and shape.
-    feature_weight: how much they count. attention: compare maps of attention instead of the values themselves.
+    features: names of inner values to learn from the teacher, or ``matched``: of the same name and shape.
+    feature_weight: how much they count. attention: compare maps of attention instead of values.
     threads: of this process, None for torch's choice. device: ``auto`` is cuda when there, else cpu.
     """
 

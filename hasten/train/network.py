@@ -1,0 +1,161 @@
+"""A graph or a module behind one call: inputs by name, outputs and inner values by name."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hasten.bridge.module import GraphModule
+from hasten.core.errors import InputError, ModelError
+from hasten.graph import Graph
+from hasten.train.samples import Batch
+
+_TRAINED = (torch.float32, torch.float64)
+_STATISTICS = (nn.modules.batchnorm._NormBase,)
+
+
+class Network(nn.Module):
+    """Runs a ``GraphModule`` or a module of the user's.
+
+    inner: values besides the outputs to give: names in the graph, or of the module's submodules.
+    """
+
+    def __init__(self, module: nn.Module, inner: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.module = module
+        self.inner = tuple(inner)
+        self._seen: dict[str, Tensor] = {}
+        self.graph = module.graph if isinstance(module, GraphModule) else None
+        self.outputs: tuple[str, ...] = ()
+        if isinstance(module, GraphModule):
+            self.outputs = module.output_names[: len(module.output_names) - len(inner)]
+        else:
+            self._watch()
+
+    @classmethod
+    def of(cls, model: Graph | nn.Module, inner: Sequence[str] = ()) -> Network:
+        """The network of a graph or a module; raises ModelError for operators the bridge lacks."""
+        return cls(GraphModule(model, inner) if isinstance(model, Graph) else model, inner)
+
+    def _watch(self) -> None:
+        known = dict(self.module.named_modules())
+        for name in self.inner:
+            if name not in known:
+                raise ModelError(f"the module has no submodule {name!r} to take features from")
+
+            def keep(module: nn.Module, given: Any, value: Any, name: str = name) -> None:
+                self._seen[name] = value
+
+            known[name].register_forward_hook(keep)
+
+    def forward(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs and inner values by name. Raises InputError when the inputs cannot be told apart."""
+        if isinstance(self.module, GraphModule):
+            wanted = self.module.input_names
+            given = [feeds[name] for name in wanted] if set(wanted) <= set(feeds) else list(feeds.values())
+            if len(given) != len(wanted):
+                raise InputError(f"the model takes {', '.join(wanted)}; the data have {', '.join(feeds)}")
+            found = self.module(*given)
+            values = found if isinstance(found, tuple) else (found,)
+            return dict(zip(self.module.output_names, values, strict=True))
+        by_name = set(feeds) <= set(inspect.signature(self.module.forward).parameters)
+        found = self.module(**feeds) if by_name else self.module(*feeds.values())
+        named = _by_name(found)
+        self.outputs = tuple(named)
+        return {**named, **{name: self._seen.pop(name) for name in self.inner}}
+
+    def set_mode(self, training: bool, learn_statistics: bool | None) -> None:
+        """Training or inference; in training, whether statistics are learned and dropout drops."""
+        learns = self.graph is None if learn_statistics is None else learn_statistics
+        if self.graph is not None:
+            self.module.train(training and learns)
+            return
+        self.module.train(training)
+        if training and not learns:
+            for part in self.module.modules():
+                if isinstance(part, (*_STATISTICS, nn.modules.dropout._DropoutNd)):
+                    part.eval()
+
+    def freeze(self, pattern: str | None) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Leave only the weights to train trainable; returns their names, and the others with the reason.
+
+        Raises InputError when none is left.
+        """
+        trained, frozen = [], {}
+        for name, weight in self.module.named_parameters():
+            reason = _frozen(name, weight, pattern)
+            if reason is None:
+                trained.append(name)
+            else:
+                weight.requires_grad_(False)
+                frozen[name] = reason
+        if not trained:
+            raise InputError(
+                f"there is no weight to train: {len(frozen)} weights, "
+                f"{'; '.join(sorted(set(frozen.values()))) or 'none stored as floating-point numbers'}"
+            )
+        return tuple(trained), frozen
+
+
+def _frozen(name: str, weight: nn.Parameter, pattern: str | None) -> str | None:
+    if not weight.requires_grad:
+        return "does not require a gradient"
+    if weight.dtype not in _TRAINED:
+        return f"is stored as {str(weight.dtype).removeprefix('torch.')}, and training needs float32"
+    if pattern is not None and not fnmatch.fnmatchcase(name, pattern):
+        return f"does not match {pattern}"
+    return None
+
+
+def _by_name(found: Any) -> dict[str, Tensor]:
+    """A module's result by name; raises ModelError for what is no tensor."""
+    if isinstance(found, Tensor):
+        return {"output": found}
+    pairs = found.items() if isinstance(found, Mapping) else ((f"output{i}", v) for i, v in enumerate(found))
+    named = {str(name): value for name, value in pairs if isinstance(value, Tensor)}
+    if not named:
+        raise ModelError(f"the module returns {type(found).__name__} without a tensor in it")
+    return named
+
+
+@dataclass(frozen=True)
+class Intake:
+    """How a model takes samples: ``fixed`` at a time (None: any number), with a batch axis or without."""
+
+    fixed: int | None = None
+    batched: bool = True
+
+    def run(
+        self, network: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], batch: Batch
+    ) -> dict[str, Tensor]:
+        """Outputs with a row a sample; a fixed number is made up by repeating the last sample."""
+        rows = len(batch)
+        if not self.batched:
+            found = network({name: tensor[0] for name, tensor in batch.inputs.items()})
+            return {name: value.unsqueeze(0) for name, value in found.items()}
+        feeds = batch.inputs
+        missing = (self.fixed or rows) - rows
+        if missing:
+            feeds = {n: torch.cat([t, t[-1:].expand(missing, *t.shape[1:])]) for n, t in feeds.items()}
+        found = network(feeds)
+        return {name: value[:rows] if value.ndim else value for name, value in found.items()}
+
+    @classmethod
+    def of(cls, model: Graph | nn.Module, axes: Mapping[str, int]) -> Intake:
+        """Read it off a graph's inputs; axes: of a sample of each input, without the batch axis."""
+        if not isinstance(model, Graph):
+            return cls()
+        for spec in model.inputs:
+            if spec.shape is None or spec.name not in axes:
+                continue
+            if len(spec.shape) == axes[spec.name]:
+                return cls(1, batched=False)
+            if isinstance(spec.shape[0], int):
+                return cls(spec.shape[0])
+        return cls()

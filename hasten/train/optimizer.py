@@ -1,0 +1,57 @@
+"""The optimizer: which weights decay, and its state by name of the weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hasten.train.settings import Settings
+
+
+def make(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """The optimizer of the weights that require a gradient.
+
+    Weight decay is for what multiplies activations: not for biases and scales, which have one axis.
+    AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+    """
+    decayed, others = [], []
+    for weight in module.parameters():
+        if weight.requires_grad:
+            (decayed if sum(size > 1 for size in weight.shape) > 1 else others).append(weight)
+    groups = [
+        {"params": weights, "weight_decay": decay}
+        for weights, decay in ((decayed, settings.weight_decay), (others, 0.0))
+        if weights
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def names(optimizer: torch.optim.Optimizer, module: nn.Module) -> list[str]:
+    """The names of the optimizer's weights, in its order."""
+    known = {id(weight): name for name, weight in module.named_parameters()}
+    return [known[id(w)] for group in optimizer.param_groups for w in group["params"]]
+
+
+def take_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's tensors as ``weight:key``."""
+    order = names(optimizer, module)
+    return {
+        f"{order[i]}:{key}": value
+        for i, entries in optimizer.state_dict()["state"].items()
+        for key, value in entries.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def put_state(optimizer: torch.optim.Optimizer, module: nn.Module, kept: dict[str, Tensor]) -> None:
+    """Put back what ``take_state`` gave."""
+    place = {name: i for i, name in enumerate(names(optimizer, module))}
+    state: dict[int, dict[str, Tensor]] = {}
+    for label, value in kept.items():
+        name, _, key = label.rpartition(":")
+        # Step counters stay on the CPU, where torch's optimizers keep them.
+        state.setdefault(place[name], {})[key] = value.cpu() if key == "step" else value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

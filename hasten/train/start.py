@@ -1,0 +1,84 @@
+"""``fit``: from a model, data and settings to a task, and the loop that carries it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hasten.core.data import Dataset
+from hasten.core.errors import DataError, InputError
+from hasten.graph import Graph
+from hasten.train import checkpoint as checkpoints
+from hasten.train.history import Fitted, Listener, silent
+from hasten.train.loop import Trainer, open_folder
+from hasten.train.network import Network
+from hasten.train.objective import Loss
+from hasten.train.prepare import Model, Preparation, inner_names
+from hasten.train.settings import Settings
+from hasten.train.world import accelerated
+
+
+def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decision of the caller's
+    model: Model,
+    data: Dataset,
+    *,
+    settings: Settings | None = None,
+    teacher: Model | None = None,
+    loss: Loss | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    listener: Listener = silent,
+) -> Fitted:
+    """Train a graph, or a module in place, on labels, on a teacher, or on both (``Settings.alpha``).
+
+    loss: the user's own instead of the labels': a function of the outputs by name and the ``Batch`` that
+    returns the mean over its samples. folder: where checkpoints are kept; with ``resume`` the training in it
+    goes on. Start it with ``torchrun`` to train on several processes.
+
+    Raises InputError (DataError for the data, ModelError for operators the bridge lacks, OutputError for the
+    folder), TrainingError when the loss is no number any more or the processes do not work together.
+    """
+    settings = settings or Settings()
+    if model is teacher and isinstance(model, nn.Module):
+        raise InputError("a module cannot teach itself: give a copy as the teacher")
+    if not len(data):
+        raise DataError("there are no samples to train on")
+    learns = settings.learn_statistics
+    learns = not isinstance(model, Graph) if learns is None else learns
+    before = checkpoints.random_state()
+    home = _device_of(model)
+    try:
+        with accelerated(settings, learns) as accelerator:
+            torch.manual_seed(settings.seed + accelerator.process_index)
+            network = Network.of(model, inner_names(model, teacher, settings))
+            trained, frozen = network.freeze(settings.trainable)
+            preparation = Preparation(model, teacher, data, settings, accelerator)
+            place = None if folder is None else Path(folder)
+            trainer = Trainer(preparation.task(network, loss, listener, place, learns), accelerator)
+            if place is not None:
+                open_folder(place, resume)
+                accelerator.wait_for_everyone()
+                if resume:
+                    trainer.restore(place)
+            trainer.run()
+    finally:
+        checkpoints.restore_random_state(*before)
+    network.to(home)
+    return Fitted(
+        graph=network.module.to_graph() if isinstance(model, Graph) else None,
+        module=network.module,
+        history=trainer.history,
+        why=trainer.why,
+        best_step=trainer.best_step,
+        trained=trained,
+        frozen=frozen,
+        notes=tuple(trainer.notes),
+    )
+
+
+def _device_of(model: Model) -> torch.device:
+    """Where a module is, and is to be afterwards; a graph's is made on the CPU."""
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if first is None else first.device

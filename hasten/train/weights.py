@@ -1,0 +1,68 @@
+"""Copies of a module's weights: put aside, put back, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def take(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all weights and statistics, by name."""
+    return {n: t.detach().clone() for n, t in module.state_dict().items() if isinstance(t, Tensor)}
+
+
+@torch.no_grad()
+def put(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Write weights into a module; the names must be the same (KeyError)."""
+    for name, tensor in module.state_dict().items():
+        if isinstance(tensor, Tensor):
+            tensor.copy_(weights[name])
+
+
+class Average:
+    """The exponential moving average of the trained weights.
+
+    After update t (from 1) it moves by 1 − d towards the weights, d = min(decay, (1 + t) / (10 + t)): the
+    first weights, which are far from the last, do not stay in it. Polyak and Juditsky 1992, "Acceleration of
+    Stochastic Approximation by Averaging", average all; the decay forgets.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self._weights = {n: w for n, w in module.named_parameters() if w.requires_grad}
+        self.shadow = {name: weight.detach().clone() for name, weight in self._weights.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after an optimizer step."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        live = [self._weights[name].detach() for name in self.shadow]
+        torch._foreach_lerp_(list(self.shadow.values()), live, 1 - decay)
+
+    @torch.no_grad()
+    def restore(self, shadow: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from a kept average."""
+        for name, tensor in self.shadow.items():
+            tensor.copy_(shadow[name])
+        self.updates = updates
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within it the module has the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, tensor in self.shadow.items():
+            held = tensor.clone()
+            tensor.copy_(self._weights[name])
+            self._weights[name].copy_(held)
