@@ -19,27 +19,36 @@ TABLE = {
     ".onnx": "hasten.loaders.onnx",
     "onnx.onnx_ml_pb2.ModelProto": "hasten.loaders.onnx",
     ".pt2": "hasten.loaders.torch",
-    "package.module:function": "hasten.loaders.torch",
+    ".keras": "hasten.loaders.keras",
+    "saved_model.pb": "hasten.loaders.tensorflow",
+    "package.module:function": "hasten.loaders.function",
     "torch.nn.modules.module.Module": "hasten.loaders.torch",
     "torch.export.exported_program.ExportedProgram": "hasten.loaders.torch",
+    "keras.src.models.model.Model": "hasten.loaders.keras",
 }
-"""Suffix of a file, or class of an object, to module. Other packages add theirs through the entry point group
-``hasten.loaders``, with the suffix as the name of the entry."""
+"""Suffix of a file, file that a folder holds, or class of an object, to module. Other packages add theirs
+through the entry point group ``hasten.loaders``, with the suffix as the name of the entry."""
 
-_KERAS = (
-    "Keras and TensorFlow models are not supported yet; convert with tf2onnx "
-    "(python -m tf2onnx.convert --keras MODEL --output model.onnx, or --saved-model FOLDER) "
-    "and give the .onnx file"
+_H5 = (
+    "Keras' old HDF5 format is not read, it can hold code; load it where it was made, with "
+    "keras.models.load_model, and save it again with model.save('model.keras')"
 )
+_GRAPH_DEF = (
+    "a graph of TensorFlow by itself lacks its inputs, outputs and weights; give the SavedModel folder "
+    "that it is from (model.export('folder') or tf.saved_model.save)"
+)
+_KERAS_2 = (
+    "this is a model of Keras 2; write it with tf.saved_model.save(model, 'folder') and give the folder"
+)
+_TENSORFLOW = "TensorFlow comes in as files: tf.saved_model.save(object, 'folder'), and give the folder"
 _PICKLE = (
     "it is a pickle, which can run any code when opened, so hasten does not; save the program with "
     "torch.export.save (.pt2), or give package.module:function that returns the module"
 )
 REFUSED = {
-    ".keras": _KERAS,
-    ".h5": _KERAS,
-    ".hdf5": _KERAS,
-    ".pb": _KERAS,
+    ".h5": _H5,
+    ".hdf5": _H5,
+    ".pb": _GRAPH_DEF,
     ".tflite": "TensorFlow Lite files cannot be optimized, only measured (hasten measure)",
     ".xml": "OpenVINO files cannot be optimized, only measured (hasten measure); give the .onnx file instead",
     ".pt": _PICKLE,
@@ -51,6 +60,13 @@ REFUSED = {
     ".ort": "it is ONNX Runtime's internal format; give the .onnx file it was made from",
 }
 """Suffixes that are known and not opened, and the way out."""
+
+_FOREIGN = {
+    "tf_keras": _KERAS_2,
+    "tensorflow": _TENSORFLOW,
+    "keras": "this is a part of a model; give a keras.Model, for instance keras.Sequential([...])",
+}
+"""Packages whose other objects are no models, and the way out."""
 
 
 class Loader(Protocol):
@@ -98,9 +114,9 @@ def read(
 def check(loaded: Loaded, samples: Sequence[Mapping[str, Array]]) -> dict[str, float]:
     """The largest difference of each output from the source's, over the output's largest magnitude.
 
-    samples: real inputs by name, batch axis included. An ONNX file answers in ONNX Runtime, a PyTorch program
-    in PyTorch; where the source is gone the graph is only run. Raises ModelError when it cannot be run or
-    answers differently.
+    samples: real inputs by name, batch axis included. An ONNX file answers in ONNX Runtime, a model of
+    another framework there; where the source is gone the graph is only run. Raises ModelError when it cannot
+    be run or answers differently.
     """
     from hasten.loaders.agree import compare, read_runs, write_runs
     from hasten.loaders.onnx import examine, examine_graph, naming
@@ -112,7 +128,9 @@ def check(loaded: Loaded, samples: Sequence[Mapping[str, Array]]) -> dict[str, f
         write_runs(feeds, [{name: sample[name] for name in names} for sample in samples])
         with Worker(f"checking {loaded.source}") as worker:
             examine_graph(worker, loaded.graph, feeds, ours)
-            if loaded.eager is not None:
+            if loaded.reference is not None:
+                loaded.reference(feeds, theirs)
+            elif loaded.eager is not None:
                 from hasten.loaders.torch import answers_of
 
                 answers_of(loaded.eager, feeds, theirs)
@@ -139,15 +157,16 @@ def _find(source: Any) -> tuple[str, Loader]:
         if not path.exists() and isinstance(source, str) and is_name(source):
             return source, _loader("package.module:function")
         return path.name, _loader_of_file(path)
-    for kind in type(source).__mro__:
-        key = f"{kind.__module__}.{kind.__qualname__}"
+    kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(source).__mro__]
+    for key in kinds:
         if key in TABLE:
             return type(source).__name__, _loader(key)
-        if kind.__module__.partition(".")[0] in ("keras", "tensorflow", "tf_keras"):
-            raise InputError(_KERAS)
+    for package in (kind.partition(".")[0] for kind in kinds):
+        if package in _FOREIGN:
+            raise InputError(f"{type(source).__name__}: {_FOREIGN[package]}")
     raise InputError(
         f"a {type(source).__module__}.{type(source).__qualname__} is not a model: give a path, "
-        "package.module:function, a torch.nn.Module, an onnx.ModelProto or a Graph"
+        "package.module:function, a torch.nn.Module, a keras.Model, an onnx.ModelProto or a Graph"
     )
 
 
@@ -161,7 +180,7 @@ def _loader_of_file(path: Path) -> Loader:
     if suffix in REFUSED:
         raise InputError(f"{path.name}: {REFUSED[suffix]}")
     if (path / "saved_model.pb").exists():
-        raise InputError(f"{path.name}: {_KERAS}")
+        return _loader("saved_model.pb")
     if path.is_dir():
         raise InputError(f"{path.name} is a folder; give the .onnx file in it")
     known = ", ".join(key for key in (*TABLE, *entries) if key.startswith("."))

@@ -23,7 +23,7 @@ def examine(model: str, feeds: str | None = None, answers: str | None = None) ->
     """
     import onnxruntime as ort
 
-    _limit_memory()
+    limit_memory()
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
     settings.intra_op_num_threads = usable_cores()
@@ -40,7 +40,7 @@ def examine(model: str, feeds: str | None = None, answers: str | None = None) ->
     return {"outputs": outputs}
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
     """Let this process take no more memory than is free, so that a hostile model fails here and alone."""
     try:
         import resource

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,10 @@ class Request:
 class Loaded:
     """A model as a checked graph.
 
-    source: the name a person knows it by. format: what it came from (``onnx``, ``torch``, ``pt2``).
-    notes: what was done to it on the way. eager: a ``.pt2`` program that runs it in the framework it came
-    from, or None. original: the ``.onnx`` file it was read from, or None.
+    source: the name a person knows it by. format: what it came from (``onnx``, ``torch``, ``pt2``, ``keras``,
+    ``tensorflow``). notes: what was done to it on the way. eager: a ``.pt2`` program that runs it in PyTorch,
+    or None. reference: writes the source's answers to a file of feeds (both as ``write_runs`` does), or None;
+    raises ModelError. original: the ``.onnx`` file it was read from, or None.
     """
 
     graph: Graph
@@ -43,4 +44,5 @@ class Loaded:
     format: str
     notes: tuple[str, ...] = ()
     eager: Path | None = None
+    reference: Callable[[Path, Path], None] | None = None
     original: Path | None = None

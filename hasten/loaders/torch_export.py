@@ -8,7 +8,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,67 +17,21 @@ from torch.utils import _pytree as pytree
 
 from hasten.core.data import Array
 from hasten.core.errors import InputError, ModelError, one_line
-from hasten.core.named import resolve, user_code
+from hasten.core.named import user_code
 from hasten.core.recipe import Json
 from hasten.graph import Graph
 from hasten.loaders.agree import read_runs, write_runs
+from hasten.loaders.conversion import Conversion
 from hasten.loaders.pt2 import SIGNATURE_SUFFIX, open_program
 from hasten.loaders.torch_call import Call, doubled
 
 Source = torch.nn.Module | torch.export.ExportedProgram
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """The files a conversion leaves.
-
-    onnx: the model. program: a ``.pt2`` of the same. feeds, answers: example inputs and the source's outputs
-    to them, as ``write_runs`` writes them.
-    """
-
-    onnx: Path
-    program: Path
-    feeds: Path
-    answers: Path
-    notes: tuple[str, ...]
-
-
-def convert_named(source: str, inputs: list[str], samples: str | None, work: str) -> dict[str, Json]:
-    """Child side: convert a ``.pt2`` file or what ``package.module:function`` returns.
-
-    Returns the paths of ``Conversion`` as strings; for an ONNX model only ``onnx``. Raises ModelError.
-    """
-    made: Any
-    if source.endswith(".pt2"):
-        made = open_program(Path(source))
-    else:
-        function = resolve(source)
-        with user_code("calling the function", ModelError):
-            made = function()
-    if not isinstance(made, Source):
-        return {"onnx": str(_write_foreign(made, Path(work)))}
+def convert_file(source: str, inputs: list[str], samples: str | None, work: str) -> dict[str, Json]:
+    """Child side: convert a ``.pt2`` file, as ``Conversion.to_json``; raises InputError, ModelError."""
     given = None if samples is None else read_runs(Path(samples))
-    done = convert(made, inputs, given, Path(work))
-    return {
-        "onnx": str(done.onnx),
-        "program": str(done.program),
-        "feeds": str(done.feeds),
-        "answers": str(done.answers),
-        "notes": list(done.notes),
-    }
-
-
-def _write_foreign(made: object, work: Path) -> Path:
-    import onnx
-
-    if not isinstance(made, onnx.ModelProto):
-        raise ModelError(
-            f"the function returned a {type(made).__module__}.{type(made).__qualname__}; "
-            "it must return a torch.nn.Module, a torch.export.ExportedProgram or an onnx.ModelProto"
-        )
-    path = work / "returned.onnx"
-    path.write_bytes(made.SerializeToString())
-    return path
+    return convert(open_program(Path(source)), inputs, given, Path(work)).to_json()
 
 
 def answer(program: str, feeds: str, answers: str) -> None:
@@ -121,14 +74,14 @@ def _convert_module(
     work: Path,
 ) -> Conversion:
     call = Call.of(module, inputs, samples)
-    program, notes = _capture(module, call)
+    program, notes = capture(module, call)
     runs, answers = [], []
     for tensors in call.runs:
         with user_code(f"running {type(module).__name__}", ModelError):
             outputs = module(*call.arguments(tensors)[0], **call.arguments(tensors)[1])
         runs.append({name: _array(tensor) for name, tensor in zip(call.names, tensors, strict=True)})
         answers.append(_named_arrays(outputs, call.names))
-    return _write(program, runs, answers, work, notes)
+    return write(program, runs, answers, work, notes)
 
 
 def _convert_program(
@@ -153,7 +106,7 @@ def _convert_program(
         for run in runs:
             outputs = _call_program(program, [torch.from_numpy(array) for array in run.values()])
             answers.append(_named_arrays(outputs, names))
-    return _write(program, runs, answers, work, ())
+    return write(program, runs, answers, work, ())
 
 
 def _call_program(program: torch.export.ExportedProgram, tensors: Sequence[torch.Tensor]) -> Any:
@@ -166,7 +119,7 @@ def _call_program(program: torch.export.ExportedProgram, tensors: Sequence[torch
     return program.module()(*args, **kwargs)
 
 
-def _capture(module: torch.nn.Module, call: Call) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
+def capture(module: torch.nn.Module, call: Call) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
     """Trace the module, with a dynamic batch if it can be; raises ModelError."""
     batch = torch.export.Dim("batch", min=1)
     attempts: list[tuple[tuple[torch.Tensor, ...], dict[str, Any] | None]] = [
@@ -201,20 +154,25 @@ def _batch_note(
     return (f"the batch axis is fixed at {size}, the module does not allow others{why}",)
 
 
-def _write(
+def write(
     program: torch.export.ExportedProgram,
     runs: Sequence[Mapping[str, Array]],
     answers: Sequence[Mapping[str, Array]],
     work: Path,
     notes: tuple[str, ...],
 ) -> Conversion:
+    """Leave a program as ONNX and as ``.pt2``, with its runs and answers; raises ModelError."""
     done = Conversion(
+        format="torch",
         onnx=work / "imported.onnx",
         program=work / "eager.pt2",
         feeds=work / "imported-feeds.npz",
         answers=work / "imported-answers.npz",
         notes=notes,
     )
+    assert done.program is not None
+    assert done.feeds is not None
+    assert done.answers is not None
     names = list(runs[0]), list(answers[0])
     with _quiet():
         torch.export.save(program, done.program)

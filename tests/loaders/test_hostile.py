@@ -249,9 +249,10 @@ def test_names_in_messages_are_escaped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model.keras", "tf2onnx"),
-        ("model.h5", "tf2onnx"),
-        ("model.pb", "tf2onnx"),
+        ("model.keras", r"not a \.keras file"),
+        ("model.h5", r"model\.save\('model\.keras'\)"),
+        ("model.hdf5", r"model\.save\('model\.keras'\)"),
+        ("model.pb", "SavedModel folder"),
         ("model.xml", "hasten measure"),
         ("model.tflite", "hasten measure"),
         ("model.pt", "torch.export.save"),
@@ -272,7 +273,7 @@ def test_other_kinds_of_folders_and_objects(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is a folder; give the \.onnx file in it"):
         read(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"x")
-    with pytest.raises(InputError, match="tf2onnx"):
+    with pytest.raises(ModelError, match="not a SavedModel, or it is damaged"):
         read(tmp_path)
     with pytest.raises(InputError, match=r"a builtins\.int is not a model"):
         read(3)
