@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from hasten.bridge.dtypes import from_numpy
 from hasten.graph import Graph
 
 from .node_tests import NodeTest, all_node_tests
+from .test_contrib import CASES, model_of
 
 MOST_NUMBERS = 400
 """Float inputs a test may have together: finite differences run the model twice for each number."""
@@ -28,6 +30,8 @@ _INTEGERS = "its outputs are integers"
 _BOOLEANS = "its outputs are truth values"
 _NO_FLOATS = "it computes with integers or truth values"
 _NO_INPUT = "it makes a value from attributes, shapes or integers alone"
+_ROUNDS = "it rounds; its gradient is the straight-through estimate, not the derivative (zero)"
+_QUANTIZED = ("Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid", "Softmax")
 _RANDOM = "it draws random values that no input moves smoothly"
 
 NOT_DIFFERENTIABLE: dict[str, str] = {
@@ -38,7 +42,7 @@ NOT_DIFFERENTIABLE: dict[str, str] = {
     ),
     "OptionalHasElement": _BOOLEANS,
     **dict.fromkeys(("QLinearConv", "QLinearMatMul"), _INTEGERS),
-    "QuantizeLinear": "it rounds; its gradient is the straight-through estimate, not the derivative (zero)",
+    "QuantizeLinear": _ROUNDS,
     "Range": "its bounds and step are read as numbers; how long it is jumps with them",
     **dict.fromkeys(("And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"), _NO_FLOATS),
     **dict.fromkeys(("ConvInteger", "MatMulInteger", "Not", "Or", "Xor"), _NO_FLOATS),
@@ -46,6 +50,9 @@ NOT_DIFFERENTIABLE: dict[str, str] = {
     **dict.fromkeys(("HannWindow", "MelWeightMatrix", "SequenceEmpty"), _NO_INPUT),
     **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"), _RANDOM),
     **dict.fromkeys(("RandomUniform", "RandomUniformLike"), _RANDOM),
+    **dict.fromkeys(("com.microsoft.NhwcMaxPool", "com.microsoft.QuantizeLinear"), _INTEGERS),
+    **{f"com.microsoft.QLinear{name}": _INTEGERS for name in _QUANTIZED},
+    "com.microsoft.DynamicQuantizeMatMul": _ROUNDS,
     "Hardmax": "it is piecewise constant: ones at the largest, zeros elsewhere",
 }
 """Operators without a gradient to check, with the reason."""
@@ -105,6 +112,10 @@ WRITTEN: dict[str, str] = {
         "float[2,3] x) => (float[4,3] y",
         "e = Exp (x) s = SequenceConstruct (x) r = SequenceInsert (s, e)"
         " y = ConcatFromSequence <axis = 0> (r)",
+    ),
+    "SimplifiedLayerNormalization": _model(
+        "float[2,3,4] x, float[4] w) => (float[2,3,4] y",
+        "y = SimplifiedLayerNormalization <axis = -1, stash_type = 11> (x, w)",
     ),
     "Slice": _model(
         "float[4,3] x) => (float[2,3] y",
@@ -206,10 +217,22 @@ def small_tests(name: str) -> list[NodeTest]:
     """One or two small tests of an operator with float inputs: the smallest, and one with more inputs."""
     if name in WRITTEN:
         return [_written(name)]
+    if name.startswith("com.microsoft."):
+        return _contrib_tests(name)
     fit = [t for t in _tests_by_operator().get(name, ()) if 0 < _numbers(t.cases[0][0]) <= MOST_NUMBERS]
     fit = [t for t in fit if t.out_of_scope is None]
     richest = max(fit, key=lambda t: sum(map(bool, map(_numbers, t.cases[0][0]))), default=None)
     return fit[:1] if richest is None or richest is fit[0] else [fit[0], richest]
+
+
+def _contrib_tests(name: str) -> list[NodeTest]:
+    """The cases in which ONNX Runtime's own operator makes floats of floats."""
+    found = []
+    for label, case in CASES.items():
+        if f"com.microsoft.{case.op_type}" == name and np.float32 in case.outputs:
+            model, feeds = model_of(replace(case, domain="com.microsoft"))
+            found.append(NodeTest(label, model, [(list(feeds.values()), [])], 0.0, 0.0))
+    return found
 
 
 def _written(name: str) -> NodeTest:

@@ -30,8 +30,8 @@ OUT_OF_SCOPE_TESTS: dict[str, str] = {
     r"dft_inverse(_opset19)?": "expects the noise of one float32 transform, 2e-7 where the exact value is 0",
     r"scan_sum": "Scan as it was in opset 8, with a batch axis; the bridge begins at opset 9",
     r"equal_string.*": "strings; torch has no such tensors",
-    r"attention_4d_(fp16|causal_fp16|(attn_mask_)?causal_bf16|(causal_)?padded_kv_bf16)"
-    r"|attention_3d_causal_bf16": (
+    r"attention_4d_fp16|attention_3d_causal_bf16(_expanded)?"
+    r"|attention_4d_(causal_fp16|(attn_mask_)?causal_bf16|(causal_)?padded_kv_bf16)(_expanded)?": (
         "expects a rounding to half precision after every step; torch rounds once, nearer the exact value"
     ),
 }

@@ -26,7 +26,7 @@ def batch_normalization(call: Call) -> Function:
         return _batch_training(epsilon, keep, call.version)
     if call.constant(3) is None or call.constant(4) is None:
         # Statistics that another node computes have no place to be learned in, but gradients flow into them.
-        return lambda scope, *given: _normalized(*given, epsilon)
+        return lambda scope, x, scale, bias, mean, var: _normalized(x, scale, bias, mean, var, epsilon)
     mixed = len({dtype for dtype in call.dtypes if dtype is not None}) > 1
 
     def run(scope: Scope, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
