@@ -1,4 +1,4 @@
-"""How is it trained fast? ``fit``: precision, several processes, a teacher, runs that go on where they stopped.
+"""How is it trained fast? ``fit``: precision, several processes, a teacher, and runs that can go on.
 
 ``settings`` says what a training may be told; ``history`` what it tells. ``order`` decides which samples make
 up which optimizer step, ``samples`` loads them, ``network`` runs a graph or a module, ``objective`` and

@@ -90,7 +90,7 @@ def found(folder: Path) -> list[Path]:
 
 def newest(folder: Path, device: torch.device) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The newest checkpoint that is whole, and what was wrong with those after it."""
-    notes = []
+    notes: list[str] = []
     for path in found(folder):
         try:
             return read(path, device), tuple(notes)

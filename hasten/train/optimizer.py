@@ -14,7 +14,8 @@ def make(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     Weight decay is for what multiplies activations: not for biases and scales, which have one axis.
     AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
     """
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for weight in module.parameters():
         if weight.requires_grad:
             (decayed if sum(size > 1 for size in weight.shape) > 1 else others).append(weight)

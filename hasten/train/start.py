@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hasten.bridge.module import GraphModule
 from hasten.core.data import Dataset
 from hasten.core.errors import DataError, InputError
 from hasten.graph import Graph
@@ -67,7 +68,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
         checkpoints.restore_random_state(*before)
     network.to(home)
     return Fitted(
-        graph=network.module.to_graph() if isinstance(model, Graph) else None,
+        graph=network.module.to_graph() if isinstance(network.module, GraphModule) else None,
         module=network.module,
         history=trainer.history,
         why=trainer.why,
