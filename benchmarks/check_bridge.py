@@ -112,7 +112,8 @@ def in_double(graph: Graph) -> Graph:
                     )
         for value in (*level.inputs, *(v for node in level for v in node.outputs)):
             if value.dtype == single:
-                value.dtype = double
+                # Not value.dtype: a copied graph shares the type with the one it came from.
+                value.type = ir.TensorType(double)
     return copy
 
 

@@ -253,7 +253,7 @@ class Compiler:
         bodiless = all(a.type != ir.AttributeType.GRAPH for a in node.attributes.values())
         if bodiless and (
             node.op_type in HOST_SOURCES
-            or (node.inputs and all(h or v is None for h, v in zip(hosted, node.inputs, strict=True)))
+            or all(h or v is None for h, v in zip(hosted, node.inputs, strict=True))
         ):
             self.host.update(node.outputs)
             return function

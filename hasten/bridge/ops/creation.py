@@ -19,7 +19,7 @@ def constant_of_shape(call: Call) -> Function:
     value = call.tensor("value").reshape(()) if call.given("value") else torch.tensor(0.0)
     shape_of = reader(call, 0)
     # A copy: an expanded tensor would share one element that no view may be taken of.
-    return lambda shape: value.expand(shape_of(shape)).clone()
+    return lambda shape: value.to(shape.device).expand(shape_of(shape)).clone()
 
 
 @operator("Range", host=(0, 1, 2))
@@ -29,6 +29,8 @@ def range_of(call: Call) -> Function:
 
     def run(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
         kind = start.dtype
+        # Any of the three may have stayed on the CPU.
+        device = next((v.device for v in (start, limit, delta) if v.device.type != "cpu"), start.device)
         narrow = kind in (torch.float16, torch.bfloat16)
         if narrow and wide:
             start, limit, delta = start.float(), limit.float(), delta.float()
@@ -36,7 +38,7 @@ def range_of(call: Call) -> Function:
         step = delta.item()
         span = limit.item() - start.item()
         count = -(-span // step) if isinstance(step, int) else math.ceil(span / step)
-        steps = torch.arange(max(int(count), 0), dtype=start.dtype, device=start.device)
+        steps = torch.arange(max(int(count), 0), dtype=start.dtype, device=device)
         return (start + steps * delta).to(kind)
 
     return run

@@ -51,7 +51,9 @@ def coordinates(rule: Rule, axis: Axis, kind: Float) -> Array:
         "align_corners": lambda: place * ((size - 1) / (width - 1) if width != 1 else 0),
         "asymmetric": lambda: place / scale,
         "half_pixel": lambda: (place + half) / scale - half,
-        "half_pixel_symmetric": lambda: (place + half) / scale - half + size / 2 * (1 - axis.target / width),
+        "half_pixel_symmetric": lambda: (
+            size * half * (1 - axis.target / width) + (place + half) / scale - half
+        ),
         "pytorch_half_pixel": lambda: place if single else (place + half) / scale - half,
         "tf_crop_and_resize": lambda: (
             place + (start + end) / 2 if single else start + place * (end - start) / kind(axis.target - 1)
