@@ -46,17 +46,17 @@ def convert_named(source: str, inputs: list[str], samples: str | None, work: str
 def _convert(made: Any, inputs: list[str], samples: Any, work: Path) -> Conversion:
     # Whatever class it is of, its module is imported already.
     if "keras" in sys.modules and isinstance(made, sys.modules["keras"].Model):
-        from hasten.loaders import keras_export
+        from hasten.loaders.keras_export import convert as convert_keras
 
         try:
-            return keras_export.convert(made, inputs, samples, work)
+            return convert_keras(made, inputs, samples, work)
         except Unavailable as error:
             raise InputError(str(error)) from error
     if "torch" in sys.modules:
-        from hasten.loaders import torch_export
+        from hasten.loaders.torch_export import Source, convert
 
-        if isinstance(made, torch_export.Source):
-            return torch_export.convert(made, inputs, samples, work)
+        if isinstance(made, Source):
+            return convert(made, inputs, samples, work)
     return Conversion(format="onnx", onnx=_write_foreign(made, work))
 
 
