@@ -71,9 +71,12 @@ def imagenet(data_dir: Path) -> Arrays:
     return {"image": _stack(crops, lambda x: (x.astype(np.float32) - 127) / 128), "labels": _labels(rows)}
 
 
-def cifar10(data_dir: Path, count: int = 4000) -> Arrays:
-    """Return CIFAR-10 test pictures: `image` (count, 3, 32, 32), standardized, and `labels` int64."""
-    rows = _read(data_dir / "data/cifar10/test.parquet", count)
+def cifar10(data_dir: Path, count: int | None = 4000, split: str = "test") -> Arrays:
+    """Return CIFAR-10 pictures: `image` (count, 3, 32, 32), standardized, and `labels` int64.
+
+    split: "test" (10,000) or "train" (50,000); count None: all of it.
+    """
+    rows = _read(data_dir / f"data/cifar10/{split}.parquet", count)
     pictures = (_picture(row) for row in rows)
     image = _stack(pictures, lambda x: (x.astype(np.float32) / 255 - _CIFAR_MEAN) / _CIFAR_STD)
     return {"image": image, "labels": _labels(rows)}

@@ -63,16 +63,19 @@ class ShortcutBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet-(6n+2) for 32x32 pictures: three stages of n blocks, 16, 32 and 64 channels (He et al. 2016)."""
+    """ResNet-(6n+2) for 32x32 pictures: three stages of n blocks (He et al. 2016, section 4.2).
 
-    def __init__(self, blocks_per_stage: int) -> None:
+    width: channels of the first stage, 16 in the paper; the others have two and four times as many.
+    """
+
+    def __init__(self, blocks_per_stage: int, width: int = 16) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = self._stage(16, 16, 1, blocks_per_stage)
-        self.layer2 = self._stage(16, 32, 2, blocks_per_stage)
-        self.layer3 = self._stage(32, 64, 2, blocks_per_stage)
-        self.linear = nn.Linear(64, 10)
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = self._stage(width, width, 1, blocks_per_stage)
+        self.layer2 = self._stage(width, 2 * width, 2, blocks_per_stage)
+        self.layer3 = self._stage(2 * width, 4 * width, 2, blocks_per_stage)
+        self.linear = nn.Linear(4 * width, 10)
 
     @staticmethod
     def _stage(in_channels: int, out_channels: int, stride: int, count: int) -> nn.Sequential:

@@ -181,11 +181,20 @@ def feeds_of(graph: Graph, batch: int = 3, seed: int = 7) -> dict[str, np.ndarra
     return {name: np.stack([s[name] for s in samples]) for name in samples[0]}
 
 
+def _label(graph: Graph, sample: dict[str, np.ndarray], drawn: int) -> np.ndarray:
+    """A class, one for each step or token where the graph scores these."""
+    scores = graph.outputs[0].shape
+    if scores is None or len(scores) < 3:
+        return np.asarray(drawn)
+    length = len(next(iter(sample.values())))
+    return (drawn + np.arange(length)) % 8
+
+
 def calibration_for(graph: Graph, folder: Path, count: int = 16) -> Calibration:
     """Samples to calibrate on, with labels; their length varies where the graph lets it."""
     rng = np.random.default_rng(11)
     writer = StoreWriter(folder, [*(spec.name for spec in graph.inputs), "labels"])
     for i in range(count):
         sample = sample_of(graph, rng, length=4 + i % 3)
-        writer.append({**sample, "labels": np.asarray(rng.integers(0, 8))})
+        writer.append({**sample, "labels": _label(graph, sample, int(rng.integers(0, 8)))})
     return Calibration(writer.close(), range(count))

@@ -10,7 +10,7 @@ A method's module has
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -28,8 +28,11 @@ from hasten.graph import Graph
 TABLE = {
     "optimize_graph": "hasten.methods.optimize_graph",
     "quantize_static": "hasten.methods.quantize_static",
+    "quantize_aware": "hasten.methods.quantize_aware",
     "quantize_dynamic": "hasten.methods.quantize_dynamic",
     "cast": "hasten.methods.cast",
+    "finetune": "hasten.methods.finetune",
+    "distill": "hasten.methods.distill",
 }
 """Name to module. Other packages add theirs through the entry point group ``hasten.methods``."""
 
@@ -55,13 +58,15 @@ class Facts:
 class Context:
     """What a method may use besides the graph.
 
-    calibration: the only data a method may see, or None when there are none.
+    calibration: the only data a method may see, or None when there are none. original: the graph the recipe
+    began with, for methods that learn from it; None: the one that is given.
     work: an existing folder for intermediate files. progress: called with what is being done and how much
     of it is (0 to 1).
     """
 
     calibration: Calibration | None
     work: Path
+    original: Graph | None = None
     seed: int = 0
     threads: int = 1
     batch: int = 1
@@ -143,6 +148,7 @@ def apply(recipe: Recipe, graph: Graph, context: Context) -> Change:
     Raises RecipeError for malformed steps before any work, MethodError when a step cannot be applied.
     """
     validate(recipe)
+    context = replace(context, original=context.original or graph)
     change = Change(graph)
     for i, step in enumerate(recipe.steps):
         method = find(step.method)

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 1800.0
 
 
-def method_context(calibration: Calibration | None, work: str, settings: Mapping[str, int]) -> Context:
-    """What methods are applied with, from the settings of ``Workshop.place``."""
+def method_context(
+    calibration: Calibration | None, work: str, original: str, settings: Mapping[str, int]
+) -> Context:
+    """What methods are applied with, from what ``Workshop.place`` says."""
+    from hasten.graph import Graph
     from hasten.methods import Context
 
     return Context(
         calibration=calibration,
         work=Path(work),
+        original=Graph.open(original),
         seed=settings["seed"],
         threads=settings["threads"],
         batch=settings["batch"],
@@ -39,6 +43,7 @@ def apply_in_child(
     graph: str,
     store: str | None,
     work: str,
+    original: str,
     settings: dict[str, int],
     step: dict[str, dict[str, Json]],
     out: str,
@@ -48,7 +53,7 @@ def apply_in_child(
     from hasten.methods import apply
 
     roles = Roles.open(Path(store)) if store else None
-    context = method_context(roles.calibration if roles else None, work, settings)
+    context = method_context(roles.calibration if roles else None, work, original, settings)
     change = apply(Recipe([step]), Graph.open(graph), context)
     change.graph.stripped().write(out)
     return {
@@ -123,6 +128,7 @@ class Workshop:
     """
 
     def __init__(self, original: Path, store: Path | None, work: Path, settings: Mapping[str, int]) -> None:
+        self._original = original
         self._store = store
         self._work = work
         self._settings = dict(settings)
@@ -152,7 +158,13 @@ class Workshop:
         """Where a child finds a graph and the data, and the settings it applies methods with."""
         store = str(self._store) if self._store else None
         settings: dict[str, Json] = dict(self._settings)
-        return {"graph": str(built.path), "store": store, "work": str(self._graphs), "settings": settings}
+        return {
+            "graph": str(built.path),
+            "original": str(self._original),
+            "store": store,
+            "work": str(self._graphs),
+            "settings": settings,
+        }
 
     def apply(self, recipe: Recipe) -> Built:
         """The graph of a recipe; raises TrialError when a step cannot be applied."""

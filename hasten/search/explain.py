@@ -61,9 +61,7 @@ def shape_gain(trials: Sequence[Trial]) -> list[str]:
             assert probe.speedup is not None
             # Each was timed beside the original, at different minutes: the ratios can be compared.
             fixed, free = probe.speedup.median, trial.speedup.median
-            gain = (
-                f"{fixed:.2f} times the original's speed with shapes fixed, {free:.2f} with dynamic ones"
-            )
+            gain = f"{fixed:.2f} times the original's speed with shapes fixed, {free:.2f} with dynamic ones"
             advice = "; fix them with --shape" if fixed > 1.05 * free else ": not worth fixing"
             said.append(f"{probe.recipe} on {probe.target}: {gain}{advice}.")
     return said

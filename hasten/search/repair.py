@@ -13,17 +13,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hasten.core.data import Array, Calibration, Roles
+from hasten.core.data import Array, Roles
 from hasten.core.errors import MethodError
-from hasten.core.recipe import Json, Recipe, Step
+from hasten.core.recipe import Recipe, Step
 from hasten.search.build import Built, Workshop, method_context
 
 _SAMPLES = 24
 """Calibration samples each application is judged on: enough to rank layers, few enough to be quick."""
+
+if TYPE_CHECKING:
+    from hasten.graph import Graph
+    from hasten.methods import Context
 
 Damage = Callable[[frozenset[str]], float]
 
@@ -93,9 +97,11 @@ def find_blame(
         "repair:blame_in_child",
         {
             **workshop.place(before),
-            "step": {recipe.steps[-1].method: dict(recipe.steps[-1].params)},
-            "fraction": fraction,
-            "time_limit_s": time_limit_s,
+            "aim": {
+                "step": {recipe.steps[-1].method: dict(recipe.steps[-1].params)},
+                "fraction": fraction,
+                "time_limit_s": time_limit_s,
+            },
         },
     )
     return Blame(**{**answer, "layers": tuple(answer["layers"])}) if answer else None
@@ -105,19 +111,18 @@ def blame_in_child(
     graph: str,
     store: str | None,
     work: str,
+    original: str,
     settings: dict[str, int],
-    step: dict[str, dict[str, Json]],
-    fraction: float,
-    time_limit_s: float,
+    aim: dict[str, Any],
 ) -> dict[str, Any] | None:
-    """Child side of ``find_blame``."""
+    """Child side of ``find_blame``; aim: the step, the fraction and the time limit."""
     from hasten.graph import Graph
 
     if store is None:
         return None
-    trial = _Bench(
-        Graph.open(graph), Step.parse(step, "step"), Roles.open(Path(store)).calibration, work, settings
-    )
+    context = method_context(Roles.open(Path(store)).calibration, work, original, settings)
+    trial = _Bench(Graph.open(graph), Step.parse(aim["step"], "step"), context)
+    time_limit_s: float = aim["time_limit_s"]
     names = trial.layers()
     deadline = time.monotonic() + time_limit_s
     everything = trial.error(frozenset())
@@ -129,7 +134,7 @@ def blame_in_child(
     count = shortest(
         ranked,
         lambda k: trial.error(frozenset(ranked[:k])) if time.monotonic() < deadline else 0.0,
-        fraction * everything,
+        aim["fraction"] * everything,
     )
     after = trial.error(frozenset(ranked[:count]))
     if count == len(names) or after >= everything:
@@ -140,16 +145,15 @@ def blame_in_child(
 class _Bench:
     """Applies one step with differing ``exclude`` and compares the outputs with the unchanged graph's."""
 
-    def __init__(
-        self, graph: Any, step: Step, calibration: Calibration, work: str, settings: Mapping[str, int]
-    ) -> None:
+    def __init__(self, graph: Graph, step: Step, context: Context) -> None:
         from hasten.graph.evaluate import Evaluator
 
         self._graph = graph
         self._step = step
-        self._context = method_context(calibration, work, settings)
-        self._feeds = [b.feeds(graph.inputs) for b in calibration.take(_SAMPLES).batches(1)]
-        self._threads = settings["threads"]
+        assert context.calibration is not None
+        self._context = context
+        self._feeds = [b.feeds(graph.inputs) for b in context.calibration.take(_SAMPLES).batches(1)]
+        self._threads = context.threads
         evaluator = Evaluator(graph, threads=self._threads)
         self._expected = [evaluator.run(f) for f in self._feeds]
         self._known: dict[frozenset[str], float] = {}

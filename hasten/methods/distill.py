@@ -1,0 +1,133 @@
+"""Distillation: the graph as it was changed so far learns to answer as the original does, without labels.
+
+Class scores are compared as softened distributions, embeddings by direction and by how samples relate to each
+other, other outputs by their squared error; inner values may be learned too.
+
+Sources: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section 2; Park, Kim,
+Lu and Cho 2019, "Relational Knowledge Distillation"; Romero et al. 2015, "FitNets", eq. 3; Zagoruyko and
+Komodakis 2017, "Paying More Attention to Attention", eq. 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from hasten import loaders, train
+from hasten.core.errors import DataError, InputError, MethodError, ModelError, Unavailable
+from hasten.core.record import Skip
+from hasten.graph import Graph
+from hasten.methods import Change, Context, Facts
+
+FACTS = Facts(
+    summary="all float weights trained to answer as the original does; no labels needed",
+    exact=False,
+    needs=frozenset({"calibration", "gradients"}),
+    needs_float=False,
+)
+_ORIGINAL = "original"
+_FEWEST_HELD_BACK = 8
+"""Samples: of fewer, none can be spared to choose the best weights by."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Params:
+    """Hyper-parameters of ``distill``.
+
+    teacher: ``original``, the model as it was before the recipe, or the path of another model that takes the
+    same inputs. epochs: passes over the calibration samples. batch_size: samples of an optimizer step.
+    learning_rate: after a warm-up of a twentieth of the steps; it falls along a cosine.
+    temperature: T that softens class scores. alpha: share of the labels' loss; 0 needs no labels.
+    features: names of inner values to learn, or ``matched``: of the same name and shape in both graphs.
+    feature_weight: how much they count. attention: compare their maps of attention instead of the values.
+    ema: decay of the moving average of the weights, or null. augment: what is done to pictures, for both.
+    trainable: pattern of the names of the weights to train, or null for all. held_back: share of the samples
+    that only choose the best weights. patience: epochs without a better one after which it stops, or null.
+    precision: of the arithmetic. device: ``auto`` takes a GPU where there is one.
+    """
+
+    teacher: str = _ORIGINAL
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    features: Literal["matched"] | tuple[str, ...] = ()
+    feature_weight: Annotated[float, Field(ge=0)] = 1.0
+    attention: bool = False
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    augment: tuple[Literal["flip", "crop"], ...] = ()
+    trainable: str | None = None
+    held_back: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    patience: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+def apply(graph: Graph, params: Params, context: Context) -> Change:
+    """Train the graph on what the teacher answers on the calibration samples.
+
+    Raises MethodError when the teacher does not fit, or for operators without a gradient; Unavailable when
+    PyTorch or accelerate is missing.
+    """
+    data = context.calibration
+    if data is None or not len(data):
+        raise MethodError("distill has no samples to learn on; give --data")
+    if params.alpha > 0 and not data.has_labels:
+        raise MethodError("distill: the data have no labels; set alpha to 0")
+    teacher = _teacher(graph, params, context)
+    if not params.alpha and teacher.fingerprint == graph.fingerprint:
+        reason = "the model is still the teacher: put distill after the method that changes it"
+        return Change(graph, skipped=(Skip(name="the model", op_type="Graph", reason=reason),))
+    try:
+        fitted = train.fit(
+            graph,
+            data,
+            settings=_settings(params, context, len(data)),
+            teacher=teacher,
+            listener=lambda event: context.progress("learning from the original", event.step / event.steps),
+        )
+    except Unavailable:
+        raise
+    except (DataError, ModelError, InputError) as error:
+        raise MethodError(f"distill: {error}") from error
+    sites, skipped = train.changed(graph, fitted)
+    if not sites or fitted.graph is None:
+        return Change(graph, skipped=skipped, notes=fitted.notes)
+    return Change(fitted.graph, sites, skipped, (*fitted.notes, f"distill: {fitted.why}"))
+
+
+def _teacher(graph: Graph, params: Params, context: Context) -> Graph:
+    if params.teacher == _ORIGINAL:
+        return context.original or graph
+    return loaders.read(Path(params.teacher)).graph
+
+
+def _settings(params: Params, context: Context, samples: int) -> train.Settings:
+    held_back = params.held_back if samples * params.held_back >= _FEWEST_HELD_BACK else 0.0
+    return train.Settings(
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        learning_rate=params.learning_rate,
+        optimizer=params.optimizer,
+        weight_decay=params.weight_decay,
+        temperature=params.temperature,
+        alpha=params.alpha,
+        features=params.features,
+        feature_weight=params.feature_weight,
+        attention=params.attention,
+        ema=params.ema,
+        augment=params.augment,
+        trainable=params.trainable,
+        held_back=held_back,
+        patience=params.patience if held_back else None,
+        precision=params.precision,
+        device=params.device,
+        seed=context.seed,
+        threads=context.threads,
+    )
