@@ -43,10 +43,6 @@ def _pool_of(call: Call) -> tuple[Window, Sizes, Sizes, Sizes, Sizes | None]:
     return window, kernel, strides, dilations, padding
 
 
-def _lowest(x: Tensor) -> float:
-    return -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
-
-
 @operator("MaxPool")
 def max_pool(call: Call) -> Function:
     """Maximum of every window; the second output is where it lies in the flattened input."""
@@ -60,11 +56,11 @@ def max_pool(call: Call) -> Function:
         return lambda x: pool(x, kernel, strides, padding, dilations, ceil)
 
     def run(x: Tensor) -> Any:
-        # Torch pools few integer types; int32 holds all that ONNX allows here.
-        wide = x if x.is_floating_point() else x.to(torch.int32)
+        # Torch pools few integers, on CUDA none; float32 holds all that ONNX allows here (int8, uint8).
+        wide = x if x.is_floating_point() else x.to(torch.float32)
         before, after = window.padding(x.shape[2:], kernel)
         ends = tuple(a + h for a, h in zip(after, window.overhang(x.shape[2:], kernel), strict=True))
-        padded = pad(wide, before, ends, _lowest(wide))
+        padded = pad(wide, before, ends, -math.inf)
         found = pool(padded, kernel, strides, 0, dilations, False, indexed)
         if not indexed:
             return found.to(x.dtype)

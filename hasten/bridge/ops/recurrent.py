@@ -108,14 +108,9 @@ def _run_fused(
     w, r, b = weights
     assert w is not None
     assert r is not None
-    order = _TORCH_ORDER[layer.kind]
     both = len(layer.backwards) == 2
     flipped = layer.backwards == (True,)
-    parameters: list[Tensor] = []
-    for direction in range(len(layer.backwards)):
-        parameters += [_reordered(w[direction], order), _reordered(r[direction], order)]
-        if b is not None:
-            parameters += [_reordered(half, order) for half in b[direction].chunk(2)]
+    parameters = _torch_parameters(layer, w, r, b)
     first = x.flip(0) if flipped else x
     held = tuple(states) if layer.kind == "LSTM" else states[0]
     assert layer.fused is not None
@@ -128,12 +123,27 @@ def _run_fused(
     return y.reshape(length, batch, len(layer.backwards), -1).transpose(1, 2), finals
 
 
-def _reordered(gates: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Blocks of rows in another order."""
-    if len(order) == 1:
-        return gates
-    blocks = gates.chunk(len(order))
-    return torch.cat([blocks[i] for i in order])
+def _torch_parameters(layer: _Layer, w: Tensor, r: Tensor, b: Tensor | None) -> list[Tensor]:
+    """The weights as torch's kernels take them: for each direction W, R and, if there are any, both biases.
+
+    All are views of one piece of memory in cuDNN's order, all matrices and then all biases: cuDNN would
+    otherwise copy them once more, with a warning.
+    """
+    order, directions = _TORCH_ORDER[layer.kind], range(len(layer.backwards))
+    matrices = [matrix[d] for d in directions for matrix in (w, r)]
+    biases = [] if b is None else [half for d in directions for half in b[d].chunk(2)]
+    blocks = [part.chunk(len(order))[i].reshape(-1) for part in (*matrices, *biases) for i in order]
+    flat = torch.cat(blocks)
+    parts, start = [], 0
+    for part in (*matrices, *biases):
+        parts.append(flat[start : start + part.numel()].reshape(part.shape))
+        start += part.numel()
+    first_bias = len(matrices)
+    return [
+        part
+        for d in directions
+        for part in (*parts[2 * d : 2 * d + 2], *parts[first_bias + 2 * d : first_bias + 2 * d + 2])
+    ]
 
 
 def _run_loop(

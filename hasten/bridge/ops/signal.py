@@ -116,7 +116,7 @@ def mel_weight_matrix(call: Call) -> Function:
         bands: Tensor, dft_length: Tensor, sample_rate: Tensor, lowest: Tensor, highest: Tensor
     ) -> Tensor:
         count, length = int(bands), int(dft_length)
-        edges_hertz = torch.stack((lowest.double(), highest.double()))
+        edges_hertz = torch.stack((lowest.double(), highest.double())).cpu()
         low, high = 2595 * torch.log10(1 + edges_hertz / 700)
         mels = low + torch.arange(count + 2, dtype=torch.float64) * (high - low) / (count + 2)
         hertz = 700 * (10 ** (mels / 2595) - 1)
@@ -126,6 +126,6 @@ def mel_weight_matrix(call: Call) -> Function:
         rise = torch.where(centre == left, bins == centre, (bins - left) / (centre - left).clamp(min=1))
         fall = (right - bins) / (right - centre).clamp(min=1)
         weights = torch.where(bins <= centre, torch.where(bins >= left, rise, 0), fall.clamp(min=0))
-        return weights.to(dtype)
+        return weights.to(highest.device, dtype)
 
     return run
