@@ -60,6 +60,7 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
             baseline=baseline,
             threads=request.threads,
             shapes={} if request.recipe else probe_shapes(prepared, request.batch),
+            samples=len(prepared.roles.calibration),
             deadline=deadline,
         )
         tried = try_all(proposer, lab, journal, known, listener)

@@ -14,6 +14,7 @@ from hasten.core.record import Trial
 from hasten.search.advise import Advice
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, leader, within_budget
+from hasten.search.learn import quantize_aware
 from hasten.search.repair import find_blame
 from hasten.search.trial import Lab
 
@@ -33,7 +34,8 @@ class Proposer:
 
     threads: how many threads the user fixed, or None when they are free to vary.
     shapes: the shapes that inputs with dynamic dimensions have in the data, to learn what fixing them would
-    gain; empty when there are none. deadline: in the time of ``time.monotonic``.
+    gain; empty when there are none. samples: of the calibration role. deadline: in the time of
+    ``time.monotonic``.
     """
 
     lab: Lab
@@ -41,12 +43,14 @@ class Proposer:
     baseline: Trial
     threads: int | None
     shapes: Mapping[str, tuple[int, ...]]
+    samples: int
     deadline: float
 
     def propose(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
         yield from self.advice.candidates
         yield from self._repairs(done)
+        yield from self._trained(done)
         yield from self._thread_counts(done)
         yield from self._fixed_shapes(done)
 
@@ -85,6 +89,25 @@ class Proposer:
             if any(within_budget(t) for t in made):
                 return
             current = min(pays, key=_drop, default=None)
+
+    def _trained(self, done: Sequence[Trial]) -> Iterator[Candidate]:
+        """The fastest quantized version that lost too much, trained with its rounding, where it would pay."""
+        best = leader(done, self.baseline, self.lab.budget)
+        lost = [
+            t
+            for t in sorted((t for t in done if t.status == "rejected"), key=self._cost)
+            if t.recipe.steps[-1].method == "quantize_static"
+            and (best is None or self._cost(t) < self._cost(best))
+        ]
+        if not lost or self.baseline.latency_ms is None:
+            return
+        step = quantize_aware(
+            self.samples,
+            self.baseline.latency_ms.median / self.lab.conditions.batch,
+            self.deadline - monotonic(),
+        )
+        if step is not None:
+            yield Candidate(Recipe((*lost[0].recipe.steps, step)), lost[0].target, lost[0].options)
 
     def _cost(self, trial: Trial) -> float:
         return cost(trial, self.lab.budget)

@@ -1,0 +1,33 @@
+"""Training is proposed only with the means, the samples and the time for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from hasten.search import learn
+
+
+def test_epochs_fill_the_time_there_is() -> None:
+    little = learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=100.0)
+    much = learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=1e5)
+    assert little is not None
+    assert much is not None
+    # 1000 samples at 12 inferences of 5 ms are a minute an epoch, and 0.6 of the time is given
+    assert little.params["epochs"] == 1.0
+    assert much.params["epochs"] == 8.0
+
+
+@pytest.mark.parametrize(
+    ("samples", "seconds"), [(100, 1e5), (1000, 10.0)], ids=["too few samples", "too little time"]
+)
+def test_where_it_would_not_pay_nothing_is_proposed(samples: int, seconds: float) -> None:
+    assert learn.quantize_aware(samples=samples, inference_ms=5.0, seconds_left=seconds) is None
+
+
+def test_what_is_missing_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert learn.lacking() is None
+    monkeypatch.setattr(learn, "find_spec", lambda name: None)
+    said = learn.lacking()
+    assert said is not None
+    assert "pip install 'hasten[train]'" in said
+    assert learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=1e5) is None
