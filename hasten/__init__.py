@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hasten.api import Model, apply, load, measure, optimize, read
+    from hasten.api import Model, apply, fit, load, measure, optimize, read
     from hasten.core.budget import Budget
     from hasten.core.errors import HastenError
     from hasten.core.recipe import Recipe, Step
@@ -27,6 +27,7 @@ _HOME = {
     "RunRecord": "hasten.core.record",
     "Step": "hasten.core.recipe",
     "apply": "hasten.api",
+    "fit": "hasten.api",
     "load": "hasten.api",
     "measure": "hasten.api",
     "optimize": "hasten.api",
@@ -43,6 +44,7 @@ __all__ = [
     "Step",
     "__version__",
     "apply",
+    "fit",
     "load",
     "measure",
     "optimize",

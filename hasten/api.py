@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from hasten import data as data_room
-from hasten import loaders, methods, report, run, targets
+from hasten import loaders, methods, report, run, targets, train
 from hasten.core.budget import Budget
-from hasten.core.data import Array, Roles
+from hasten.core.data import Array, Dataset, Roles
 from hasten.core.errors import InputError, RecordError, TrialError
 from hasten.core.recipe import Recipe
 from hasten.core.record import RunRecord, Scorecard
@@ -22,6 +24,9 @@ from hasten.measuring import Conditions
 from hasten.methods import Change, Context
 from hasten.search.request import Listener, Request, silent
 from hasten.search.side_by_side import measure_files
+from hasten.train.history import Fitted
+from hasten.train.history import Listener as TrainingListener
+from hasten.train.settings import Settings
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -180,6 +185,62 @@ def apply(
             batch=batch,
         )
         return methods.apply(recipe, graph, context)
+
+
+def fit(  # noqa: PLR0913 - what is trained, on what and how; each is one decision of the caller's
+    model: Any,
+    data: Any,
+    *,
+    settings: Settings | None = None,
+    teacher: Any = None,
+    loss: Any = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    listener: TrainingListener | None = None,
+    inputs: Sequence[str] = (),
+    shapes: Shapes | None = None,
+) -> Fitted:
+    """Train a model on labels, on a teacher, or both; ``hasten.train.fit`` says how.
+
+    model, teacher: a Graph, a ``torch.nn.Module`` (trained in place), or anything ``read`` takes. data: as
+    for ``optimize``, or a ``Dataset``. folder: where checkpoints are kept; with ``resume`` it goes on.
+    listener: called with an ``Event`` now and then; None shows a bar on a terminal. Start the program with
+    ``torchrun`` to train on several processes.
+    Raises InputError for what cannot be used, TrainingError when training fails, Unavailable without PyTorch
+    or accelerate.
+    """
+    start = train.fit
+    ready = _to_train(model, inputs, shapes)
+    taught = None if teacher is None else _to_train(teacher, inputs, shapes)
+    with ExitStack() as stack:
+        tell = listener or stack.enter_context(_bar())
+        if not isinstance(data, Dataset):
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hasten-")))
+            specs = ready.inputs if isinstance(ready, Graph) else data_room.specs_of(data)
+            store, _ = data_room.ingest(data, specs, work / "store", limit=sys.maxsize)
+            data = Roles.everything(store).calibration
+        return start(
+            ready,
+            data,
+            settings=settings,
+            teacher=taught,
+            loss=loss,
+            folder=folder,
+            resume=resume,
+            listener=tell,
+        )
+
+
+def _to_train(model: Any, inputs: Sequence[str], shapes: Shapes | None) -> Any:
+    """A module as it is, anything else as a graph."""
+    is_module = hasattr(model, "named_parameters") and callable(model)
+    return model if is_module or isinstance(model, Graph) else read(model, inputs=inputs, shapes=shapes)
+
+
+def _bar() -> Any:
+    from hasten.train.progress import Bar
+
+    return Bar()
 
 
 def measure(

@@ -88,6 +88,13 @@ def example(source: Any) -> dict[str, Array]:
     raise DataError(f"{reader.source}: the data are empty")
 
 
+def specs_of(source: Any) -> tuple[TensorSpec, ...]:
+    """What data hold besides labels, for a module that does not say what it takes; raises DataError."""
+    return tuple(
+        TensorSpec(name, str(array.dtype), (None,) * array.ndim) for name, array in example(source).items()
+    )
+
+
 def _copy(
     reader: Reader, chosen: Sequence[int] | None, specs: Sequence[TensorSpec], folder: Path, limit: int
 ) -> tuple[Store, tuple[str, ...]]:

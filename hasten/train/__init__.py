@@ -14,6 +14,7 @@ from hasten.core.errors import Unavailable
 if TYPE_CHECKING:
     from hasten.train.history import Event, Fitted, History, Listener
     from hasten.train.settings import Settings
+    from hasten.train.sites import changed
     from hasten.train.start import fit
 
 INSTALL = "install it with: pip install 'hasten[train]'"
@@ -23,9 +24,10 @@ _HOME = {
     "History": "history",
     "Listener": "history",
     "Settings": "settings",
+    "changed": "sites",
     "fit": "start",
 }
-__all__ = ["Event", "Fitted", "History", "Listener", "Settings", "fit"]
+__all__ = ["Event", "Fitted", "History", "Listener", "Settings", "changed", "fit"]
 _NEEDED = {"torch": "PyTorch", "accelerate": "accelerate", "safetensors": "safetensors"}
 
 

@@ -45,7 +45,7 @@ def embedder(seed: int = 0) -> Graph:
 
 
 def separable(folder: Path, count: int = 96, seed: int = 3, labels: str | None = "classes") -> Calibration:
-    """Samples around one centre a class; labels: ``classes``, ``numbers`` (of the logits' shape) or none."""
+    """Samples around one centre a class; labels: ``classes``, ``random``, ``numbers`` or none."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(CLASSES, WIDTH))
     writer = StoreWriter(folder, ["x", *(["labels"] if labels else [])])
@@ -53,6 +53,8 @@ def separable(folder: Path, count: int = 96, seed: int = 3, labels: str | None =
         which = rng.integers(CLASSES)
         x = (centres[which] + 0.4 * rng.normal(size=WIDTH)).astype(np.float32)
         label = np.asarray(which) if labels == "classes" else (x[:CLASSES] * 2).astype(np.float32)
+        if labels == "random":
+            label = np.asarray(rng.integers(CLASSES))
         writer.append({"x": x, **({"labels": label} if labels else {})})
     return Calibration(writer.close(), range(count))
 
