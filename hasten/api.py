@@ -103,10 +103,11 @@ def optimize(  # noqa: PLR0913 - one parameter an option of the command line
 ) -> Result:
     """The fastest version of ``model`` that keeps its quality on ``data``, with the evidence.
 
-    model: a path, ``package.module:function``, ``torch.nn.Module``, ``onnx.ModelProto`` or Graph. data: a
-    path, ``package.module:function``, a dictionary of arrays, or an iterable of batches. metric: a name, a
-    function of outputs and labels, or None to choose one. folder: where the run keeps its work, needed only
-    to resume it; a temporary folder otherwise. Raises InputError for anything that cannot be used.
+    model: a path, ``package.module:function``, ``torch.nn.Module``, Keras model, ``onnx.ModelProto`` or
+    Graph. data: a path, ``package.module:function``, a dictionary of arrays, or an iterable of batches.
+    metric: a name, a function of outputs and labels, or None to choose one. folder: where the run keeps its
+    work, needed only to resume it; a temporary folder otherwise. Raises InputError for anything that cannot
+    be used.
     """
     temporary = None
     if folder is None:

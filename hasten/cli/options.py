@@ -11,7 +11,9 @@ import typer
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="An .onnx or .pt2 file, or package.module:function that returns a torch module."
+        metavar="MODEL",
+        help="An .onnx, .pt2 or .keras file, a SavedModel folder, or package.module:function that returns a "
+        "torch module or a Keras model.",
     ),
 ]
 DataOption = Annotated[
