@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -120,6 +122,15 @@ class Graph:
             return cls(ir.load(path))
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot open {path}: {error}") from error
+
+    def to_torch(self) -> Any:
+        """This graph as a ``torch.nn.Module``; its ``to_graph()`` brings trained weights back, by name.
+
+        ``forward`` takes the inputs in the graph's order and returns its output, or a tuple of several. Raises
+        ModelError for operators that cannot be trained, Unavailable without PyTorch. See ``hasten.bridge``.
+        """
+        # The bridge stands on the graph, so the graph knows it by name only, when it is asked for.
+        return import_module("hasten.bridge").to_torch(self)
 
     def stripped(self) -> Graph:
         """A copy without doc strings and metadata, which exporters fill with stack traces and local paths."""
