@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from hasten import loaders, train
-from hasten.core.errors import DataError, InputError, MethodError, ModelError, Unavailable
+from hasten.core.errors import InputError, MethodError, Unavailable
 from hasten.core.record import Skip
 from hasten.graph import Graph
 from hasten.methods import Change, Context, Facts
@@ -94,7 +94,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
         )
     except Unavailable:
         raise
-    except (DataError, ModelError, InputError) as error:
+    except InputError as error:
         raise MethodError(f"distill: {error}") from error
     sites, skipped = train.changed(graph, fitted)
     if not sites or fitted.graph is None:

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from hasten import train
-from hasten.core.errors import DataError, MethodError, ModelError
+from hasten.core.errors import InputError, MethodError, Unavailable
 from hasten.graph import Graph
 from hasten.methods import Change, Context, Facts
 
@@ -88,7 +88,9 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
             settings=settings,
             listener=lambda event: context.progress("training on labels", event.step / event.steps),
         )
-    except (DataError, ModelError) as error:
+    except Unavailable:
+        raise
+    except InputError as error:
         raise MethodError(f"finetune: {error}") from error
     sites, skipped = train.changed(graph, fitted)
     if not sites or fitted.graph is None:
