@@ -136,6 +136,14 @@ def test_a_keras_model_and_its_file_on_tensorflow(tmp_path: Path) -> None:
         assert max(check(loaded, [feeds]).values()) < 1e-4
 
 
+def test_a_function_by_its_name() -> None:
+    loaded = read("loaders.keras_models:seeded")
+    assert (loaded.format, loaded.eager) == ("keras", None)
+    x = RNG.normal(size=(3, 4)).astype(np.float32)
+    got = Evaluator(loaded.graph).run({"input_layer": x})["dense"]
+    np.testing.assert_allclose(got, keras_models.seeded().predict_on_batch(x), rtol=1e-4, atol=1e-5)
+
+
 def test_a_length_stays_open_on_tensorflow() -> None:
     model = keras_models.open_recurrent()
     graph = read(model).graph
