@@ -34,7 +34,8 @@ operator sets 9 to {opset}; a graph with any other is refused, naming the nodes.
 
 *Node tests* are those that ship with the onnx package ({version}); a test counts for the operator it is
 named after and is compared as that package's own runner does: shape, element type and values. In all,
-{passed} of the {total} tests in scope pass, those of expanded function bodies included; {out} are out of scope.
+{passed} of the {total} tests in scope pass, those of expanded function bodies included; {out} are not in
+scope.
 
 *Gradient* `checked` means that `torch.autograd.gradcheck` compared the operator's gradients with finite
 differences in float64, on one or two of those tests or on a small graph written for it. Where it says why
