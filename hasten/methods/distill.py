@@ -10,6 +10,7 @@ Komodakis 2017, "Paying More Attention to Attention", eq. 2.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from hasten import loaders, train
-from hasten.core.errors import InputError, MethodError, Unavailable
+from hasten.core.errors import InputError, MethodError
 from hasten.core.record import Skip
 from hasten.graph import Graph
 from hasten.methods import Change, Context, Facts
@@ -29,8 +30,6 @@ FACTS = Facts(
     needs_float=False,
 )
 _ORIGINAL = "original"
-_FEWEST_HELD_BACK = 8
-"""Samples: of fewer, none can be spared to choose the best weights by."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -84,18 +83,15 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     if not params.alpha and teacher.fingerprint == graph.fingerprint:
         reason = "the model is still the teacher: put distill after the method that changes it"
         return Change(graph, skipped=(Skip(name="the model", op_type="Graph", reason=reason),))
-    try:
-        fitted = train.fit(
-            graph,
-            data,
-            settings=_settings(params, context, len(data)),
-            teacher=teacher,
-            listener=lambda event: context.progress("learning from the original", event.step / event.steps),
-        )
-    except Unavailable:
-        raise
-    except InputError as error:
-        raise MethodError(f"distill: {error}") from error
+    fitted = train.learn(
+        graph,
+        data,
+        params,
+        teacher=teacher,
+        progress=partial(context.progress, "learning from the original"),
+        seed=context.seed,
+        threads=context.threads,
+    )
     sites, skipped = train.changed(graph, fitted)
     if not sites or fitted.graph is None:
         return Change(graph, skipped=skipped, notes=fitted.notes)
@@ -105,29 +101,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
 def _teacher(graph: Graph, params: Params, context: Context) -> Graph:
     if params.teacher == _ORIGINAL:
         return context.original or graph
-    return loaders.read(Path(params.teacher)).graph
-
-
-def _settings(params: Params, context: Context, samples: int) -> train.Settings:
-    held_back = params.held_back if samples * params.held_back >= _FEWEST_HELD_BACK else 0.0
-    return train.Settings(
-        epochs=params.epochs,
-        batch_size=params.batch_size,
-        learning_rate=params.learning_rate,
-        optimizer=params.optimizer,
-        weight_decay=params.weight_decay,
-        temperature=params.temperature,
-        alpha=params.alpha,
-        features=params.features,
-        feature_weight=params.feature_weight,
-        attention=params.attention,
-        ema=params.ema,
-        augment=params.augment,
-        trainable=params.trainable,
-        held_back=held_back,
-        patience=params.patience if held_back else None,
-        precision=params.precision,
-        device=params.device,
-        seed=context.seed,
-        threads=context.threads,
-    )
+    try:
+        return loaders.read(Path(params.teacher)).graph
+    except InputError as error:
+        raise MethodError(f"distill: {error}") from error

@@ -9,13 +9,14 @@ Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2; Loshchilov an
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from hasten import train
-from hasten.core.errors import InputError, MethodError, Unavailable
+from hasten.core.errors import MethodError
 from hasten.graph import Graph
 from hasten.methods import Change, Context, Facts
 
@@ -25,8 +26,6 @@ FACTS = Facts(
     needs=frozenset({"calibration", "labels", "gradients"}),
     needs_float=False,
 )
-_FEWEST_HELD_BACK = 8
-"""Samples: of fewer, none can be spared to choose the best weights by."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -64,34 +63,14 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     data = context.calibration
     if data is None or not data.has_labels:
         raise MethodError("finetune learns from labels, and the data have none; use distill")
-    held_back = params.held_back if len(data) * params.held_back >= _FEWEST_HELD_BACK else 0.0
-    settings = train.Settings(
-        epochs=params.epochs,
-        batch_size=params.batch_size,
-        learning_rate=params.learning_rate,
-        optimizer=params.optimizer,
-        weight_decay=params.weight_decay,
-        ema=params.ema,
-        augment=params.augment,
-        trainable=params.trainable,
-        held_back=held_back,
-        patience=params.patience if held_back else None,
-        precision=params.precision,
-        device=params.device,
+    fitted = train.learn(
+        graph,
+        data,
+        params,
+        progress=partial(context.progress, "training on labels"),
         seed=context.seed,
         threads=context.threads,
     )
-    try:
-        fitted = train.fit(
-            graph,
-            data,
-            settings=settings,
-            listener=lambda event: context.progress("training on labels", event.step / event.steps),
-        )
-    except Unavailable:
-        raise
-    except InputError as error:
-        raise MethodError(f"finetune: {error}") from error
     sites, skipped = train.changed(graph, fitted)
     if not sites or fitted.graph is None:
         return Change(graph, skipped=skipped, notes=fitted.notes)

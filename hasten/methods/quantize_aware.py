@@ -14,6 +14,7 @@ Network", section 2.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -76,39 +77,18 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     if not unfolded.weights:
         reason = "it has no quantized weights; put quantize_static before quantize_aware"
         return Change(graph, skipped=(Skip(name="graph", op_type="graph", reason=reason),))
-    fitted = train.fit(
+    fitted = train.learn(
         unfolded.graph,
         context.calibration,
-        settings=_settings(params, context),
+        params,
         teacher=context.original if params.alpha < 1 else None,
-        listener=lambda event: context.progress("training", event.step / max(event.steps, 1)),
+        progress=partial(context.progress, "training with the rounding"),
+        seed=context.seed,
+        threads=context.threads,
     )
     assert fitted.graph is not None
     changed = fold(graph, unfolded, fitted.graph)
     return Change(changed, _sites(unfolded), notes=tuple(fitted.notes))
-
-
-def _settings(params: Params, context: Context) -> train.Settings:
-    samples = len(context.calibration or ())
-    # Of a handful of samples none can be spared to judge by.
-    held_back = params.held_back if samples * params.held_back >= _FEWEST_HELD_BACK else 0.0
-    return train.Settings(
-        epochs=params.epochs,
-        batch_size=params.batch_size,
-        learning_rate=params.learning_rate,
-        optimizer=params.optimizer,
-        alpha=params.alpha,
-        temperature=params.temperature,
-        augment=params.augment,
-        held_back=held_back,
-        precision=params.precision,
-        device=params.device,
-        seed=context.seed,
-        threads=context.threads,
-    )
-
-
-_FEWEST_HELD_BACK = 8
 
 
 def _sites(unfolded: Unfolded) -> tuple[Site, ...]:

@@ -13,6 +13,7 @@ from hasten.core.errors import Unavailable
 
 if TYPE_CHECKING:
     from hasten.train.history import Event, Fitted, History, Listener
+    from hasten.train.lesson import learn
     from hasten.train.settings import Settings
     from hasten.train.sites import changed
     from hasten.train.start import fit
@@ -26,8 +27,9 @@ _HOME = {
     "Settings": "settings",
     "changed": "sites",
     "fit": "start",
+    "learn": "lesson",
 }
-__all__ = ["Event", "Fitted", "History", "Listener", "Settings", "changed", "fit"]
+__all__ = ["Event", "Fitted", "History", "Listener", "Settings", "changed", "fit", "learn"]
 _NEEDED = {"torch": "PyTorch", "accelerate": "accelerate", "safetensors": "safetensors"}
 
 
