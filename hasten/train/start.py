@@ -49,7 +49,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
     learns = settings.learn_statistics
     learns = not isinstance(model, Graph) if learns is None else learns
     before = checkpoints.random_state()
-    home = _device_of(model)
+    homes = [(m, _device_of(m)) for m in (model, teacher) if isinstance(m, nn.Module)]
     try:
         with accelerated(settings, learns) as accelerator:
             torch.manual_seed(settings.seed + accelerator.process_index)
@@ -66,7 +66,10 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
             trainer.run()
     finally:
         checkpoints.restore_random_state(*before)
-    network.to(home)
+        for module, device in homes:
+            module.to(device)
+    if isinstance(model, Graph):
+        network.to("cpu")
     return Fitted(
         graph=network.module.to_graph() if isinstance(network.module, GraphModule) else None,
         module=network.module,
@@ -79,7 +82,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
     )
 
 
-def _device_of(model: Model) -> torch.device:
-    """Where a module is, and is to be afterwards; a graph's is made on the CPU."""
-    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+def _device_of(module: nn.Module) -> torch.device:
+    """Where a module is, and is to be afterwards."""
+    first = next(module.parameters(), None)
     return torch.device("cpu") if first is None else first.device

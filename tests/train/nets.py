@@ -63,10 +63,10 @@ def run_program(case: dict[str, object], processes: int = 1) -> subprocess.Popen
     """Start ``tests.train.program`` on a case, under torchrun when there are several processes."""
     module = ["-m", "tests.train.program", json.dumps(case)]
     command = [sys.executable, *module]
-    if processes > 1:
+    if processes > 1 or case.get("torchrun"):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [sys.executable, *launcher, *module]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, start_new_session=True
