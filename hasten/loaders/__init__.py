@@ -128,12 +128,12 @@ def check(loaded: Loaded, samples: Sequence[Mapping[str, Array]]) -> dict[str, f
         write_runs(feeds, [{name: sample[name] for name in names} for sample in samples])
         with Worker(f"checking {loaded.source}") as worker:
             examine_graph(worker, loaded.graph, feeds, ours)
-            if loaded.reference is not None:
-                loaded.reference(feeds, theirs)
-            elif loaded.eager is not None:
+            if loaded.eager is not None:
                 from hasten.loaders.torch import answers_of
 
                 answers_of(loaded.eager, feeds, theirs)
+            elif loaded.reference is not None:
+                loaded.reference(feeds, theirs)
             elif loaded.original is not None:
                 examine(worker, loaded.original, feeds, theirs)
             else:

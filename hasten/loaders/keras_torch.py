@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,7 @@ def convert_torch(call: keras_call.Call, answers: Sequence[Mapping[str, Array]],
     try:
         with torch.no_grad():
             program, notes = capture(flat, how)
+            _name_weights(program)
             fixed = _fixed_axes(program)
             # The last run only tries what is open in the model; the program may be narrower.
             fits = all(_fits(t, sizes) for t, sizes in zip(runs[-1], fixed, strict=True))
@@ -62,6 +64,19 @@ def convert_torch(call: keras_call.Call, answers: Sequence[Mapping[str, Array]],
         for module, training in modes:
             module.training = training
     return replace(made, format="keras")
+
+
+def _name_weights(program: torch.export.ExportedProgram) -> None:
+    """Call weights as Keras does, in place, with dots: ``conv2d.kernel`` for ``model.….conv2d/kernel``."""
+    specs = [spec for spec in program.graph_signature.input_specs if spec.target in program.state_dict]
+    taken: set[str] = set()
+    for spec in specs:
+        old = str(spec.target)
+        short = re.sub(r"[^\w.]", "_", old.rpartition("_torch_params.")[2].replace("/", "."))
+        name = short if short not in taken else re.sub(r"[^\w.]", "_", old)
+        taken.add(name)
+        program.state_dict[name] = program.state_dict.pop(old)
+        spec.target = name
 
 
 def _fixed_axes(program: torch.export.ExportedProgram) -> list[dict[int, int]]:
