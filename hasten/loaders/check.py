@@ -11,8 +11,7 @@ from pathlib import Path
 from hasten.core.recipe import Json
 from hasten.core.target import usable_cores
 from hasten.loaders.agree import read_runs, write_runs
-
-_SMALLEST_LIMIT_BYTES = 4 << 30
+from hasten.loaders.memory import limit_memory
 
 
 def examine(model: str, feeds: str | None = None, answers: str | None = None) -> dict[str, Json]:
@@ -38,17 +37,3 @@ def examine(model: str, feeds: str | None = None, answers: str | None = None) ->
         runs = [dict(zip(names, session.run(names, feed), strict=True)) for feed in read_runs(Path(feeds))]
         write_runs(Path(answers), runs)
     return {"outputs": outputs}
-
-
-def limit_memory() -> None:
-    """Let this process take no more memory than is free, so that a hostile model fails here and alone."""
-    try:
-        import resource
-    except ImportError:  # not on this operating system; the parent still sees a process that was ended
-        return
-    import psutil
-
-    allowed = max(_SMALLEST_LIMIT_BYTES, int(psutil.virtual_memory().available * 0.9))
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    if hard == resource.RLIM_INFINITY or allowed < hard:
-        resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))

@@ -19,10 +19,10 @@ from hasten.core.errors import ModelError, Unavailable
 from hasten.core.named import user_code
 from hasten.core.recipe import Json
 from hasten.loaders.agree import read_runs, write_runs
-from hasten.loaders.check import limit_memory
 from hasten.loaders.conversion import Conversion
 from hasten.loaders.exported import record
 from hasten.loaders.keras_call import Call
+from hasten.loaders.memory import limit_memory
 
 
 def convert_file(source: str, inputs: list[str], samples: str | None, work: str) -> dict[str, Json]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from examples.keras_cnn.data import pictures
 from hasten.loaders import read
 from hasten.loaders.keras_file import screen
 
@@ -22,7 +22,7 @@ RIGHT = 3625
 
 @cache
 def data() -> dict[str, np.ndarray]:
-    return pictures()
+    return dict(runpy.run_path(str(FOLDER / "data.py"))["pictures"]())
 
 
 def test_data() -> None:

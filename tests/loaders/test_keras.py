@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
-
-import keras
-
 from hasten.core.errors import InputError, ModelError
 from hasten.graph.evaluate import Evaluator
 from hasten.loaders import check, read
 from hasten.loaders.keras_backend import backend_environment, configured
 from hasten.loaders.keras_file import screen
-from loaders import keras_models
+
+os.environ.update(backend_environment())
+keras = pytest.importorskip("keras", reason="Keras is an extra: pip install 'hasten[keras]'")
+
+from loaders import keras_models  # noqa: E402
 
 # Keras on PyTorch asks a torch parameter for an array without a copy, which torch does not know of yet.
 pytestmark = pytest.mark.filterwarnings(
