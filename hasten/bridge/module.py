@@ -14,7 +14,7 @@ from torch import nn
 from hasten.bridge.dtypes import from_numpy
 from hasten.bridge.fuse import fuse_gelu
 from hasten.bridge.program import Compiler, Program, refuse_unsupported, weights_of
-from hasten.bridge.roles import is_host_constant, is_learned
+from hasten.bridge.roles import is_host_constant, is_learned, is_scale
 from hasten.bridge.write_back import write_back
 from hasten.core.errors import ModelError
 from hasten.graph import Graph
@@ -47,6 +47,7 @@ class GraphModule(nn.Module):
         self.program: Program = compiler.compile()
         self.input_names = tuple(spec.name for spec in graph.inputs)
         self.output_names = tuple(str(v.name) for v in model.graph.outputs)
+        self.scales: set[str] = set()
         self._fixed: list[tuple[int, torch.Tensor]] = []
         self._sources: list[tuple[int, dict[str, Any], str]] = []
         for value in weights_of(model):
@@ -65,6 +66,8 @@ class GraphModule(nn.Module):
         scope, key = self._scope(str(value.name))
         if is_learned(value):
             scope._parameters[key] = nn.Parameter(held)
+            if is_scale(value):
+                self.scales.add(str(value.name))
             self._sources.append((slot, scope._parameters, key))
         else:
             scope._buffers[key] = held

@@ -74,6 +74,11 @@ def is_learned(value: ir.Value) -> bool:
     return tensor.size > 1 or any(index in _WEIGHT_OF.get(op_type, ()) for op_type, index in uses)
 
 
+def is_scale(value: ir.Value) -> bool:
+    """Whether values are rounded to multiples of this initializer."""
+    return any(use.node.op_type == "QuantizeLinear" and use.idx == 1 for use in value.uses())
+
+
 def constant_of(value: ir.Value) -> np.ndarray[Any, Any] | None:
     """The value of an initializer that no training changes, else None."""
     tensor = value.const_value

@@ -142,7 +142,7 @@ class Trainer:
         settings = self.task.settings
         rate = settings.learning_rate * factor(settings.schedule, self.step, self.task.steps, settings.warmup)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[optimizers.PACE]
         self._network.set_mode(True, self.task.learn_statistics)
         size = sum(len(piece.part) for piece in loaded)
         sums: Tensor | None = None

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from hasten.train.settings import Settings
+
+PACE = "pace"
+"""In a group of weights: what the learning rate is multiplied by."""
 
 
 def make(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """The optimizer of the weights that require a gradient.
 
     Weight decay is for what multiplies activations: not for biases and scales, which have one axis.
-    AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+    AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2. It moves every
+    number by about the learning rate, whatever the gradient's size, and the scale of a rounding may be
+    smaller than that: scales move by a share of what they are (a relative step size, as in Shazeer and Stern
+    2018, "Adafactor", section 8).
     """
+    scales: set[str] = getattr(module, "scales", set())
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for weight in module.parameters():
-        if weight.requires_grad:
+    groups: list[dict[str, Any]] = []
+    for name, weight in module.named_parameters():
+        if not weight.requires_grad:
+            continue
+        if name in scales and settings.optimizer == "adamw":
+            pace = float(weight.detach().abs().mean())
+            groups.append({"params": [weight], "weight_decay": 0.0, PACE: pace})
+        else:
             (decayed if sum(size > 1 for size in weight.shape) > 1 else others).append(weight)
-    groups = [
-        {"params": weights, "weight_decay": decay}
+    groups += [
+        {"params": weights, "weight_decay": decay, PACE: 1.0}
         for weights, decay in ((decayed, settings.weight_decay), (others, 0.0))
         if weights
     ]

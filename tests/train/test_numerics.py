@@ -134,6 +134,22 @@ def test_only_weights_of_two_axes_decay():
     assert decays == {"w": 0.1, "kernel": 0.1, "bias": 0.0, "row": 0.0, "scale": 0.0}
 
 
+def test_scales_move_by_a_share_of_what_they_are():
+    module = nn.Linear(3, 2)
+    module.scales = {"bias"}
+    with torch.no_grad():
+        module.bias.fill_(0.002)
+    made = optimizer.make(module, Settings(learning_rate=1e-2))
+    for group in made.param_groups:
+        group["lr"] = 1e-2 * group[optimizer.PACE]
+    before = module.weight.detach().clone(), module.bias.detach().clone()
+    module(torch.ones(1, 3)).sum().backward()
+    made.step()
+    # AdamW's first step is the learning rate, whatever the gradient
+    torch.testing.assert_close(before[0] - module.weight, torch.full((2, 3), 1e-2), rtol=1e-3, atol=0)
+    torch.testing.assert_close(before[1] - module.bias, torch.full((2,), 2e-5), rtol=1e-2, atol=0)
+
+
 def test_parts_and_processes_add_up_to_the_batch():
     """Value and gradient of a batch of 7, whole and as parts on two processes, joint terms included."""
     rows, wanted = (torch.from_numpy(RNG.normal(size=(7, 4))) for _ in range(2))
