@@ -7,6 +7,7 @@ LayerNormalization and attention with a dynamic batch, and gives a GRU that answ
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -82,6 +83,8 @@ def _no_gradients() -> Any:
 def _convert_tensorflow(call: Call, answers: Sequence[Mapping[str, Array]], work: Path) -> Conversion:
     path = work / "imported.onnx"
     specs = [keras.InputSpec(shape=s.shape, dtype=s.dtype, name=s.name) for s in call.specs]
-    with user_code("Keras' ONNX export", ModelError):
+    # The exporter's remarks are about itself; errors are raised all the same.
+    with warnings.catch_warnings(), user_code("Keras' ONNX export", ModelError):
+        warnings.simplefilter("ignore")
         call.model.export(str(path), format="onnx", verbose=False, input_signature=call.arguments(specs))
     return record("keras", path, call.runs, answers)
