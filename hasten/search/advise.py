@@ -38,13 +38,16 @@ def advise(
     """Derive candidates from what the graph is made of and what the targets offer.
 
     Cheapest first: exact rewrites, then precisions that are a run-time option, then quantization without
-    calibration, then with it.
+    calibration, then with it; but the one that promises most comes second, so that it has its turn even where
+    a busy machine leaves time for little else.
     """
+    promising, *others = _static(facts, specs, has_data)
     ideas = [
         *_exact(specs),
+        promising,
         *_reduced_precision(specs),
         *_dynamic(facts, specs),
-        *_static(facts, specs, has_data),
+        *others,
     ]
     if for_size:
         ideas += _half_weights(facts, specs)
