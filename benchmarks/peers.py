@@ -131,7 +131,7 @@ def run(case: Case, models: Path, weights: Path, out: Path, time_budget_s: float
             subjects,
             roles.holdout,
             case.metric,
-            Conditions(time_limit_s=25.0, rounds_max=100),
+            Conditions(time_limit_s=15.0, rounds_max=100),
             work / "compare",
         )
         rows = [
