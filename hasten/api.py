@@ -176,7 +176,9 @@ def apply(
     with tempfile.TemporaryDirectory(prefix="hasten-") as folder:
         calibration = None
         if data is not None:
-            store, _ = data_room.ingest(data, graph.inputs, Path(folder) / "store", seed=seed)
+            store, _ = data_room.ingest(
+                data, graph.inputs, Path(folder) / "store", seed=seed, limit=sys.maxsize
+            )
             calibration = Roles.everything(store).calibration
         context = Context(
             calibration=calibration,

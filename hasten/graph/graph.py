@@ -126,8 +126,8 @@ class Graph:
     def to_torch(self) -> Any:
         """This graph as a ``torch.nn.Module``; its ``to_graph()`` brings trained weights back, by name.
 
-        ``forward`` takes the inputs in the graph's order and returns its output, or a tuple of several. Raises
-        ModelError for operators that cannot be trained, Unavailable without PyTorch. See ``hasten.bridge``.
+        ``forward`` takes the inputs in the graph's order and returns its output, or a tuple of several.
+        Raises ModelError for operators the bridge lacks, Unavailable without PyTorch. See ``hasten.bridge``.
         """
         # The bridge stands on the graph, so the graph knows it by name only, when it is asked for.
         return import_module("hasten.bridge").to_torch(self)
