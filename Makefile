@@ -13,7 +13,7 @@ demo: $(VENV)/.core
 	  --max-drop 1% --time-budget 1m --force -o out/fashion_mnist; s=$$?; [ $$s -eq 0 ] || [ $$s -eq 3 ]
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
@@ -31,7 +31,7 @@ layers: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/docs
+	$(BIN)/python -m pytest -n 2 tests/docs
 
 clean:
 	rm -rf $(VENV) out

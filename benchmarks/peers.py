@@ -265,6 +265,8 @@ def _program(module: Any, feeds: dict[str, Any], outputs: list[str], work: Path)
 def table(folder: Path) -> str:
     """All results of a folder as one Markdown table; ratios are against ONNX Runtime in float32."""
     lines = [
+        "# Side by side",
+        "",
         "| model | subject | quality | drop (95 % interval) | latency ms (95 % interval) "
         "| times ONNX Runtime fp32 | size MB |",
         "|---|---|---|---|---|---|---|",

@@ -190,7 +190,7 @@ def table(folder: Path) -> str:
         found = json.loads(path.read_text(encoding="utf-8"))
         seed = found["job"].rpartition("-")[2]
         groups.setdefault(found["job"].removesuffix(f"-{seed}"), []).append(found["accuracy"])
-    lines = ["| version | accuracy, mean of seeds | each seed |", "|---|---|---|"]
+    lines = ["# Accuracy recovered", "", "| version | accuracy, mean of seeds | each seed |", "|---|---|---|"]
     for name, values in groups.items():
         each = ", ".join(f"{100 * v:.2f}" for v in values)
         spread = f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
