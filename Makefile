@@ -13,7 +13,7 @@ demo: $(VENV)/.core
 	  --max-drop 1% --time-budget 1m --force -o out/fashion_mnist; s=$$?; [ $$s -eq 0 ] || [ $$s -eq 3 ]
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/docs
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
