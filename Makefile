@@ -10,7 +10,7 @@ SOURCES := hasten tests benchmarks examples
 
 demo: $(VENV)/.core
 	$(BIN)/hasten optimize examples/fashion_mnist/model.onnx --data examples/fashion_mnist/data.npz \
-	  --max-drop 1% --time-budget 1m --force -o out/fashion_mnist; s=$$?; [ $$s -eq 0 ] || [ $$s -eq 3 ]
+	  --max-drop 1% --time-budget 90s --force -o out/fashion_mnist; s=$$?; [ $$s -eq 0 ] || [ $$s -eq 3 ]
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/docs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -20,8 +20,8 @@ from hasten.core.errors import ModelError
 class Step:
     """One node: ``function`` on the values in the slots ``inputs`` (-1: absent), results into ``outputs``.
 
-    captured: slots its subgraphs read. spent: slots no later step reads, freed after this one. single: the
-    function returns its one output itself, not a tuple.
+    captured: slots its subgraphs read. spent: slots no later step reads, freed after this one. scoped: the
+    function takes a ``Scope`` first.
     """
 
     function: Callable[..., Any]
@@ -320,4 +320,4 @@ def _with_spent(drafts: Sequence[Step], keep: set[int]) -> Iterator[Step]:
         backwards.append((step, tuple(sorted(read - later))))
         later |= read
     for step, spent in reversed(backwards):
-        yield Step(step.function, step.inputs, step.outputs, step.captured, spent, step.scoped, step.name)
+        yield replace(step, spent=spent)

@@ -22,6 +22,7 @@ from hasten.core.errors import InputError, MethodError
 from hasten.core.record import Skip
 from hasten.graph import Graph
 from hasten.methods import Change, Context, Facts
+from hasten.train.settings import Hyperparameters
 
 FACTS = Facts(
     summary="all float weights trained to answer as the original does; no labels needed",
@@ -33,39 +34,22 @@ _ORIGINAL = "original"
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Params:
-    """Hyper-parameters of ``distill``.
+class Params(Hyperparameters):
+    """Hyper-parameters of ``distill``: those of every training, and these.
 
     teacher: ``original``, the model as it was before the recipe, or the path of another model that takes the
-    same inputs. epochs: passes over the calibration samples. batch_size: samples of an optimizer step.
-    learning_rate: after a warm-up of a twentieth of the steps; it falls along a cosine.
+    same inputs.
     temperature: T that softens class scores. alpha: share of the labels' loss; 0 needs no labels.
     features: names of inner values to learn, or ``matched``: of the same name and shape in both graphs.
     feature_weight: how much they count. attention: compare their maps of attention instead of the values.
-    ema: decay of the moving average of the weights, or null. augment: what is done to pictures, for both.
-    trainable: pattern of the names of the weights to train, or null for all. held_back: share of the samples
-    that only choose the best weights. patience: epochs without a better one after which it stops, or null.
-    precision: of the arithmetic. device: ``auto`` takes a GPU where there is one.
     """
 
     teacher: str = _ORIGINAL
-    epochs: Annotated[float, Field(gt=0)] = 3.0
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
     temperature: Annotated[float, Field(gt=0)] = 4.0
     alpha: Annotated[float, Field(ge=0, lt=1)] = 0.0
     features: Literal["matched"] | tuple[str, ...] = ()
     feature_weight: Annotated[float, Field(ge=0)] = 1.0
     attention: bool = False
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    augment: tuple[Literal["flip", "crop"], ...] = ()
-    trainable: str | None = None
-    held_back: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    patience: Annotated[int, Field(ge=1)] | None = None
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 def apply(graph: Graph, params: Params, context: Context) -> Change:

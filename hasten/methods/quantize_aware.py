@@ -15,8 +15,9 @@ Network", section 2.
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
+import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from hasten.graph import Graph
 from hasten.methods import Change, Context, Facts
 from hasten.methods._qat.fold import fold
 from hasten.methods._qat.unfold import Unfolded, unfold
+from hasten.train.settings import Hyperparameters
 
 FACTS = Facts(
     summary="a quantized graph trained with its rounding, the original as its teacher",
@@ -37,28 +39,18 @@ FACTS = Facts(
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Params:
-    """Hyper-parameters of ``quantize_aware``.
+class Params(Hyperparameters):
+    """Hyper-parameters of ``quantize_aware``: those of every training, and these.
 
-    epochs: passes over the calibration samples. batch_size: samples of an optimizer step.
-    learning_rate: of weights, after a warm-up; it falls along a cosine. learn_scales: also learn the scales.
-    alpha: share of the labels' loss; 0 learns from the original alone, without labels, 1 from labels.
-    temperature: that soften the teacher's class scores. augment: what is done to pictures.
-    held_back: share of the samples that only choose the best weights. precision: of the arithmetic.
-    device: ``auto`` takes a GPU where there is one.
+    learn_scales: also learn the scales. alpha: share of the labels' loss; 0 learns from the original alone,
+    without labels, 1 from labels alone. temperature: T that softens the teacher's class scores.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 4.0
-    batch_size: Annotated[int, Field(ge=1)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    optimizer: Literal["adamw", "sgd"] = "adamw"
     learn_scales: bool = True
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
     temperature: Annotated[float, Field(gt=0)] = 4.0
-    augment: tuple[Literal["flip", "crop"], ...] = ()
-    held_back: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 def apply(graph: Graph, params: Params, context: Context) -> Change:
@@ -88,17 +80,31 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     )
     assert fitted.graph is not None
     changed = fold(graph, unfolded, fitted.graph)
-    return Change(changed, _sites(unfolded), notes=tuple(fitted.notes))
+    sites, skipped = _compared(graph, changed, unfolded)
+    if not sites:
+        return Change(graph, skipped=skipped, notes=fitted.notes)
+    return Change(changed, sites, skipped, (*fitted.notes, f"quantize_aware: {fitted.why}"))
 
 
-def _sites(unfolded: Unfolded) -> tuple[Site, ...]:
-    learned = set(unfolded.scales)
-    return tuple(
-        Site(
-            name=layer,
-            op_type="DequantizeLinear",
-            what="weights learned with their rounding" + (", and their scales" if w.scale in learned else ""),
-        )
-        for w in unfolded.weights
-        for layer in w.layers
-    )
+def _compared(before: Graph, after: Graph, unfolded: Unfolded) -> tuple[tuple[Site, ...], tuple[Skip, ...]]:
+    """What was learned, by layer where integers moved and by name where they did not, and what stayed."""
+    op_types = {node.name: node.op_type for node in before.ir_model.graph}
+    layers = {weight.integers: weight.layers for weight in unfolded.weights}
+    sites, skipped = [], []
+    for name, value in after.weights.items():
+        old, new = (graph.weights[name].const_value for graph in (before, after))
+        assert old is not None
+        assert new is not None
+        moved = np.not_equal(old.numpy(), new.numpy())
+        if name in layers:
+            for layer in layers[name]:
+                op_type = op_types.get(layer, "DequantizeLinear")
+                if moved.any():
+                    what = f"{moved.mean():.1%} of its integers moved"
+                    sites.append(Site(name=layer, op_type=op_type, what=what))
+                else:
+                    skipped.append(Skip(name=layer, op_type=op_type, reason="none of its integers moved"))
+        elif moved.any():
+            reader = next((use.node.op_type for use in value.uses()), "Constant")
+            sites.append(Site(name=name, op_type=reader, what="trained"))
+    return tuple(sites), tuple(skipped)

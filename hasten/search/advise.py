@@ -21,10 +21,15 @@ _LEAST_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Advice:
-    """Candidates in the order in which to try them, and everything considered with its reason."""
+    """Candidates in the order in which to try them, and everything considered with its reason.
+
+    early: how many of the candidates, those of exact rewrites and the most promising of each target, come
+    before all others.
+    """
 
     candidates: tuple[Candidate, ...]
     considered: tuple[Considered, ...]
+    early: int = 0
 
 
 def default_options(spec: TargetSpec, threads: int) -> dict[str, Scalar]:
@@ -38,28 +43,31 @@ def advise(
     """Derive candidates from what the graph is made of and what the targets offer.
 
     Cheapest first: exact rewrites, then precisions that are a run-time option, then quantization without
-    calibration, then with it; but the one that promises most comes second, so that it has its turn even where
-    a busy machine leaves time for little else.
+    calibration, then with it; but what promises most on each target comes right after the exact rewrites, so
+    that it has its turn even where a busy machine leaves time for little else.
     """
-    promising, *others = _static(facts, specs, has_data)
-    ideas = [
-        *_exact(specs),
-        promising,
+    static = list(_static(facts, specs, has_data))
+    promising: dict[str, _Idea] = {}
+    for idea in static:
+        if idea.target is not None:
+            promising.setdefault(idea.target.name, idea)
+    first = [*_exact(specs), *promising.values()]
+    others = [
         *_reduced_precision(specs),
         *_dynamic(facts, specs),
-        *others,
+        *(idea for idea in static if idea not in first),
     ]
     if for_size:
-        ideas += _half_weights(facts, specs)
+        others += _half_weights(facts, specs)
     candidates: list[Candidate] = []
     considered: list[Considered] = []
-    for idea in ideas:
+    for idea in (*first, *others):
         considered.append(Considered(name=idea.name, tried=idea.step is not None, reason=idea.reason))
         if idea.step is not None and idea.target is not None:
             steps = (CLEAN, *idea.step)
             options = {**default_options(idea.target, threads), **dict(idea.options)}
             candidates.append(Candidate(Recipe(steps), idea.target.name, options))
-    return Advice(tuple(candidates), tuple(considered))
+    return Advice(tuple(candidates), tuple(considered), early=len(first))
 
 
 @dataclass(frozen=True)

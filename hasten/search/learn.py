@@ -11,9 +11,10 @@ FEWEST_SAMPLES = 256
 
 _MOST_EPOCHS = 8.0
 _FEWEST_EPOCHS = 0.5
-_PASSES = 12.0
-"""Inferences in float32 that a training step costs for each sample: the teacher's, the forward and backward
-passes (about three), and the rounding of every value; 8 to 12 were measured on ResNet-20 and MiniLM."""
+_INFERENCES = 34.0
+"""What training costs a sample, in inferences of the original: 4 to 34 were measured (MiniLM the least,
+EfficientNet-Lite0 with its depthwise convolutions the most; benchmarks/training_cost.py). The most counts: a
+training that has begun is not cut short when the time is spent."""
 
 _SHARE = 0.6
 """Part of the time left that training may take; what it made must still be measured."""
@@ -32,7 +33,7 @@ def quantize_aware(samples: int, inference_ms: float, seconds_left: float) -> St
     """
     if lacking() or samples < FEWEST_SAMPLES:
         return None
-    epoch_s = samples * _PASSES * inference_ms / 1e3
+    epoch_s = samples * _INFERENCES * inference_ms / 1e3
     epochs = min(_MOST_EPOCHS, _SHARE * seconds_left / epoch_s)
     if epochs < _FEWEST_EPOCHS:
         return None

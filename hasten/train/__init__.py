@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from hasten.core.errors import Unavailable
 
 if TYPE_CHECKING:
+    from hasten.train.for_methods import learn
     from hasten.train.history import Event, Fitted, History, Listener
-    from hasten.train.lesson import learn
     from hasten.train.settings import Settings
     from hasten.train.sites import changed
     from hasten.train.start import fit
@@ -27,7 +27,7 @@ _HOME = {
     "Settings": "settings",
     "changed": "sites",
     "fit": "start",
-    "learn": "lesson",
+    "learn": "for_methods",
 }
 __all__ = ["Event", "Fitted", "History", "Listener", "Settings", "changed", "fit", "learn"]
 _NEEDED = {"torch": "PyTorch", "accelerate": "accelerate", "safetensors": "safetensors"}

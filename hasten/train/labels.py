@@ -11,7 +11,7 @@ from torch import Tensor
 from hasten.core.data import Array
 from hasten.core.errors import DataError
 from hasten.numerics.decisions import Reading, read
-from hasten.train.losses import Scale, binary_cross_entropy, cross_entropy, logits, squared_error
+from hasten.train.losses import Scale, binary_cross_entropy, cross_entropy, logits, rows, squared_error
 from hasten.train.objective import Metric, Term, Values, only
 from hasten.train.samples import Batch
 
@@ -61,7 +61,7 @@ def _classes(name: str, reading: Reading, values: Sequence[Array]) -> tuple[Term
     def classes(batch: Batch) -> Tensor:
         assert batch.labels is not None
         label = batch.labels.argmax(dim=-1) if reading.one_hot else batch.labels
-        return label.reshape(len(label), -1)
+        return rows(label)
 
     def scores(outputs: Values) -> Tensor:
         given = outputs[name]
@@ -72,10 +72,10 @@ def _classes(name: str, reading: Reading, values: Sequence[Array]) -> tuple[Term
     if reading.kind == "threshold":
 
         def loss(outputs: Values, wanted: Values, batch: Batch) -> Tensor:
-            return binary_cross_entropy(outputs[name].flatten(1), classes(batch), scale)
+            return binary_cross_entropy(rows(outputs[name]), classes(batch), scale)
 
         def right(outputs: Values, wanted: Values, batch: Batch) -> Tensor:
-            return _share(outputs[name].flatten(1) > reading.threshold, classes(batch))
+            return _share(rows(outputs[name]) > reading.threshold, classes(batch))
 
     else:
 
@@ -93,7 +93,7 @@ def _numbers(name: str, labels: Sequence[Array]) -> tuple[Term, Metric]:
 
     def loss(outputs: Values, wanted: Values, batch: Batch) -> Tensor:
         assert batch.labels is not None
-        return squared_error(outputs[name].flatten(1), batch.labels.reshape(len(batch), -1), signal)
+        return squared_error(rows(outputs[name]), rows(batch.labels), signal)
 
     def fit(outputs: Values, wanted: Values, batch: Batch) -> Tensor:
         return 1 - loss(outputs, wanted, batch)

@@ -55,19 +55,24 @@ def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) ->
     return temperature**2 * (theirs.exp() * (theirs - ours)).sum(dim=-1).mean(dim=1)
 
 
+def rows(values: Tensor) -> Tensor:
+    """A row a sample: (samples, ...) as (samples, numbers), also where a sample is one number."""
+    return values.reshape(len(values), -1)
+
+
 def squared_error(ours: Tensor, theirs: Tensor, signal: float) -> Tensor:
     """Mean squared error over the mean square of the signal; only where the wanted value is finite."""
     wanted = theirs.float()
     finite = torch.isfinite(wanted)
     apart = torch.where(finite, ours.float() - torch.where(finite, wanted, 0.0), 0.0)
-    each = apart.square().flatten(1).sum(dim=1) / finite.flatten(1).sum(dim=1).clamp_min(1)
+    each = rows(apart.square()).sum(dim=1) / rows(finite).sum(dim=1).clamp_min(1)
     return each / signal
 
 
 def cosine_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """1 − cosine of the vectors along the last axis, the mean over a sample's vectors."""
     apart = 1 - functional.cosine_similarity(ours.float(), theirs.float(), dim=-1)
-    return apart.reshape(len(apart), -1).mean(dim=1)
+    return rows(apart).mean(dim=1)
 
 
 def relations(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -90,5 +95,5 @@ def attention_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     maps = []
     for value in (ours, theirs):
         axis = 1 if value.ndim > 3 else -1
-        maps.append(functional.normalize(value.float().square().mean(dim=axis).flatten(1), dim=1))
+        maps.append(functional.normalize(rows(value.float().square().mean(dim=axis)), dim=1))
     return (maps[0] - maps[1]).square().sum(dim=1)

@@ -16,60 +16,34 @@ CHANGEABLE = frozenset({"threads", "device", "checkpoint_every"})
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Settings:
-    """The hyper-parameters of ``fit``.
+class Hyperparameters:
+    """What every training may be told, by ``fit`` and by each method that trains.
 
-    epochs: passes over the training samples; steps: optimizer steps, instead of epochs.
-    batch_size: samples of one optimizer step, over all processes and parts. accumulate: parts that a batch is
-        computed in, one after the other, to save memory; the result is that of the whole batch.
-    learning_rate: after the warm-up. optimizer: ``adamw`` (β 0.9 and 0.999) or ``sgd``. momentum: of ``sgd``.
+    epochs: passes over the training samples. batch_size: samples of one optimizer step, over all processes
+        and parts.
+    learning_rate: after the warm-up. optimizer: ``adamw`` (β 0.9 and 0.999) or ``sgd``.
     weight_decay: decoupled for ``adamw``, an L2 penalty for ``sgd``; of weights, not of biases and scales.
-    schedule: how the learning rate falls, counted in optimizer steps. warmup: share of the steps in which
-        it rises from zero.
-    precision: of the arithmetic; weights and optimizer stay float32. float16 scales the loss, needs a GPU.
-    clip_norm: longest gradient, or None. ema: decay of the moving average of the weights, or None.
-    held_back: share of the samples not trained on, which the best weights are chosen by. patience:
-        evaluations without a better one after which training stops, or None. evaluate_every: optimizer steps
-        between evaluations; None: an epoch.
-    checkpoint_every: optimizer steps, where there is a folder.
+    ema: decay of the exponential moving average of the weights, or None.
     augment: what is done to pictures (NCHW), the same for student and teacher: ``flip`` left to right,
         ``crop`` after padding an eighth of the size with zeros.
     trainable: pattern of the names of the weights to train (``*`` and ``?``), or None for all.
-    learn_statistics: whether batch normalization goes on learning its statistics and dropout drops; None:
-        in a module of the user's, not in a graph.
-    temperature: T of the softened scores. alpha: share of the labels' loss where there is a teacher too.
-    features: names of inner values to learn from the teacher, or ``matched``: of the same name and shape.
-    feature_weight: how much they count. attention: compare maps of attention instead of values.
-    threads: of this process, None for torch's choice. device: ``auto`` is cuda when there, else cpu.
+    held_back: share of the samples not trained on, which the best weights are chosen by. patience:
+        evaluations without a better one after which training stops, or None.
+    precision: of the arithmetic; weights and optimizer stay float32. float16 scales the loss, needs a GPU.
+    device: ``auto`` is cuda when there, else cpu.
     """
 
     epochs: Positive = 3.0
-    steps: Count | None = None
     batch_size: Count = 32
-    accumulate: Count = 1
     learning_rate: Positive = 1e-4
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: Share = 0.05
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    clip_norm: Positive | None = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    held_back: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    patience: Count | None = None
-    evaluate_every: Count | None = None
-    checkpoint_every: Count = 100
-    seed: Annotated[int, Field(ge=0)] = 0
     augment: tuple[Literal["flip", "crop"], ...] = ()
     trainable: str | None = None
-    learn_statistics: bool | None = None
-    temperature: Positive = 4.0
-    alpha: Share = 0.0
-    features: Literal["matched"] | tuple[str, ...] = ()
-    feature_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    attention: bool = False
-    threads: Count | None = None
+    held_back: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    patience: Count | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
@@ -77,3 +51,41 @@ class Settings:
         if self.patience is not None and not self.held_back:
             raise ValueError("patience needs samples to judge by: give held_back a share, such as 0.1")
         return self
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Settings(Hyperparameters):
+    """The settings of ``fit``: ``Hyperparameters``, and these.
+
+    steps: optimizer steps, instead of epochs. accumulate: parts that a batch is computed in, one after the
+        other, to save memory; the result is that of the whole batch. momentum: of ``sgd``.
+    schedule: how the learning rate falls, counted in optimizer steps. warmup: share of the steps in which
+        it rises from zero.
+    clip_norm: longest gradient, or None. held_back: none, unless asked for. evaluate_every: optimizer steps
+        between evaluations; None: an epoch.
+    checkpoint_every: optimizer steps, where there is a folder.
+    learn_statistics: whether batch normalization goes on learning its statistics and dropout drops; None:
+        in a module of the user's, not in a graph.
+    temperature: T of the softened scores. alpha: share of the labels' loss where there is a teacher too.
+    features: names of inner values to learn from the teacher, or ``matched``: of the same name and shape.
+    feature_weight: how much they count. attention: compare maps of attention instead of values.
+    threads: of this process, None for torch's choice.
+    """
+
+    steps: Count | None = None
+    accumulate: Count = 1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Share = 0.05
+    clip_norm: Positive | None = 1.0
+    held_back: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    evaluate_every: Count | None = None
+    checkpoint_every: Count = 100
+    seed: Annotated[int, Field(ge=0)] = 0
+    learn_statistics: bool | None = None
+    temperature: Positive = 4.0
+    alpha: Share = 0.0
+    features: Literal["matched"] | tuple[str, ...] = ()
+    feature_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    attention: bool = False
+    threads: Count | None = None

@@ -104,6 +104,29 @@ def test_training_brings_four_bits_nearer_to_the_original(context):
     assert any(v.const_value.dtype == ir.DataType.INT4 for v in change.graph.weights.values())
 
 
+def test_a_bit_that_was_left_unused_stays_so(context):
+    graph = conv_net()
+    made = quantized(graph, context(graph), reduce_range=True)
+    unfolded = unfold(made, graph, learn_scales=True)
+    trained = unfolded.graph.copy()
+    for weight in unfolded.weights:
+        value = trained.weights[weight.floats]
+        value.const_value = ir.tensor(3 * value.const_value.numpy())
+    folded = fold(made, unfolded, trained)
+    for weight in unfolded.weights:
+        integers = folded.weights[weight.integers].const_value.numpy().astype(int)
+        assert integers.min() >= -64
+        assert integers.max() == 63
+
+
+def test_what_no_step_made_better_has_no_effect(context):
+    graph = conv_net()
+    settings = {"epochs": 1, "learning_rate": 10.0, "held_back": 0.5}
+    change = methods.apply(Recipe([STATIC, Step("quantize_aware", settings)]), graph, context(graph, 64))
+    assert all(site.what.startswith("int8 weights") for site in change.sites)  # of quantize_static
+    assert {skip.reason for skip in change.skipped} == {"none of its integers moved"}
+
+
 def test_without_quantized_weights_there_is_no_effect(context):
     graph = conv_net()
     change = methods.apply(Recipe([Step("quantize_aware")]), graph, context(graph))

@@ -8,12 +8,12 @@ from hasten.search import learn
 
 
 def test_epochs_fill_the_time_there_is() -> None:
-    little = learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=100.0)
+    little = learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=300.0)
     much = learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=1e5)
     assert little is not None
     assert much is not None
-    # 1000 samples at 12 inferences of 5 ms are a minute an epoch, and 0.6 of the time is given
-    assert little.params["epochs"] == 1.0
+    # 1000 samples at 34 inferences of 5 ms are 170 s an epoch, and 0.6 of the time is given
+    assert little.params["epochs"] == 1.1
     assert much.params["epochs"] == 8.0
 
 

@@ -61,6 +61,31 @@ def test_accumulated_parts_equal_the_whole_batch(data, optimizer):
     np.testing.assert_allclose(parts, whole, rtol=1e-4)
 
 
+def one_number(module_: nn.Module) -> nn.Module:
+    """The first score alone, a sample's output being one number: (samples,)."""
+    return nn.Sequential(module_, nn.Flatten(), _First())
+
+
+class _First(nn.Module):
+    def forward(self, x):
+        return x[:, 0]
+
+
+@pytest.mark.parametrize("labels", ["numbers", "yes or no", None])
+def test_a_sample_may_be_answered_with_one_number(tmp_path, labels):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, WIDTH)).astype(np.float32)
+    arrays = {"x": x}
+    if labels == "numbers":
+        arrays["labels"] = (x[:, 0] + 0.5).astype(np.float32)
+    if labels == "yes or no":
+        arrays["labels"] = (x[:, 0] > 0).astype(np.int64)
+    teacher = one_number(module(1)).eval() if labels is None else None
+    settings = Settings(epochs=20, held_back=0.2, learn_statistics=False, **QUICK)
+    fitted = hasten.fit(one_number(module()), arrays, teacher=teacher, settings=settings)
+    assert fitted.history.losses[-1] < 0.5 * fitted.history.losses[0]
+
+
 def test_a_module_is_trained_in_place_with_its_statistics(data):
     made = module()
     fitted = fit(made, data, settings=Settings(epochs=10, **QUICK))

@@ -32,6 +32,7 @@ def fold(quantized: Graph, unfolded: Unfolded, trained: Graph) -> Graph:
     for name in unfolded.scales:
         before, learned = _array(quantized, name), _array(trained, name)
         _put(changed, name, np.maximum(learned, _SMALLEST_SHARE * before).astype(np.float32))
+    spares_a_bit = all(_within(quantized, weight.integers, 64) for weight in unfolded.weights)
     for weight in unfolded.weights:
         dtype = changed.weights[weight.integers].dtype
         assert dtype is not None
@@ -40,7 +41,9 @@ def fold(quantized: Graph, unfolded: Unfolded, trained: Graph) -> Graph:
         if weight.zero_point is not None:
             zero = _array(changed, weight.zero_point).astype(_GRIDS[dtype].dtype)
         quantizer = Affine(scale, zero, _GRIDS[dtype], weight.axis if scale.size > 1 else None)
-        integers = quantizer.quantize(_array(trained, weight.floats))
+        # Weights that leave a bit unused do so because the CPU's integer sums would overflow otherwise.
+        low, high = (-64, 63) if spares_a_bit else (quantizer.grid.low, quantizer.grid.high)
+        integers = np.clip(quantizer.quantize(_array(trained, weight.floats)), low, high)
         _put(changed, weight.integers, integers.astype(_NARROW.get(dtype, integers.dtype)))
     for bias in unfolded.biases:
         ratio = (
@@ -60,6 +63,10 @@ def _array(graph: Graph, name: str) -> Array:
     tensor = graph.weights[name].const_value
     assert tensor is not None
     return tensor.numpy()
+
+
+def _within(graph: Graph, name: str, bound: int) -> bool:
+    return int(np.abs(_array(graph, name).astype(np.int32)).max(initial=0)) <= bound
 
 
 def _put(graph: Graph, name: str, array: Array) -> None:

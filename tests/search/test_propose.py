@@ -1,0 +1,83 @@
+"""What is tried first, given how fast the targets turned out."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from hasten.core.measurement import Comparison
+from hasten.core.recipe import Recipe
+from hasten.core.record import Trial
+from hasten.core.target import TargetSpec
+from hasten.search.advise import advise
+from hasten.search.candidate import Candidate
+from hasten.search.facts import GraphFacts
+from hasten.search.propose import Proposer
+
+FACTS = GraphFacts(
+    operators=Counter(Conv=3, Gemm=2),
+    convolutions=3,
+    products=2,
+    recurrent=0,
+    product_share=0.5,
+    quantized=False,
+    dynamic=(),
+    float_dtype="float",
+    parameters=1000,
+)
+
+
+def spec(name: str) -> TargetSpec:
+    return TargetSpec(
+        name=name,
+        runtime=name,
+        version="1",
+        device="cpu",
+        compute_dtypes=frozenset({"float32", "int8", "bfloat16"}),
+        instructions=frozenset({"avx512_vnni"}),
+    )
+
+
+def trial(candidate: Candidate, speed: float) -> Trial:
+    return Trial(
+        id=candidate.id,
+        recipe=candidate.recipe,
+        target=candidate.target,
+        runtime="r",
+        options=dict(candidate.options),
+        status="ok",
+        speedup=Comparison(median=speed, ci95=(speed, speed), verdict="worse"),
+    )
+
+
+@pytest.mark.parametrize(("slower", "faster"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
+def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
+    advice = advise(FACTS, [spec("onnxruntime"), spec("openvino")], 2, has_data=True, for_size=False)
+    proposer = Proposer(
+        lab=None,  # type: ignore[arg-type]  # the advised candidates need none
+        advice=advice,
+        baseline=trial(Candidate(Recipe(), "onnxruntime"), 1.0),
+        threads=None,
+        shapes={},
+        samples=0,
+        deadline=0.0,
+    )
+    done: list[Trial] = []
+    order: list[Candidate] = []
+    for candidate in proposer._advised(done):
+        order.append(candidate)
+        done.append(trial(candidate, 0.4 if candidate.target == slower else 1.0))
+    assert sorted(c.id for c in order) == sorted(c.id for c in advice.candidates)
+    steps = [(c.target, [s.method for s in c.recipe.steps]) for c in order]
+    assert [m for _, m in steps[:2]] == [["optimize_graph"]] * 2
+    assert steps[2] == (faster, ["optimize_graph", "quantize_static"])
+    assert steps[3] == (slower, ["optimize_graph", "quantize_static"])
+    late = [target for target, _ in steps[4:]]
+    assert late == sorted(late, key=lambda target: target == slower)
+
+
+def test_without_data_nothing_that_calibrates_is_tried() -> None:
+    advice = advise(FACTS, [spec("openvino")], 2, has_data=False, for_size=False)
+    assert all(c.recipe.steps[-1].method != "quantize_static" for c in advice.candidates)
+    assert [entry.tried for entry in advice.considered].count(True) == len(advice.candidates)
