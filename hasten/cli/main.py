@@ -16,7 +16,6 @@ from hasten.cli import apply, inspect, measure, methods, optimize, report, targe
 from hasten.core.errors import HastenError
 
 BAD_INPUT = 2
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="hasten",
@@ -65,9 +64,6 @@ def main() -> None:
     except HastenError as error:
         print(f"hasten: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        print("hasten: interrupted; finished trials are kept, --resume continues", file=sys.stderr)
-        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

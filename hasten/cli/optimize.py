@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hasten.core.recipe import Recipe
 
 KEPT = 3
+INTERRUPTED = 130
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command line
@@ -57,23 +58,27 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     from hasten.cli.live import Display
 
     options.import_from_here(model, data, metric)
-    with Display() as display:
-        result = api.optimize(
-            model,
-            data,
-            metric=metric,
-            budget=budget,
-            target=target,
-            recipe=_recipe(recipe),
-            inputs=tuple(input_ or ()),
-            shapes=shapes,
-            batch=batch,
-            threads=threads,
-            seed=seed,
-            folder=work,
-            resume=resume,
-            listener=display.show,
-        )
+    try:
+        with Display() as display:
+            result = api.optimize(
+                model,
+                data,
+                metric=metric,
+                budget=budget,
+                target=target,
+                recipe=_recipe(recipe),
+                inputs=tuple(input_ or ()),
+                shapes=shapes,
+                batch=batch,
+                threads=threads,
+                seed=seed,
+                folder=work,
+                resume=resume,
+                listener=display.show,
+            )
+    except KeyboardInterrupt:
+        typer.echo("hasten: interrupted; finished trials are kept, --resume continues", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     result.save(output, force=force)
     shutil.rmtree(work, ignore_errors=True)
     if json:

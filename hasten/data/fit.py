@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,11 +89,11 @@ def _check_shape(array: Array, spec: TensorSpec, index: int) -> None:
         )
     for axis, (size, wanted) in enumerate(zip(array.shape, spec.shape[first:], strict=True)):
         if isinstance(wanted, int) and size != wanted:
-            fixed = [d for d in spec.shape[first:] if isinstance(d, int)]
+            fixed = Counter(d for d in spec.shape[first:] if isinstance(d, int))
             hint = "; the axes seem to stand in another order, transpose them"
             raise DataError(
                 f"input {spec}: sample {index} has shape {_axes(array.shape)}: its axis {axis} is {size}, "
-                f"the model takes {wanted}" + (hint if set(fixed) <= set(array.shape) and fixed else "")
+                f"the model takes {wanted}" + (hint if fixed and fixed <= Counter(array.shape) else "")
             )
 
 

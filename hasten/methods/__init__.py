@@ -19,6 +19,7 @@ from typing import cast as assume  # the name `cast` is taken by the submodule o
 
 from pydantic import TypeAdapter, ValidationError
 
+from hasten import train
 from hasten.core.data import Calibration
 from hasten.core.errors import MethodError, RecipeError
 from hasten.core.recipe import Recipe, Step
@@ -145,16 +146,20 @@ def validate(recipe: Recipe) -> None:
 def apply(recipe: Recipe, graph: Graph, context: Context) -> Change:
     """Apply a recipe step by step; sites, skips and notes accumulate.
 
-    Raises RecipeError for malformed steps before any work, MethodError when a step cannot be applied.
+    Raises RecipeError for malformed steps, and Unavailable where training needs what is not installed, before
+    any work; MethodError when a step cannot be applied.
     """
     validate(recipe)
     context = replace(context, original=context.original or graph)
     change = Change(graph)
     for i, step in enumerate(recipe.steps):
-        method = find(step.method)
-        if "calibration" in method.FACTS.needs and not context.calibration:
+        needs = find(step.method).FACTS.needs
+        if "calibration" in needs and not context.calibration:
             raise MethodError(f"steps[{i}].{step.method} needs data to calibrate on; give --data")
-        made = method.apply(change.graph, parameters(step, f"steps[{i}]"), context)
+        if "gradients" in needs:
+            train.require()
+    for i, step in enumerate(recipe.steps):
+        made = find(step.method).apply(change.graph, parameters(step, f"steps[{i}]"), context)
         change = Change(
             made.graph, change.sites + made.sites, change.skipped + made.skipped, change.notes + made.notes
         )

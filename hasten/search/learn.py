@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
+from hasten import train
+from hasten.core.errors import Unavailable
 from hasten.core.recipe import Step
 
 FEWEST_SAMPLES = 256
@@ -20,18 +20,16 @@ _SHARE = 0.6
 """Part of the time left that training may take; what it made must still be measured."""
 
 
-def lacking() -> str | None:
-    """What is missing to train at all, with how to install it; None when nothing is."""
-    missing = [name for name in ("torch", "accelerate", "safetensors") if find_spec(name) is None]
-    return f"needs {', '.join(missing)}: pip install 'hasten[train]'" if missing else None
-
-
 def quantize_aware(samples: int, inference_ms: float, seconds_left: float) -> Step | None:
     """The step that trains a quantized graph for as long as there is time; None where it would not pay.
 
     samples: of the calibration role. inference_ms: one inference of one sample in float32.
     """
-    if lacking() or samples < FEWEST_SAMPLES:
+    if samples < FEWEST_SAMPLES:
+        return None
+    try:
+        train.require()
+    except Unavailable:
         return None
     epoch_s = samples * _INFERENCES * inference_ms / 1e3
     epochs = min(_MOST_EPOCHS, _SHARE * seconds_left / epoch_s)

@@ -7,6 +7,8 @@ up which optimizer step, ``samples`` loads them, ``network`` runs a graph or a m
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hasten.core.errors import Unavailable
@@ -29,20 +31,20 @@ _HOME = {
     "fit": "start",
     "learn": "for_methods",
 }
-__all__ = ["Event", "Fitted", "History", "Listener", "Settings", "changed", "fit", "learn"]
+__all__ = ["Event", "Fitted", "History", "Listener", "Settings", "changed", "fit", "learn", "require"]
 _NEEDED = {"torch": "PyTorch", "accelerate": "accelerate", "safetensors": "safetensors"}
+
+
+def require() -> None:
+    """Raise Unavailable, with how to install it, where something that training needs is missing."""
+    missing = [said for module, said in _NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise Unavailable(f"training needs {', '.join(missing)}, which is not installed", INSTALL)
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'hasten.train' has no attribute {name!r}")
-    from importlib import import_module
-
-    try:
-        module = import_module(f"hasten.train.{_HOME[name]}")
-    except ModuleNotFoundError as error:
-        lacking = _NEEDED.get((error.name or "").partition(".")[0])
-        if lacking is None:
-            raise
-        raise Unavailable(f"training needs {lacking}, which is not installed", INSTALL) from None
-    return getattr(module, name)
+    if name in {"fit", "learn"}:
+        require()
+    return getattr(import_module(f"hasten.train.{_HOME[name]}"), name)

@@ -32,9 +32,8 @@ def journal(folder: Path) -> list[str]:
 
 def begin(folder: Path, trials: int) -> subprocess.Popen[bytes]:
     """Start a run and wait until so many trials are finished."""
-    process = subprocess.Popen(
-        command(*ARGUMENTS), cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(command(*ARGUMENTS), cwd=folder, stderr=said, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(journal(folder)) <= trials:
         assert process.poll() is None, "the run ended before it could be cut off"
@@ -49,6 +48,8 @@ def test_cut_off_and_resumed(tmp_path: Path, how: signal.Signals) -> None:
     process.send_signal(how)
     status = process.wait(timeout=60)
     assert status == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    if how == signal.SIGINT:
+        assert (tmp_path / "said").read_text().splitlines()[-1].endswith("--resume continues")
     assert not (tmp_path / "fast").exists()
     finished = [json.loads(line)["id"] for line in journal(tmp_path)[1:]]
     assert len(finished) >= 2

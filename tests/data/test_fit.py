@@ -37,6 +37,7 @@ def test_what_fits_is_kept_as_it_is(tmp_path: Path) -> None:
     [
         (np.zeros((2, 3)), spec("float32", "n", 4), "its axis 0 is 3, the model takes 4"),
         (np.zeros((2, 8, 8, 3)), IMAGE, "stand in another order, transpose them"),
+        (np.zeros((2, 3, 8, 7)), IMAGE, r"its axis 2 is 7, the model takes 8$"),
         (
             np.zeros((3, 8, 8)),
             IMAGE,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hasten import train
+from hasten.core.errors import Unavailable
 from hasten.search import learn
 
 
@@ -24,10 +26,8 @@ def test_where_it_would_not_pay_nothing_is_proposed(samples: int, seconds: float
     assert learn.quantize_aware(samples=samples, inference_ms=5.0, seconds_left=seconds) is None
 
 
-def test_what_is_missing_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert learn.lacking() is None
-    monkeypatch.setattr(learn, "find_spec", lambda name: None)
-    said = learn.lacking()
-    assert said is not None
-    assert "pip install 'hasten[train]'" in said
+def test_without_the_means_nothing_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match=r"PyTorch, accelerate.*pip install 'hasten\[train\]'"):
+        train.require()
     assert learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=1e5) is None
