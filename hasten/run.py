@@ -42,7 +42,12 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
     began = monotonic()
     deadline = began + request.budget.time_s * (1 - FINAL_SHARE)
     threads = request.threads or usable_cores()
-    conditions = Conditions(batch=request.batch, threads=threads, seed=request.seed)
+    conditions = Conditions(
+        batch=request.batch,
+        threads=threads,
+        seed=request.seed,
+        throughput=request.budget.objective == "throughput",
+    )
     journal = Journal(request.folder)
     journal.claim(request.resume)
 
@@ -125,9 +130,12 @@ def _advice(request: Request, prepared: Prepared, threads: int) -> Advice:
             prepared.specs,
             threads,
             has_data=len(prepared.roles.calibration) > 0,
-            for_size=request.budget.objective == "size",
+            objective=request.budget.objective,
         )
-    candidates = [Candidate(request.recipe, s.name, default_options(s, threads)) for s in prepared.specs]
+    objective = request.budget.objective
+    candidates = [
+        Candidate(request.recipe, s.name, default_options(s, threads, objective)) for s in prepared.specs
+    ]
     return Advice(tuple(candidates), ())
 
 

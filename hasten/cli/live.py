@@ -53,11 +53,12 @@ class Display:
 
 
 def _speed(trial: Trial) -> str:
-    if trial.speedup is None:
+    gain = trial.throughput_gain or trial.speedup
+    if gain is None:
         return "not timed"
-    if trial.speedup.verdict == "indistinguishable":
+    if gain.verdict == "indistinguishable":
         return "no faster"
-    return f"{trial.speedup.median:.2f}x"
+    return f"{gain.median:.2f}x"
 
 
 def _outcome(trial: Trial) -> str:

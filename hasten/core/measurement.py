@@ -36,7 +36,7 @@ class Measurement(Record):
 
 
 class Comparison(Record):
-    """Reference over candidate: above 1 the candidate is faster.
+    """How many times faster the candidate is than the reference: above 1 it is faster.
 
     ``indistinguishable`` when the 95 % interval contains 1.
     """

@@ -109,17 +109,24 @@ class Scorecard(Record):
 
     reference_ms: the reference's latency in the rounds ``latency_ms`` and ``speedup`` come from; at another
     hour, on a machine with other work, it may differ from what the baseline shows.
+    throughput_per_s, throughput_gain: samples a second with as many requests under way as keep the runtime
+    busy, and its ratio to the reference's in the same rounds; measured where throughput is the objective.
     """
 
     quality: Quality | None = None
     latency_ms: Measurement | None = None
     reference_ms: Measurement | None = None
     speedup: Comparison | None = None
-    throughput_per_s: float | None = None
+    throughput_per_s: Measurement | None = None
+    throughput_gain: Comparison | None = None
     load_ms: float | None = None
     size_bytes: int | None = None
     size_zstd_bytes: int | None = None
     peak_memory_bytes: int | None = None
+
+    def gain(self, objective: Objective) -> Comparison | None:
+        """How many times faster than the reference at what is to be made fast: one inference, or many."""
+        return self.throughput_gain if objective == "throughput" else self.speedup
 
 
 class Trial(Scorecard):

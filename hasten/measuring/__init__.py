@@ -5,7 +5,7 @@ functions, cheapest first: ``sizes``, ``predict`` and ``judge``, then ``time_int
 """
 
 from hasten.measuring.compare import compare
-from hasten.measuring.latency import Timing, throughput, time_interleaved
+from hasten.measuring.latency import Timing, time_interleaved
 from hasten.measuring.metrics import Metric, UserMetric, resolve
 from hasten.measuring.predict import Predictions, predict
 from hasten.measuring.quality import judge
@@ -25,6 +25,5 @@ __all__ = [
     "predict",
     "resolve",
     "sizes",
-    "throughput",
     "time_interleaved",
 ]

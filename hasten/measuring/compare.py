@@ -10,7 +10,7 @@ from hasten.core.budget import Budget
 from hasten.core.data import Dataset
 from hasten.core.errors import InputError, TrialError
 from hasten.core.record import Scorecard
-from hasten.measuring.latency import throughput, time_interleaved
+from hasten.measuring.latency import time_interleaved
 from hasten.measuring.metrics import Metric, UserMetric, resolve
 from hasten.measuring.predict import Predictions, predict
 from hasten.measuring.quality import judge
@@ -89,7 +89,6 @@ class _Seat:
 def _card(subject: Subject, answers: Predictions, data: Dataset, conditions: Conditions) -> Scorecard:
     size_bytes, size_zstd_bytes = sizes(subject.artifact, subject.folder)
     return Scorecard(
-        throughput_per_s=throughput(subject, data, conditions) if conditions.throughput else None,
         load_ms=answers.load_ms,
         size_bytes=size_bytes,
         size_zstd_bytes=size_zstd_bytes,

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from hasten.core.data import Dataset
 from hasten.core.errors import TrialError
 from hasten.core.measurement import Comparison, Measurement
-from hasten.core.recipe import Json
 from hasten.measuring.feeds import choose_feeds, shapes
-from hasten.measuring.rounds import Clock, live, preload, shared_cores, warm_up
+from hasten.measuring.rounds import Clock, live
 from hasten.measuring.statistics import FloatArray, process_interval
 from hasten.measuring.subject import Conditions, Progress, Subject
-from hasten.measuring.workers import Lane
 
 _P90_RUNS, _P99_RUNS = 100, 1000
+_Figure = Literal["lives", "rates"]
 _CLEAR = 0.15
 """A ratio whose interval is this narrow beside its distance from 1 is known well enough."""
 
 
 class Timing(NamedTuple):
-    """Latency of one inference (a whole batch) in ms, the reference's in the same rounds, and its ratio."""
+    """Latency of one inference (a whole batch) in ms, the reference's in the same rounds, and its ratio.
+
+    Where throughput was measured: samples a second under full load, and their ratio to the reference's.
+    """
 
     latency_ms: Measurement
     reference_ms: Measurement
     speedup: Comparison
+    throughput_per_s: Measurement | None = None
+    throughput_gain: Comparison | None = None
 
     @property
-    def fields(self) -> dict[str, Measurement | Comparison]:
+    def fields(self) -> dict[str, Measurement | Comparison | None]:
         """What a scorecard says of it."""
         return self._asdict()
 
@@ -74,7 +78,9 @@ def _enough(clocks: Sequence[Clock], conditions: Conditions) -> bool:
         return True
     if rounds < conditions.rounds_min:
         return False
-    compared = [_ratios(clocks[0], c) for c in clocks[1:] if c.error is None] or [_rounds(clocks[0])]
+    figure: _Figure = "rates" if conditions.throughput else "lives"
+    compared = [_ratios(clocks[0], c, figure) for c in clocks[1:] if c.error is None]
+    compared = compared or [_rounds(clocks[0], figure)]
     return all(_known(lives, conditions, against_one=len(clocks) > 1) for lives in compared)
 
 
@@ -85,30 +91,39 @@ def _known(lives: list[FloatArray], conditions: Conditions, *, against_one: bool
     return (high - low) / 2 <= max(conditions.precision * middle, far)
 
 
-def _rounds(clock: Clock) -> list[FloatArray]:
-    return [np.asarray(life) for life in clock.lives]
+def _rounds(clock: Clock, figure: _Figure) -> list[FloatArray]:
+    return [np.asarray(life) for life in getattr(clock, figure)]
 
 
-def _ratios(reference: Clock, clock: Clock) -> list[FloatArray]:
-    return [a / b for a, b in zip(_rounds(reference), _rounds(clock), strict=True)]
+def _ratios(reference: Clock, clock: Clock, figure: _Figure) -> list[FloatArray]:
+    """How many times better the clock is than the reference: less time, or a higher rate."""
+    pairs = zip(_rounds(reference, figure), _rounds(clock, figure), strict=True)
+    return [a / b if figure == "lives" else b / a for a, b in pairs]
 
 
 def _timing(clock: Clock, reference: Clock, cycle: int, conditions: Conditions) -> Timing:
-    latency = _latency(clock, cycle, conditions)
+    latency = _measured(clock, "lives", cycle, conditions)
+    before = _measured(reference, "lives", cycle, conditions)
+    compared = _compared(reference, clock, "lives", conditions)
+    if not conditions.throughput:
+        return Timing(latency, before, compared)
+    rate = _measured(clock, "rates", cycle, conditions)
+    return Timing(latency, before, compared, rate, _compared(reference, clock, "rates", conditions))
+
+
+def _compared(reference: Clock, clock: Clock, figure: _Figure, conditions: Conditions) -> Comparison:
     if clock is reference:
-        alike = Comparison(median=1.0, ci95=(1.0, 1.0), verdict="indistinguishable")
-        return Timing(latency, latency, alike)
-    compared = compare_rounds(_ratios(reference, clock), conditions.seed)
-    return Timing(latency, _latency(reference, cycle, conditions), compared)
+        return Comparison(median=1.0, ci95=(1.0, 1.0), verdict="indistinguishable")
+    return compare_rounds(_ratios(reference, clock, figure), conditions.seed)
 
 
-def _latency(clock: Clock, cycle: int, conditions: Conditions) -> Measurement:
-    lives = _rounds(clock)
+def _measured(clock: Clock, figure: _Figure, cycle: int, conditions: Conditions) -> Measurement:
+    lives = _rounds(clock, figure)
     rounds = np.concatenate(lives)
     spread = _spread(lives, cycle)
-    runs = len(clock.singles)
+    runs = len(clock.singles) if figure == "lives" else 0
     return Measurement(
-        unit="ms",
+        unit="ms" if figure == "lives" else "1/s",
         median=float(np.median(rounds)),
         ci95=process_interval(lives, conditions.seed),
         rounds=len(rounds),
@@ -151,15 +166,3 @@ def _warning(spread: float, conditions: Conditions) -> str | None:
         f"noisy: the middle half of the rounds spreads over {spread:.0%} of the median (more than "
         f"{conditions.noise:.0%}); other programs may be using these cores"
     )
-
-
-def throughput(subject: Subject, data: Dataset, conditions: Conditions) -> float:
-    """Samples a second with as many requests under way as keep the runtime busy; raises TrialError."""
-    feeds = choose_feeds(data, conditions)
-    with Lane(subject, conditions) as lane:
-        lane.ask("stay_on", cores=cast("Json", shared_cores([subject], conditions)))
-        lane.open(conditions)
-        preload(lane, data, feeds, conditions)
-        warm_up(lane)
-        seconds = min(2.0, conditions.time_limit_s)
-        return cast("float", lane.ask("throughput", seconds=seconds, most_callers=conditions.threads))

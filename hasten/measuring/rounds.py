@@ -25,15 +25,22 @@ _FEWEST_RUNS = 3
 _SLOW_MS = 100.0
 """A run this long is a round of its own."""
 _WARM_UP_S = 2.0
+_LOAD_S, _LOAD_RUNS = 0.1, 4
+"""A round under load lasts so many seconds, and so many runs of a caller, that its ragged end is small."""
 
 
 @dataclass
 class Clock:
-    """A subject being timed, in ms: a median a round, grouped by process, and every single run."""
+    """A subject being timed, a figure a round, grouped by process.
+
+    lives: the median of the round's runs, in ms. singles: every single run of all rounds, in ms.
+    rates: samples a second of the round under full load, where throughput is measured.
+    """
 
     subject: Subject
     lives: list[list[float]] = field(default_factory=list)
     singles: list[float] = field(default_factory=list)
+    rates: list[list[float]] = field(default_factory=list)
     error: TrialError | None = None
 
     @contextlib.contextmanager
@@ -54,15 +61,15 @@ def live(clocks: Sequence[Clock], data: Dataset, feeds: list[list[int]], conditi
     """
     with contextlib.ExitStack() as stack:
         seats = [
-            _Seat(clock, stack.enter_context(Lane(clock.subject, conditions)))
+            _Seat(clock, stack.enter_context(Lane(clock.subject, conditions)), conditions)
             for clock in clocks
             if clock.error is None
         ]
         with ThreadPoolExecutor(len(seats)) as pool:
             list(pool.map(_Seat.start, seats))
-        cores = shared_cores([clock.subject for clock in clocks], conditions)
+        cores = _shared_cores([clock.subject for clock in clocks], conditions)
         for seat in seats:
-            seat.prepare(data, feeds, conditions, cores)
+            seat.prepare(data, feeds, cores)
         for number in range(min(ROUNDS, conditions.rounds_max)):
             for seat in seats if number % 2 == 0 else reversed(seats):
                 seat.round(number)
@@ -73,29 +80,31 @@ def live(clocks: Sequence[Clock], data: Dataset, feeds: list[list[int]], conditi
 class _Seat:
     """A subject's process for the length of one life."""
 
-    def __init__(self, clock: Clock, lane: Lane) -> None:
+    def __init__(self, clock: Clock, lane: Lane, conditions: Conditions) -> None:
         self.clock = clock
         self.lane = lane
+        self.conditions = conditions
         self.runs = 1
+        self.load_s = _LOAD_S
         clock.lives.append([])
+        clock.rates.append([])
 
     def start(self) -> None:
         """Import the runtime, which takes longest and disturbs no one yet."""
         with self.clock.failing():
             self.lane.ask("import_runtime", target=self.clock.subject.artifact.target)
 
-    def prepare(
-        self, data: Dataset, feeds: list[list[int]], conditions: Conditions, cores: list[int]
-    ) -> None:
+    def prepare(self, data: Dataset, feeds: list[list[int]], cores: list[int]) -> None:
         """Open the artifact on the shared cores, warm up, and find how many runs make a round."""
         if self.clock.error is not None:
             return
         with self.clock.failing():
             self.lane.ask("stay_on", cores=cast("Json", cores))
-            self.lane.open(conditions)
-            preload(self.lane, data, feeds, conditions)
-            run_ms = max(1e-3, warm_up(self.lane))
+            self.lane.open(self.conditions)
+            _preload(self.lane, data, feeds, self.conditions)
+            run_ms = max(1e-3, cast("float", self.lane.ask("warm_up", limit_s=_WARM_UP_S)))
             self.runs = 1 if run_ms > _SLOW_MS else max(_FEWEST_RUNS, round(_ROUND_MS / run_ms))
+            self.load_s = max(_LOAD_S, _LOAD_RUNS * run_ms / 1e3)
 
     def round(self, number: int) -> None:
         """One round; nothing when the subject has failed."""
@@ -106,20 +115,20 @@ class _Seat:
             times = cast("list[float]", self.lane.ask("time_round", number=number, runs=self.runs))
             self.clock.singles += times
             self.clock.lives[-1].append(float(np.median(times)))
+            if self.conditions.throughput:
+                rate = self.lane.ask(
+                    "load_round", number=number, seconds=self.load_s, most_callers=self.conditions.threads
+                )
+                self.clock.rates[-1].append(cast("float", rate))
 
 
-def preload(lane: Lane, data: Dataset, feeds: list[list[int]], conditions: Conditions) -> None:
+def _preload(lane: Lane, data: Dataset, feeds: list[list[int]], conditions: Conditions) -> None:
     """Have the process read the feeds; raises TrialError."""
     store = str(data.store.folder.resolve())
     lane.ask("preload", store=store, batches=cast("Json", feeds), batch=conditions.batch)
 
 
-def warm_up(lane: Lane) -> float:
-    """Run until times settle; returns the milliseconds of a run. Raises TrialError."""
-    return cast("float", lane.ask("warm_up", limit_s=_WARM_UP_S))
-
-
-def shared_cores(subjects: Sequence[Subject], conditions: Conditions) -> list[int]:
+def _shared_cores(subjects: Sequence[Subject], conditions: Conditions) -> list[int]:
     """The cores all subjects are timed on: as many as the most threads one of them uses.
 
     Left to the operating system, one process can sit for seconds beside another busy program and the other

@@ -39,6 +39,7 @@ class Session:
         self.feeds: list[dict[str, Array]] = []
         self.batch = 1
         self.answers: Iterator[int] | None = None
+        self.pool: ThreadPoolExecutor | None = None
 
     @property
     def opened(self) -> targets.Runner:
@@ -239,25 +240,28 @@ def _come_to_rest() -> None:
         before += used
 
 
-def throughput(seconds: float, most_callers: int) -> float:
-    """Samples a second with as many callers as keep the runtime busy."""
-    runner, feeds = _session.opened, _session.feeds
+def load_round(number: int, seconds: float, most_callers: int) -> float:
+    """Samples a second with as many requests under way as keep the runtime busy, on this round's feed."""
+    runner, feed = _session.opened, _session.feeds[number % len(_session.feeds)]
     callers = max(1, min(runner.callers, most_callers))
+    if _session.pool is None:
+        # The same threads in every round: each has its request and warm caches from the first one on.
+        _session.pool = ThreadPoolExecutor(callers)
+        list(_session.pool.map(lambda _: runner.run(feed), range(2 * callers)))
 
-    def work(caller: int) -> int:
+    def work(_: int) -> int:
         runs = 0
         while time.perf_counter() < deadline:
-            runner.run(feeds[(caller + runs) % len(feeds)])
+            runner.run(feed)
             runs += 1
         return runs
 
-    with ThreadPoolExecutor(callers) as pool:
-        deadline = time.perf_counter() + seconds / 4
-        list(pool.map(work, range(callers)))  # every caller has its request and warm caches
-        began = time.perf_counter()
-        deadline = began + seconds
-        runs = sum(pool.map(work, range(callers)))
-        return runs * _session.batch / (time.perf_counter() - began)
+    began = time.perf_counter()
+    deadline = began + seconds
+    runs = sum(_session.pool.map(work, range(callers)))
+    elapsed = time.perf_counter() - began
+    _come_to_rest()
+    return runs * _session.batch / elapsed
 
 
 def peak_memory_bytes() -> int:

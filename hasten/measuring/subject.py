@@ -33,7 +33,7 @@ class Conditions:
     is far from 1. time_limit_s: for timing two subjects, more take their share more; one set of processes is
     timed however long it takes. noise: the interquartile range over
     the median above which a timing carries a warning. timeout_s: after which a process is taken to hang.
-    throughput: whether samples a second are measured too.
+    throughput: whether samples a second under full load are measured too, in the same rounds.
     """
 
     batch: int = 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hasten.core.measurement import Measurement
+from hasten.core.budget import Objective
+from hasten.core.measurement import Comparison, Measurement
 from hasten.report import figures
 from hasten.report.claim import Claim
 
@@ -44,7 +45,6 @@ _MEMORY = _Exact("Peak resident memory", figures.size, "less", "more")
 _MACS = _Exact("Multiply-accumulates (MACs)", figures.large, "fewer", "more")
 _PARAMETERS = _Exact("Parameters", figures.large, "fewer", "more")
 _NONZERO = _Exact("Parameters that are not zero", figures.large, "fewer", "more")
-_THROUGHPUT = _Exact("Throughput", lambda v: f"{figures.number(v)} / s", "less", "more")
 
 
 def before_after(made: Claim) -> tuple[Line, ...]:
@@ -52,13 +52,17 @@ def before_after(made: Claim) -> tuple[Line, ...]:
     base, record = made.baseline, made.record
     source = record.source.latency_ms if record.source else None
     timed = (source, base.latency_ms, None if made.kept else made.latency_ms)
-    rows = [_latency(made, timed)]
+    rates = (None, base.throughput_per_s, None if made.kept else made.throughput_per_s)
+    faster, more = (None, None) if made.kept else (made.speedup, made.throughput_gain)
+    rows = [
+        _timed("Latency, median and 95 % interval", timed, faster, "latency"),
+        _timed("Throughput under full load, median and 95 % interval", rates, more, "throughput"),
+    ]
     rows += [_exact(kind, [_tail(m, name) for m in timed]) for name, kind in _TAILS.items()]
     macs = base.macs if base.macs is not None else record.model.macs
     parameters = base.parameters if base.parameters is not None else record.model.parameters
     pairs = [
         (_MACS, macs, made.trial.macs),
-        (_THROUGHPUT, base.throughput_per_s, made.throughput_per_s),
         (_LOAD, base.load_ms, made.load_ms),
         (_SIZE, base.size_bytes, made.size_bytes),
         (_ZSTD, base.size_zstd_bytes, made.size_zstd_bytes),
@@ -75,13 +79,13 @@ def _tail(measured: Measurement | None, name: str) -> float | None:
     return value
 
 
-def _latency(made: Claim, timed: Sequence[Measurement | None]) -> Line:
+def _timed(
+    label: str, timed: Sequence[Measurement | None], gain: Comparison | None, objective: Objective
+) -> Line:
     cells = [(figures.latency(m), figures.latency_interval(m)) if m else ("", "") for m in timed]
-    change = ("", "")
-    if made.speedup is not None and not made.kept:
-        ratio = figures.speed(made.speedup)
-        change = ratio.text, ratio.interval
-    return Line("Latency, median and 95 % interval", cells[0], cells[1], cells[2], change)
+    ratio = figures.speed(gain, objective) if gain else None
+    change = (ratio.text, ratio.interval) if ratio else ("", "")
+    return Line(label, cells[0], cells[1], cells[2], change)
 
 
 def _exact(kind: _Exact, values: Sequence[float | None]) -> Line:

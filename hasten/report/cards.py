@@ -79,13 +79,17 @@ def _speed(made: Claim) -> Card | None:
         big = figures.latency(before)
         lines = [f"95 % interval {figures.latency_interval(before)}, {plural_rounds(before)}"]
         title, word = "Latency", "the original, as it was"
-    elif made.speedup is not None:
-        ratio = figures.speed(made.speedup)
-        big, word, title = ratio.big, ratio.word, "Speed"
-        if made.speedup.verdict == "indistinguishable":
-            word = "the original's speed, indistinguishable from it"
+    elif made.gain is not None:
+        objective = made.record.budget.objective
+        ratio = figures.speed(made.gain, objective)
+        big, word, title = ratio.big, ratio.word, "Throughput" if objective == "throughput" else "Speed"
+        if made.gain.verdict == "indistinguishable":
+            word = f"the original's {title.lower()}, indistinguishable from it"
         lines = [f"95 % interval {ratio.interval}, in rounds interleaved with the original's"]
-        tone = "bad" if made.speedup.verdict == "worse" else "good"
+        if title == "Throughput" and made.throughput_per_s is not None:
+            lines.append(f"{figures.latency(made.throughput_per_s)}, with enough requests to keep it busy")
+            lines.append("below: the latency of one request alone")
+        tone = "bad" if made.gain.verdict == "worse" else "good"
     elif after is not None:
         big, word = figures.latency(after), "not compared in the same rounds"
         lines, title = [f"95 % interval {figures.latency_interval(after)}"], "Latency"

@@ -30,11 +30,18 @@ class Claim:
     latency_ms: Measurement | None
     reference_ms: Measurement | None
     speedup: Comparison | None
-    throughput_per_s: float | None
+    throughput_per_s: Measurement | None
+    throughput_gain: Comparison | None
     load_ms: float | None
     size_bytes: int | None
     size_zstd_bytes: int | None
     peak_memory_bytes: int | None
+
+    @property
+    def gain(self) -> Comparison | None:
+        """How many times faster at the objective: one inference, or many."""
+        throughput = self.record.budget.objective == "throughput"
+        return self.throughput_gain if throughput else self.speedup
 
     @property
     def baseline(self) -> Trial:
@@ -60,7 +67,8 @@ def claim(record: RunRecord) -> Claim:
         latency_ms=card.latency_ms or trial.latency_ms,
         reference_ms=card.reference_ms or trial.reference_ms or record.baseline.latency_ms,
         speedup=card.speedup or trial.speedup,
-        throughput_per_s=_first(card.throughput_per_s, trial.throughput_per_s),
+        throughput_per_s=card.throughput_per_s or trial.throughput_per_s,
+        throughput_gain=card.throughput_gain or trial.throughput_gain,
         load_ms=_first(card.load_ms, trial.load_ms),
         size_bytes=_first(card.size_bytes, trial.size_bytes),
         size_zstd_bytes=_first(card.size_zstd_bytes, trial.size_zstd_bytes),

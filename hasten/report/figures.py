@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from hasten.core.budget import Objective
 from hasten.core.measurement import Comparison, Measurement
 from hasten.core.record import Quality
 
@@ -141,12 +142,13 @@ def times(value: float) -> str:
     return f"{value:.2f}×" if abs(value) < 9.995 else f"{number(value)}×"
 
 
-def speed(comparison: Comparison) -> Ratio:
+def speed(comparison: Comparison, objective: Objective = "latency") -> Ratio:
     """A speed-up in words; a slow-down is turned over so that the number stays above 1."""
     low, high = comparison.ci95
+    more, less = ("the throughput", "less throughput") if objective == "throughput" else ("faster", "slower")
     if comparison.verdict == "worse" and comparison.median > 0 and low > 0:
-        return Ratio(times(1 / comparison.median), "slower", to(times(1 / high), times(1 / low)))
-    words = {"better": "faster", "worse": "slower", "indistinguishable": "indistinguishable"}
+        return Ratio(times(1 / comparison.median), less, to(times(1 / high), times(1 / low)))
+    words = {"better": more, "worse": less, "indistinguishable": "indistinguishable"}
     return Ratio(times(comparison.median), words[comparison.verdict], to(times(low), times(high)))
 
 

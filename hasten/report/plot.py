@@ -145,7 +145,9 @@ def _quantity(record: RunRecord, card: Scorecard) -> tuple[float, tuple[float, f
     if record.budget.objective == "size":
         found = None if card.size_bytes is None else (float(card.size_bytes), None)
     elif record.budget.objective == "throughput":
-        found = (1000.0 / card.throughput_per_s, None) if card.throughput_per_s else None
+        rate = card.throughput_per_s
+        if rate is not None and rate.median > 0 and rate.ci95[0] > 0:
+            found = 1e3 / rate.median, (1e3 / rate.ci95[1], 1e3 / rate.ci95[0])
     elif card.latency_ms is not None:
         found = card.latency_ms.median, card.latency_ms.ci95
     return found if found is not None and 0 < found[0] < math.inf else None
@@ -185,8 +187,8 @@ def _holdout_point(made: Claim) -> _Raw | None:
         return None
     words = figures.QualityWords(quality)
     facts = [("drop", f"{words.amount(quality.drop)}, {words.interval}"), ("verdict", words.verdict)]
-    if made.speedup is not None:
-        ratio = figures.speed(made.speedup)
+    if made.gain is not None:
+        ratio = figures.speed(made.gain, made.record.budget.objective)
         facts.append(("against the original", f"{ratio.text} [{ratio.interval}]"))
     facts.append(("samples", figures.count(quality.n)))
     label = f"{made.trial.recipe}, on Holdout"

@@ -74,18 +74,20 @@ def rows(made: Claim) -> tuple[Row, ...]:
     record = made.record
     others = [t for t in record.trials if t.id != record.baseline.id]
     chosen = None if made.kept else made.trial.id
-    every = [_row(t, i, chosen, record.baseline.id) for i, t in enumerate((record.baseline, *others))]
+    every = [_row(record, t, i, chosen) for i, t in enumerate((record.baseline, *others))]
     return tuple(sorted(every, key=lambda r: (STATUS_ORDER.index(r.kind), -(r.keys["speed"] or 0), r.number)))
 
 
-def _row(trial: Trial, number: int, chosen: str | None, baseline: str) -> Row:
-    kind: str = "original" if trial.id == baseline else trial.status
+def _row(record: RunRecord, trial: Trial, number: int, chosen: str | None) -> Row:
+    kind: str = "original" if trial.id == record.baseline.id else trial.status
     if trial.id == chosen:
         kind = "chosen"
     elif not trial.selectable and kind in ("ok", "rejected"):
         kind = "aside"
     words = figures.QualityWords(trial.quality) if trial.quality else None
-    ratio = figures.speed(trial.speedup) if trial.speedup else None
+    objective = record.budget.objective
+    gain = trial.gain(objective)
+    ratio = figures.speed(gain, objective) if gain else None
     measured = trial.latency_ms
     unit = f" {words.drop_unit}".rstrip() if words else ""
     return Row(
@@ -108,7 +110,7 @@ def _row(trial: Trial, number: int, chosen: str | None, baseline: str) -> Row:
             "status": float(STATUS_ORDER.index(kind)),
             "drop": trial.quality.drop if trial.quality else None,
             "latency": measured.median if measured else None,
-            "speed": trial.speedup.median if trial.speedup else None,
+            "speed": gain.median if gain else None,
             "size": None if trial.size_bytes is None else float(trial.size_bytes),
         },
         sites=group((s.what, s) for s in trial.sites),

@@ -17,6 +17,7 @@ def summary(record: RunRecord, folder: Path | None = None) -> list[str]:
     """
     made = claim(record)
     rows = [
+        ("rate", _rate(made)),
         ("speed", _speed(made)),
         ("today", _today(made)),
         ("quality", _quality(made)),
@@ -30,7 +31,7 @@ def summary(record: RunRecord, folder: Path | None = None) -> list[str]:
         rows.append(("report", str(folder / "report.html")))
     lines = [record.headline]
     lines += [f"  {name:<8} {value}" for name, value in rows if value]
-    if made.kept or (made.speedup is not None and made.speedup.verdict != "better"):
+    if record.verdict != "faster":
         lines += [f"  {'why' if i == 0 else '':<8} {reason}" for i, reason in enumerate(record.reasons)]
     return [_plain(line) for line in lines]
 
@@ -48,6 +49,15 @@ def _speed(made: Claim) -> str:
     if before and after:
         text += f": {figures.latency(before)} -> {figures.latency(after)}"
     return text
+
+
+def _rate(made: Claim) -> str:
+    after, gain = made.throughput_per_s, made.throughput_gain
+    if after is None:
+        return ""
+    if made.kept or gain is None:
+        return f"{figures.latency(after)} (95 % interval {figures.latency_interval(after)})"
+    return f"{figures.speed(gain, 'throughput').sentence}: {figures.latency(after)}"
 
 
 def _today(made: Claim) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hasten.core.budget import Objective
 from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Considered, Scalar
 from hasten.core.target import TargetSpec
@@ -32,13 +33,15 @@ class Advice:
     early: int = 0
 
 
-def default_options(spec: TargetSpec, threads: int) -> dict[str, Scalar]:
+def default_options(spec: TargetSpec, threads: int, objective: Objective) -> dict[str, Scalar]:
     """The options a target runs with unless the search changes them."""
+    if objective == "throughput" and spec.name == "openvino":
+        return {"threads": threads, "mode": "throughput"}
     return {"threads": threads}
 
 
 def advise(
-    facts: GraphFacts, specs: Sequence[TargetSpec], threads: int, has_data: bool, for_size: bool
+    facts: GraphFacts, specs: Sequence[TargetSpec], threads: int, has_data: bool, objective: Objective
 ) -> Advice:
     """Derive candidates from what the graph is made of and what the targets offer.
 
@@ -57,15 +60,15 @@ def advise(
         *_dynamic(facts, specs),
         *(idea for idea in static if idea not in first),
     ]
-    if for_size:
-        others += _half_weights(facts, specs)
+    if objective == "size":
+        others += [*_four_bits(facts, specs, has_data), *_half_weights(facts, specs)]
     candidates: list[Candidate] = []
     considered: list[Considered] = []
     for idea in (*first, *others):
         considered.append(Considered(name=idea.name, tried=idea.step is not None, reason=idea.reason))
         if idea.step is not None and idea.target is not None:
             steps = (CLEAN, *idea.step)
-            options = {**default_options(idea.target, threads), **dict(idea.options)}
+            options = {**default_options(idea.target, threads, objective), **dict(idea.options)}
             candidates.append(Candidate(Recipe(steps), idea.target.name, options))
     return Advice(tuple(candidates), tuple(considered), early=len(first))
 
@@ -143,6 +146,14 @@ def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> I
         why = "what stays in float can be computed in bfloat16"
         bfloat16: tuple[tuple[str, Scalar], ...] = (("precision", "bfloat16"),)
         yield _Idea(f"{name} with bfloat16 on openvino", why, target=openvino, step=fused, options=bfloat16)
+
+
+def _four_bits(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> Iterator[_Idea]:
+    if facts.quantized or not facts.weighted_layers or not has_data:
+        return
+    for spec in specs:
+        step = Step("quantize_static", {"weights": "int4"})
+        yield _Idea(f"4-bit weights on {spec.name}", "half the bytes of int8", target=spec, step=(step,))
 
 
 def _half_weights(facts: GraphFacts, specs: Sequence[TargetSpec]) -> Iterator[_Idea]:

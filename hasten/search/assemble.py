@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from hasten import __version__
+from hasten.core.budget import Objective
 from hasten.core.record import Best, BudgetInfo, Considered, ModelInfo, RunRecord, SourceRuntime, Trial
 from hasten.search.explain import headline, no_gain, shape_gain
 from hasten.search.final import Outcome
@@ -50,17 +51,17 @@ def assemble(request: Request, prepared: Prepared, lab: Lab, found: Findings) ->
         trials=trials,
         considered=found.considered,
         best=best,
-        verdict=_verdict(outcome),
+        verdict=_verdict(outcome, request.budget.objective),
         headline=headline(outcome.best, baseline, outcome.holdout, request.budget),
         reasons=tuple(reasons),
     )
 
 
-def _verdict(outcome: Outcome) -> Literal["faster", "smaller", "kept"]:
+def _verdict(outcome: Outcome, objective: Objective) -> Literal["faster", "smaller", "kept"]:
     if outcome.best is None or outcome.holdout is None:
         return "kept"
-    speedup = outcome.holdout.speedup
-    return "faster" if speedup is not None and speedup.verdict == "better" else "smaller"
+    gain = outcome.holdout.gain(objective)
+    return "faster" if gain is not None and gain.verdict == "better" else "smaller"
 
 
 def _model_info(prepared: Prepared, baseline: Trial) -> ModelInfo:

@@ -18,7 +18,8 @@ def improves(trial: Trial, baseline: Trial, budget: Budget) -> bool:
     """Whether a trial is better than the baseline at the objective, beyond doubt."""
     if budget.objective == "size":
         return (trial.size_bytes or 0) < (baseline.size_bytes or 0)
-    return trial.speedup is not None and trial.speedup.verdict == "better"
+    gain = trial.gain(budget.objective)
+    return gain is not None and gain.verdict == "better"
 
 
 def promises(trial: Trial, baseline: Trial, budget: Budget) -> bool:
@@ -27,7 +28,8 @@ def promises(trial: Trial, baseline: Trial, budget: Budget) -> bool:
     A trial is timed briefly. What it leaves in doubt the finalists' longer timing decides; dropped here, a
     gain of ten per cent on a noisy machine would be lost.
     """
-    doubtful = budget.objective != "size" and trial.speedup is not None and trial.speedup.median > 1.0
+    gain = trial.gain(budget.objective)
+    doubtful = budget.objective != "size" and gain is not None and gain.median > 1.0
     return improves(trial, baseline, budget) or doubtful
 
 
@@ -35,7 +37,8 @@ def cost(trial: Trial, budget: Budget) -> float:
     """What the objective makes small: bytes, or time relative to the baseline's."""
     if budget.objective == "size":
         return float(trial.size_bytes or 0)
-    return 1.0 / trial.speedup.median if trial.speedup is not None else float("inf")
+    gain = trial.gain(budget.objective)
+    return 1.0 / gain.median if gain is not None else float("inf")
 
 
 def ranked(trials: Sequence[Trial], baseline: Trial, budget: Budget) -> list[Trial]:
@@ -50,17 +53,6 @@ def contenders(trials: Sequence[Trial], baseline: Trial, budget: Budget) -> list
 
 def _in_order(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
     return sorted(trials, key=lambda t: (cost(t, budget), t.quality.drop if t.quality else 0.0))
-
-
-def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """The Pareto front of speed-up and quality drop: no other trial is both faster and better."""
-    measured = [t for t in trials if t.speedup is not None and t.quality is not None and t.selectable]
-    ordered = sorted(measured, key=lambda t: (-t.speedup.median, t.quality.drop))  # type: ignore[union-attr]
-    kept: list[Trial] = []
-    for trial in ordered:
-        if not kept or trial.quality.drop < kept[-1].quality.drop:  # type: ignore[union-attr]
-            kept.append(trial)
-    return tuple(kept)
 
 
 def leader(trials: Sequence[Trial], baseline: Trial, budget: Budget) -> Trial | None:

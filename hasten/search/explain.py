@@ -18,14 +18,15 @@ def headline(best: Trial | None, baseline: Trial, holdout: Scorecard | None, bud
     if best is None or holdout is None:
         return "Nothing qualified: the original is kept."
     parts = []
-    if holdout.speedup is not None:
-        ratio = holdout.speedup.median
+    gain = holdout.gain(budget.objective)
+    if gain is not None:
+        more, less = _WORDS[budget.objective == "throughput"]
         words = {
-            "better": f"{ratio:.2f} times faster",
-            "worse": f"{1 / ratio:.2f} times slower",
+            "better": f"{gain.median:.2f} times {more}",
+            "worse": f"{1 / gain.median:.2f} times {less}",
             "indistinguishable": "no faster and no slower",
         }
-        parts.append(words[holdout.speedup.verdict])
+        parts.append(words[gain.verdict])
     if holdout.size_bytes and baseline.size_bytes and (budget.objective == "size" or not parts):
         parts.insert(0, f"{baseline.size_bytes / holdout.size_bytes:.2f} times smaller")
     if holdout.quality is not None:
@@ -34,6 +35,7 @@ def headline(best: Trial | None, baseline: Trial, holdout: Scorecard | None, bud
     return f"{text[:1].upper()}{text[1:]}: {best.recipe} on {best.target}."
 
 
+_WORDS = {False: ("faster", "slower"), True: ("the throughput", "less throughput")}
 _BUDGET_WORDS = {
     "met": "within budget",
     "met on the sample, not proven": "within budget on the sample, not proven",

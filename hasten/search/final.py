@@ -9,7 +9,7 @@ from hasten.core.data import Holdout
 from hasten.core.errors import TrialError
 from hasten.core.record import Quality, Scorecard, Trial
 from hasten.search.candidate import Candidate
-from hasten.search.choose import contenders
+from hasten.search.choose import contenders, cost
 from hasten.search.explain import quality_in_words
 from hasten.search.trial import Lab
 
@@ -31,10 +31,12 @@ def finalists(
 ) -> list[Trial]:
     """The best trials, reordered by a comparison in the same rounds where time is the objective."""
     first = contenders(trials, baseline, lab.budget)[:FINALISTS]
-    if len(first) < 2 or lab.budget.objective != "latency":
+    if len(first) < 2 or lab.budget.objective == "size":
         return first
     timings = lab.head_to_head([tried[t.id] for t in first])
-    return sorted((t for t in first if t.id in timings), key=lambda t: timings[t.id].latency_ms.median)
+    again = [t.model_copy(update=timings[t.id].fields) for t in first if t.id in timings]
+    order = [t.id for t in sorted(again, key=lambda t: cost(t, lab.budget))]
+    return sorted((t for t in first if t.id in timings), key=lambda t: order.index(t.id))
 
 
 def confirm(lab: Lab, holdout: Holdout, chosen: Sequence[Trial], tried: Mapping[str, Candidate]) -> Outcome:
@@ -57,11 +59,8 @@ def confirm(lab: Lab, holdout: Holdout, chosen: Sequence[Trial], tried: Mapping[
         except TrialError as error:
             refused.append(f"{trial.recipe} on {trial.target} failed on the holdout: {error}.")
             continue
-        if (
-            lab.budget.objective == "latency"
-            and card.speedup is not None
-            and card.speedup.verdict != "better"
-        ):
+        gain = card.gain(lab.budget.objective)
+        if lab.budget.objective != "size" and gain is not None and gain.verdict != "better":
             refused.append(f"{trial.recipe} on {trial.target} was not faster when measured again.")
             continue
         return Outcome(trial, card, tuple(refused))

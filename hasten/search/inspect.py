@@ -46,7 +46,7 @@ def inspect(model: Any, inputs: tuple[str, ...], shapes: Mapping[str, tuple[int,
     facts = read_facts(graph, layers)
     if facts.dynamic:
         notes.append(f"dynamic dimensions count as 1; fix them with --shape ({', '.join(facts.dynamic)})")
-    advice = advise(facts, usable_targets("cpu"), usable_cores(), has_data=True, for_size=True)
+    advice = advise(facts, usable_targets("cpu"), usable_cores(), has_data=True, objective="size")
     return Inspection(
         source=loaded.source,
         format=loaded.format,

@@ -26,7 +26,8 @@ def measure_original(
     does not fit the outputs.
     """
     spec = next((s for s in prepared.specs if s.name == _USUAL_TARGET), prepared.specs[0])
-    candidate = Candidate(Recipe(), spec.name, default_options(spec, conditions.threads))
+    options = default_options(spec, conditions.threads, request.budget.objective)
+    candidate = Candidate(Recipe(), spec.name, options)
     selection = prepared.roles.selection
     work = request.folder
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import inf
 from time import monotonic
 from typing import Any, get_args, get_type_hints
 
@@ -63,11 +64,9 @@ class Proposer:
         early, late = self.advice.candidates[: self.advice.early], self.advice.candidates[self.advice.early :]
         exact = [c for c in early if len(c.recipe.steps) == 1]
         yield from exact
-        speeds = {
-            t.target: t.speedup.median for t in done if t.speedup is not None and len(t.recipe.steps) == 1
-        }
+        costs = {t.target: self._cost(t) for t in done if len(t.recipe.steps) == 1}
         for wave in ([c for c in early if c not in exact], late):
-            yield from sorted(wave, key=lambda c: -speeds.get(c.target, 0.0))
+            yield from sorted(wave, key=lambda c: costs.get(c.target, inf))
 
     def _repairs(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Each recipe that lost too much, fastest first: other ranges, then without the layers to blame."""
@@ -147,13 +146,16 @@ class Proposer:
         return Recipe((*trial.recipe.steps[:-1], excluded))
 
     def _thread_counts(self, done: Sequence[Trial]) -> Iterator[Candidate]:
-        """Fewer threads for the best so far, halved as long as it helps: small models pay for each thread."""
+        """Fewer threads for the best so far, halved as long as it helps: small models pay for each thread.
+
+        For throughput, requests of fewer threads run side by side; OpenVINO's own mode for it arranges that.
+        """
         if self.threads is not None or self.lab.budget.objective == "size":
             return
         count = self.lab.conditions.threads
         while count > 1:
             best = self._best(done)
-            if best.options.get("threads") != count:
+            if best.options.get("threads") != count or best.options.get("mode") == "throughput":
                 return
             count //= 2
             yield _candidate(best).with_options(threads=count)

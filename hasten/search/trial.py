@@ -122,8 +122,6 @@ class Lab:
         if isinstance(timing, TrialError):
             raise timing
         card |= timing.fields
-        if self.budget.objective == "throughput":
-            card["throughput_per_s"] = measuring.throughput(subject, self.selection, conditions)
         return card
 
     def head_to_head(self, candidates: list[Candidate]) -> dict[str, measuring.Timing]:

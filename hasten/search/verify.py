@@ -9,6 +9,7 @@ from typing import Any
 
 from hasten import data as data_room
 from hasten import measuring
+from hasten.core.budget import Objective
 from hasten.core.data import Roles, Selection, StoreWriter, split
 from hasten.core.errors import InputError, TrialError
 from hasten.core.measurement import Record
@@ -113,7 +114,12 @@ def _answers(record: RunRecord, folder: Path) -> Check:
 
 def _conditions(record: RunRecord) -> Conditions:
     budget = record.budget
-    return Conditions(batch=budget.batch, threads=budget.threads, seed=budget.seed)
+    return Conditions(
+        batch=budget.batch,
+        threads=budget.threads,
+        seed=budget.seed,
+        throughput=budget.objective == "throughput",
+    )
 
 
 def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Check]:
@@ -161,17 +167,17 @@ def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Ch
         )
         if isinstance(found, TrialError):
             raise found
-        return [*checks, *_claims(record.best.holdout, found)]
+        return [*checks, *_claims(record.best.holdout, found, record.budget.objective)]
 
 
 def _same(claim: str, holds: bool, recorded: str, found: str) -> Check:
     return Check(claim=claim, holds=holds, recorded=recorded[:12], found=found[:12])
 
 
-def _claims(recorded: Scorecard, found: Scorecard) -> list[Check]:
+def _claims(recorded: Scorecard, found: Scorecard, objective: Objective) -> list[Check]:
     checks = []
-    if recorded.speedup is not None and found.speedup is not None:
-        was, now = recorded.speedup, found.speedup
+    was, now = recorded.gain(objective), found.gain(objective)
+    if was is not None and now is not None:
         checks.append(
             Check(
                 claim="it is faster than the original by the recorded factor",

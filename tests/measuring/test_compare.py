@@ -80,7 +80,9 @@ def test_a_metric_already_resolved_is_taken(original, images, quick, tmp_path):
 def test_throughput_is_measured_when_asked(original, images, quick, tmp_path):
     conditions = dataclasses.replace(quick, throughput=True, time_limit_s=0.5)
     [card] = compare([original], images, None, conditions, tmp_path)
-    assert card.throughput_per_s > 10
+    assert card.throughput_per_s.unit == "1/s"
+    assert card.throughput_per_s.median > 10
+    assert card.throughput_gain.median == 1.0
 
 
 def test_sizes_are_of_all_files(subject_of):

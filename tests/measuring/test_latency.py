@@ -10,7 +10,7 @@ import scipy.stats
 
 from hasten.core.errors import InputError, TrialError, WorkerError
 from hasten.core.measurement import Measurement
-from hasten.measuring import Conditions, Subject, throughput, time_interleaved
+from hasten.measuring import Conditions, Subject, time_interleaved
 from hasten.measuring.feeds import choose_feeds
 from hasten.measuring.latency import compare_rounds
 from hasten.measuring.rounds import Clock, live
@@ -179,11 +179,12 @@ def test_throughput_with_several_callers(subject_of, images, quick, target):
         {"threads": 1} if target == "onnxruntime" else {"mode": "throughput", "streams": 2, "threads": 2}
     )
     subject = subject_of(models.classifier(depth=6), target, **options)
-    conditions = dataclasses.replace(quick, threads=2, time_limit_s=0.5, batch=16)
-    [timing] = time_interleaved([subject], images, conditions)
-    found = throughput(subject, images, conditions)
+    conditions = dataclasses.replace(quick, threads=2, time_limit_s=0.5, batch=16, throughput=True)
+    alone, again = time_interleaved([subject, subject], images, conditions)
     # Samples, not batches, a second: a tenth of one caller alone is lost only if batches were counted.
-    assert found > 0.1 * 16 * 1000 / timing.latency_ms.median
+    assert alone.throughput_per_s.median > 0.1 * 16 * 1000 / alone.latency_ms.median
+    assert again.throughput_per_s.rounds == again.latency_ms.rounds
+    assert 0.5 < again.throughput_gain.median < 2.0
 
 
 def test_impossible_conditions_are_refused():

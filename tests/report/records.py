@@ -16,7 +16,7 @@ from hasten.core.record import (
     Trial,
 )
 
-from .parts import SHA, budget, data, layers, machine, model, quality, ratio, timing, trial, trials
+from .parts import SHA, budget, data, layers, machine, model, quality, rate, ratio, timing, trial, trials
 
 
 def record(**changes: Any) -> RunRecord:
@@ -33,7 +33,8 @@ def record(**changes: Any) -> RunRecord:
         quality=quality(0.0026, n=2000, half=0.0039, reference=0.9087),
         latency_ms=timing(3.9),
         speedup=ratio(3.18),
-        throughput_per_s=398.0,
+        throughput_per_s=rate(398.0),
+        throughput_gain=ratio(398.0 / 120.0),
         size_bytes=3_201_000,
         size_zstd_bytes=2_700_000,
         peak_memory_bytes=61_200_000,

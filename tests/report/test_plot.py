@@ -117,6 +117,9 @@ def test_a_search_for_throughput_plots_time_per_sample() -> None:
     laid = drawn(made.model_copy(update={"budget": budget}))
     assert laid.x_label.startswith("time per sample at full throughput, ms")
     assert named(laid, "trial-4").x == min(p.x for p in laid.points if p.mark != "holdout")
+    bar = named(laid, "trial-4").x_bar
+    assert bar is not None
+    assert bar[0] < named(laid, "trial-4").x < bar[1]
 
 
 def test_one_trial_makes_no_plot() -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from hasten.core.budget import Budget
 from hasten.core.measurement import Comparison
 from hasten.core.recipe import Recipe
 from hasten.core.record import Quality, Trial
-from hasten.search.choose import contenders, front, leader, ranked
+from hasten.search.choose import contenders, leader, ranked
 
 
 def trial(name: str, speed: float, drop: float, size: int = 100, allowed: float = 0.01) -> Trial:
@@ -64,16 +61,18 @@ def test_a_probe_is_never_chosen() -> None:
     assert leader([probe], BASELINE, Budget()) is None
 
 
-@given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(0, 0.2)), max_size=20))
-def test_nothing_dominates_the_front(points: list[tuple[float, float]]) -> None:
-    trials = [trial(f"t{i}", speed, drop) for i, (speed, drop) in enumerate(points)]
-    chosen = front(trials)
-    assert bool(chosen) == bool(trials)
-    for kept in chosen:
-        for other in trials:
-            assert kept.speedup
-            assert kept.quality
-            assert other.speedup
-            assert other.quality
-            faster = other.speedup.median > kept.speedup.median
-            assert not (faster and other.quality.drop < kept.quality.drop)
+def test_throughput_is_an_objective_of_its_own() -> None:
+    rates = {"quick": 1.1, "busy": 2.5}
+    trials = [
+        trial(name, speed, 0.0).model_copy(
+            update={
+                "throughput_gain": Comparison(
+                    median=rates[name], ci95=(rates[name] * 0.99, rates[name] * 1.01), verdict="better"
+                )
+            }
+        )
+        for name, speed in (("quick", 2.0), ("busy", 1.2))
+    ]
+    assert [t.id for t in ranked(trials, BASELINE, Budget(objective="throughput"))] == ["busy", "quick"]
+    assert [t.id for t in ranked(trials, BASELINE, Budget())] == ["quick", "busy"]
+    assert ranked([trial("untested", 2.0, 0.0)], BASELINE, Budget(objective="throughput")) == []

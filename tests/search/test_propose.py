@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
+from hasten.core.budget import Budget
 from hasten.core.measurement import Comparison
 from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
@@ -53,9 +55,9 @@ def trial(candidate: Candidate, speed: float) -> Trial:
 
 @pytest.mark.parametrize(("slower", "faster"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
 def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
-    advice = advise(FACTS, [spec("onnxruntime"), spec("openvino")], 2, has_data=True, for_size=False)
+    advice = advise(FACTS, [spec("onnxruntime"), spec("openvino")], 2, has_data=True, objective="latency")
     proposer = Proposer(
-        lab=None,  # type: ignore[arg-type]  # the advised candidates need none
+        lab=SimpleNamespace(budget=Budget()),  # type: ignore[arg-type]  # of it the advised need only this
         advice=advice,
         baseline=trial(Candidate(Recipe(), "onnxruntime"), 1.0),
         threads=None,
@@ -78,6 +80,6 @@ def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
 
 
 def test_without_data_nothing_that_calibrates_is_tried() -> None:
-    advice = advise(FACTS, [spec("openvino")], 2, has_data=False, for_size=False)
+    advice = advise(FACTS, [spec("openvino")], 2, has_data=False, objective="latency")
     assert all(c.recipe.steps[-1].method != "quantize_static" for c in advice.candidates)
     assert [entry.tried for entry in advice.considered].count(True) == len(advice.candidates)
