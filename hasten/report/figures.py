@@ -99,16 +99,21 @@ def latency(measured: Measurement) -> str:
     """The median alone, with its unit."""
     if measured.unit == "ms":
         return time_ms(measured.median)
-    return f"{number(measured.median)} {measured.unit}".strip()
+    return f"{number(measured.median)} {_unit(measured)}".strip()
 
 
 def latency_interval(measured: Measurement) -> str:
     """The 95 % interval of the median, in the unit the median is written in."""
     low, high = measured.ci95
     if measured.unit != "ms":
-        return f"{to(number(low), number(high))} {measured.unit}".strip()
+        return f"{to(number(low), number(high))} {_unit(measured)}".strip()
     unit, factor = time_unit(measured.median)
     return f"{to(number(low * factor), number(high * factor))} {unit}"
+
+
+def _unit(measured: Measurement) -> str:
+    """``3725 / s`` reads better than ``3725 1/s``."""
+    return "/ s" if measured.unit == "1/s" else measured.unit
 
 
 @dataclass(frozen=True)
