@@ -166,12 +166,51 @@ class LayerCost(Record):
     output_shape: str
 
 
+class Kernel(Record):
+    """One operation as the runtime really executes it, read from its compiled model.
+
+    name, kind: what the runtime calls the operation and its implementation. layers: the nodes of the exported
+    graph it stands for. precision: what it computes in (``float32``, ``bfloat16``, ``int8`` …).
+    time_us: its time in one inference with the runtime's profiler on, None where that was not measured.
+    """
+
+    name: str
+    op_type: str
+    kind: str
+    precision: str
+    layers: tuple[str, ...] = ()
+    time_us: float | None = None
+
+
+class LayerError(Record):
+    """How far one layer's output is from the original's, on calibration samples.
+
+    sqnr_alone_db: signal to noise when this layer alone is changed and reads the original's values.
+    sqnr_db: when all layers are, so that the errors of those before it arrive too. In decibels, more is
+    better; None: not measured. action: what was done to the layer.
+    """
+
+    name: str
+    op_type: str
+    action: str
+    sqnr_alone_db: float | None = None
+    sqnr_db: float | None = None
+
+
 class Best(Record):
-    """The trial that was chosen, and the claim made for it on the holdout."""
+    """The trial that was chosen, and the claim made for it on the holdout.
+
+    kernels: what the runtime executes for it. errors: how far its layers are from the original's.
+    flipped: numbers of the held-out samples, in the order of the data set, whose score changed, at most the
+    first 100.
+    """
 
     trial: str
     holdout: Scorecard
     layers: tuple[LayerCost, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
+    errors: tuple[LayerError, ...] = ()
+    flipped: tuple[int, ...] = ()
 
 
 class Considered(Record):
