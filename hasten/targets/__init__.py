@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hasten.core.data import Array
 from hasten.core.errors import InputError, Unavailable
-from hasten.core.record import Artifact, Scalar
+from hasten.core.record import Artifact, Kernel, Scalar
 from hasten.core.target import TargetSpec
 from hasten.core.tensor import TensorSpec
 from hasten.targets.files import artifact_of
@@ -54,6 +54,13 @@ class Runner(Protocol):
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One inference, synchronous; the outputs belong to the caller. Raises TrialError."""
+
+    def kernels(self, feeds: Mapping[str, Array]) -> tuple[Kernel, ...]:
+        """What the runtime executes for these feeds, in order, with each operation's precision and time.
+
+        The model is opened once more for it, with the runtime's profiler on, so that this runner stays as it
+        was. Empty where a runtime compiles nothing. Raises TrialError.
+        """
 
 
 class Target(Protocol):

@@ -7,6 +7,7 @@ Options and their effects: https://onnxruntime.ai/docs/performance/tune-performa
 from __future__ import annotations
 
 import ctypes
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from hasten.core.data import Array
 from hasten.core.errors import TrialError
-from hasten.core.record import Artifact
+from hasten.core.record import Artifact, Kernel
 from hasten.core.target import TargetSpec, cpu_flags, cpu_name, usable_cores
 from hasten.core.tensor import TensorSpec
 from hasten.targets.failure import one_line, runtime
@@ -93,6 +94,12 @@ def _as_dict(options: Options) -> dict[str, Any]:
 
 def open(artifact: Artifact, folder: Path, options: Options) -> Session:
     """Open the ``.onnx`` file; raises Unavailable, and TrialError when the runtime refuses it."""
+    path = folder / artifact.entry
+    threads = options.threads or usable_cores()
+    return Session(_session(path, _settings(options)), max(1, usable_cores() // threads), path, options)
+
+
+def _settings(options: Options) -> Any:
     ort = runtime("onnxruntime", "onnxruntime")
     threads = options.threads or usable_cores()
     settings = ort.SessionOptions()
@@ -105,13 +112,15 @@ def open(artifact: Artifact, folder: Path, options: Options) -> Session:
     settings.log_severity_level = 4
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
     settings.add_session_config_entry("session.set_denormal_as_zero", str(int(not options.denormals)))
+    return settings
+
+
+def _session(path: Path, settings: Any) -> Any:
+    ort = runtime("onnxruntime", "onnxruntime")
     try:
-        session = ort.InferenceSession(
-            str(folder / artifact.entry), settings, providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except _errors() as error:
-        raise TrialError(f"ONNX Runtime cannot open {artifact.entry}: {one_line(error)}") from error
-    return Session(session, max(1, usable_cores() // threads))
+        raise TrialError(f"ONNX Runtime cannot open {path.name}: {one_line(error)}") from error
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -125,8 +134,9 @@ def _errors() -> tuple[type[Exception], ...]:
 class Session:
     """An opened ``.onnx`` file; see ``hasten.targets.Runner``."""
 
-    def __init__(self, session: Any, callers: int) -> None:
+    def __init__(self, session: Any, callers: int, path: Path, options: Options) -> None:
         self._session = session
+        self._path, self._options = path, options
         self._errors = _errors()
         self.callers = callers
         self.inputs = tuple(_spec(node) for node in session.get_inputs())
@@ -147,6 +157,16 @@ class Session:
             # Python objects become fixed-width text, which files hold without unpickling.
             values[i] = values[i].astype(np.str_)
         return dict(zip(self._names, values, strict=True))
+
+    def kernels(self, feeds: Mapping[str, Array]) -> tuple[Kernel, ...]:
+        """What a session of its own, with the profiler on, executes for these feeds. Raises TrialError."""
+        from hasten.targets.onnxruntime_kernels import prepare, read
+
+        with tempfile.TemporaryDirectory() as name:
+            settings = _settings(self._options)
+            prepare(settings, Path(name))
+            opened = Session(_session(self._path, settings), self.callers, self._path, self._options)
+            return read(opened._session, lambda: opened.run(feeds), Path(name), self._path)
 
     def _run_raw(self, feeds: Mapping[str, Array]) -> list[Array]:
         import onnxruntime as ort

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from hasten.core.data import Array
 from hasten.core.errors import TrialError
-from hasten.core.record import Artifact
+from hasten.core.record import Artifact, Kernel
 from hasten.core.target import TargetSpec, cpu_flags, cpu_name, usable_cores
 from hasten.core.tensor import TensorSpec
 from hasten.targets.failure import one_line, runtime
@@ -43,6 +43,8 @@ _TYPES = {
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _NAMES = "hasten_names"
 """Key in the IR's runtime information that keeps ONNX names which OpenVINO would rename."""
+_LAYERS = "hasten_layers"
+"""Key there that keeps the names of the nodes that make outputs: OpenVINO names them after the outputs."""
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -96,6 +98,7 @@ def export(graph: Graph, folder: Path, options: Options) -> Artifact:
         try:
             model = ov.Core().read_model(source)
             _keep_names(model, [s.name for s in graph.inputs], [s.name for s in graph.outputs])
+            _keep_layers(model, graph)
             ov.save_model(model, folder / "model.xml", compress_to_fp16=options.compress)
         except RuntimeError as error:
             raise TrialError(f"OpenVINO cannot convert this graph: {one_line(error)}") from error
@@ -122,11 +125,22 @@ def _keep_names(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> No
                 model.set_rt_info(name, [_NAMES, f"{kind}{i}"])
 
 
+def _keep_layers(model: Any, graph: Graph) -> None:
+    for i, value in enumerate(graph.ir_model.graph.outputs):
+        producer = value.producer()
+        if producer is not None and producer.name and producer.name != value.name:
+            model.set_rt_info(producer.name, [_LAYERS, f"{i}"])
+
+
 def open(artifact: Artifact, folder: Path, options: Options) -> Compiled:
     """Compile the IR; raises Unavailable, and TrialError when OpenVINO refuses it.
 
     A precision the CPU lacks is refused too: OpenVINO would silently compute in another.
     """
+    return _compile(folder / artifact.entry, options, {})
+
+
+def _compile(path: Path, options: Options, more: Mapping[str, Any]) -> Compiled:
     ov = runtime("openvino", "openvino")
     core = ov.Core()
     hint = _PRECISIONS[options.precision]
@@ -134,40 +148,55 @@ def open(artifact: Artifact, folder: Path, options: Options) -> Compiled:
         "PERFORMANCE_HINT": options.mode.upper(),
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
         "INFERENCE_PRECISION_HINT": hint,
+        **more,
     }
     if options.streams is not None:
         settings["NUM_STREAMS"] = str(options.streams)
     try:
-        model = core.read_model(folder / artifact.entry)
+        model = core.read_model(path)
         compiled = core.compile_model(model, "CPU", settings)
         effective = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     except RuntimeError as error:
-        raise TrialError(f"OpenVINO cannot open {artifact.entry}: {one_line(error)}") from error
+        raise TrialError(f"OpenVINO cannot open {path.name}: {one_line(error)}") from error
     if effective != hint:
         raise TrialError(
             f"this CPU does not compute in {options.precision}; OpenVINO would use "
             f"{_TYPES.get(effective, effective)} instead"
         )
-    return Compiled(model, compiled)
+    return Compiled(model, compiled, path, options)
 
 
 class Compiled:
     """A compiled model; see ``hasten.targets.Runner``."""
 
-    def __init__(self, model: Any, compiled: Any) -> None:
+    def __init__(self, model: Any, compiled: Any, path: Path, options: Options) -> None:
         self._compiled = compiled
+        self._path, self._options = path, options
         self._local = threading.local()
         self.inputs = _specs(model, compiled.inputs, "inputs")
         self.outputs = _specs(model, compiled.outputs, "outputs")
         self.callers = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._names = [s.name for s in self.outputs]
         self._raw = [i for i, s in enumerate(self.outputs) if s.dtype == "bfloat16"]
+        self._layers = _layers(model)
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """One inference; the outputs belong to the caller. Raises TrialError."""
+    def kernels(self, feeds: Mapping[str, Array]) -> tuple[Kernel, ...]:
+        """What an opening of its own, with counters on, executes for these feeds. Raises TrialError."""
+        from hasten.targets.openvino_kernels import read
+
+        opened = _compile(self._path, self._options, {"PERF_COUNT": True})
+        return read(opened._compiled, opened._request(), lambda: opened.run(feeds), self._layers)
+
+    def _request(self) -> Any:
+        """This thread's request, made at its first inference."""
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
+        return request
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """One inference; the outputs belong to the caller. Raises TrialError."""
+        request = self._request()
         try:
             given = {i: _conform(np.asarray(feeds[s.name]), s.dtype) for i, s in enumerate(self.inputs)}
             # Inputs are read in place, for the call is synchronous; outputs are copied out of the request.
@@ -208,6 +237,16 @@ def _specs(model: Any, ports: Sequence[Any], kind: str) -> tuple[TensorSpec, ...
         element = port.get_element_type().get_type_name()
         made.append(TensorSpec(name, _TYPES.get(element, element), _shape(port.get_partial_shape())))
     return tuple(made)
+
+
+def _layers(model: Any) -> dict[str, str]:
+    """What OpenVINO calls the operations that make outputs, to their names in the exported graph."""
+    found = {}
+    for i, port in enumerate(model.outputs):
+        key = [_LAYERS, f"{i}"]
+        if model.has_rt_info(key):
+            found[port.node.input_value(0).node.friendly_name] = model.get_rt_info(key).astype(str)
+    return found
 
 
 def _port_name(port: Any) -> str:

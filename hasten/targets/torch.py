@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from hasten.core.data import Array
 from hasten.core.errors import ModelError, TrialError
-from hasten.core.record import Artifact
+from hasten.core.record import Artifact, Kernel
 from hasten.core.target import TargetSpec, cpu_flags, cpu_name, usable_cores
 from hasten.core.tensor import TensorSpec
 from hasten.targets.failure import one_line, runtime
@@ -134,6 +134,10 @@ class Program:
             raise TrialError(f"PyTorch failed: {one_line(error)}") from error
         leaves = torch.utils._pytree.tree_leaves(found)
         return {s.name: _to_numpy(v) for s, v in zip(self.outputs, leaves, strict=True)}
+
+    def kernels(self, feeds: Mapping[str, Array]) -> tuple[Kernel, ...]:
+        """Eager PyTorch compiles nothing that could be read: none."""
+        return ()
 
 
 def _to_numpy(tensor: Any) -> Array:

@@ -1,0 +1,86 @@
+"""What OpenVINO executes, read from its runtime model and its performance counters.
+
+Keys of an operation's runtime information: ``ov::exec_model_info`` in
+https://docs.openvino.ai/2025/api/c_cpp_api/group__ov__runtime__cpp__api.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hasten.core.record import Kernel
+from hasten.targets.kernels import profiled_runs, typical_us
+
+_PRECISIONS = {
+    "i8": "int8",
+    "u8": "int8",
+    "i4": "int4",
+    "u4": "int4",
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "f64": "float64",
+    "i32": "int32",
+    "i64": "int64",
+    "boolean": "bool",
+}
+_NO_KERNELS = frozenset({"Input", "Output", "Const", "Constant", "Parameter", "Result"})
+_INNER = ("/WithoutBiases", "_original/transpose_b", "/transpose_b")
+"""What OpenVINO appends to the name of an operator for the parts that it takes it apart into."""
+
+
+def read(compiled: Any, request: Any, run: Callable[[], object], names: Mapping[str, str]) -> tuple[Kernel, ...]:
+    """Every operation that is executed in an inference, in order.
+
+    compiled: opened with PERF_COUNT. run: one inference on ``request``. names: what OpenVINO calls an
+    operation, to what the exported graph calls it, where they differ.
+    """
+    times: dict[str, list[float]] = {}
+
+    def profiled() -> None:
+        run()
+        for entry in request.get_profiling_info():
+            if entry.status.name == "EXECUTED":
+                times.setdefault(entry.node_name, []).append(entry.real_time.total_seconds() * 1e6)
+
+    runs = profiled_runs(profiled)
+    made = []
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        info = {key: str(_plain(value)) for key, value in op.rt_info.items()}
+        name = op.get_friendly_name()
+        if info.get("layerType", op.get_type_name()) in _NO_KERNELS or name not in times:
+            continue  # what is not executed is a view, or was computed once when the model was opened
+        made.append(_kernel(name, info, typical_us(times[name][-runs:]), names))
+    return tuple(made)
+
+
+def _plain(value: Any) -> Any:
+    """Entries are strings, or wrapped ones, from version to version."""
+    return value.astype(str) if hasattr(value, "astype") else value
+
+
+def _kernel(name: str, info: Mapping[str, str], time_us: float | None, names: Mapping[str, str]) -> Kernel:
+    primitive = info.get("primitiveType", "")
+    originals = [n for n in info.get("originalLayersNames", "").split(",") if n]
+    layers = dict.fromkeys(_layer(n, names) for n in originals)
+    return Kernel(
+        name=name,
+        op_type=info.get("layerType", ""),
+        kind=primitive,
+        precision=_precision(primitive, info.get("runtimePrecision", "")),
+        layers=tuple(layers),
+        time_us=time_us,
+    )
+
+
+def _layer(name: str, names: Mapping[str, str]) -> str:
+    for suffix in _INNER:
+        name = name.removesuffix(suffix)
+    return names.get(name, name)
+
+
+def _precision(primitive: str, element: str) -> str:
+    """The implementation's own word for it, as in ``brgconv_avx512_I8``; else that of the data it reads."""
+    own = primitive.rpartition("_")[2].lower()
+    return _PRECISIONS.get(own) or _PRECISIONS.get(element, element or "unknown")
