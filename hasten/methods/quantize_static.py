@@ -32,12 +32,14 @@ from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
 from hasten.methods._qdq.biases import absorb_biases
 from hasten.methods._qdq.calibrate import collect, spread
-from hasten.methods._qdq.insert import WeightWriter, insert
+from hasten.methods._qdq.insert import WeightWriter, erased_channels, insert
 from hasten.methods._qdq.layers import Layer, find_layers, skip
 from hasten.methods._qdq.lookup import LookupWriter, find_lookups
 from hasten.methods._qdq.placement import LAYOUTS, Keep, Plan, make_plan, must_round
+from hasten.methods._qdq.reconstruct import observe
 from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
 from hasten.numerics.ranges import Histogram, Range, extremes, least_squares, percentile
+from hasten.numerics.rounding import Moments
 from hasten.rewrites.editor import Editor
 
 FACTS = Facts(
@@ -63,6 +65,8 @@ class Params:
         symmetric where a value takes both signs.
     range: what part of the calibrated values the integers cover: all (``minmax``), all but the outermost
         (``percentile``), or the part with the least squared error of rounding (``mse``).
+    rounding: how weights become integers: each to the ``nearest``, or all of a layer together so that its
+        ``outputs`` on the calibration samples are nearest the original's; biases keep the mean.
     percentile: per cent of values covered by ``percentile``. samples: at most this many calibrate.
     per_channel: a scale for each output channel of a weight instead of one for all of it.
     reduce_range: 7-bit weights, for CPUs that add pairs of 8-bit products in 16 bits and saturate; None:
@@ -77,6 +81,7 @@ class Params:
     weights: Literal["int8", "int4"] = "int8"
     activations: ActivationType = "uint8"
     range: Literal["minmax", "percentile", "mse"] = "minmax"
+    rounding: Literal["nearest", "outputs"] = "nearest"
     percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.999
     samples: Annotated[int, Field(ge=1)] = 200
     per_channel: bool = True
@@ -127,8 +132,7 @@ class _Work:
         self._editor = Editor(graph)
         self._reduced = params.weights == "int8" and _reduce_range(params.reduce_range)
         self._bits = 4 if params.weights == "int4" else 7 if self._reduced else 8
-        grid = Grid(bits=self._bits)
-        self._weights = WeightWriter(self._editor, grid, per_channel=params.per_channel)
+        self._grid = Grid(bits=self._bits)
         self._quantizers: dict[ir.Value, Affine] = {}
 
     def plan(self) -> Plan:
@@ -163,7 +167,7 @@ class _Work:
         return found
 
     def _keeps_channels(self, layer: Layer) -> bool:
-        erased = self._weights.erased(layer)
+        erased = 0 if self._params.per_channel else erased_channels(layer, self._grid)
         if erased:
             self.skipped.append(
                 skip(layer.node, f"one scale for all its channels would erase {erased} of them (per_channel)")
@@ -193,17 +197,27 @@ class _Work:
 
     def write(self, plan: Plan, lookups: list[ir.Node]) -> None:
         """Change the graph."""
-        weights, activations = self._params.weights, self._params.activations
+        stored, activations = self._params.weights, self._params.activations
         scale = "per channel" if self._params.per_channel else "per tensor"
-        what = f"{weights} weights ({self._bits} bits, {scale}), {activations} activations"
+        what = f"{stored} weights ({self._bits} bits, {scale}), {activations} activations"
         self.sites += [Site(name=lr.name, op_type=lr.node.op_type, what=what) for lr in plan.layers]
-        insert(self._editor, plan, self._quantizers, self._weights)
+        weights = WeightWriter(
+            self._editor, self._grid, per_channel=self._params.per_channel, moments=self._moments(plan)
+        )
+        insert(self._editor, plan, self._quantizers, weights)
         writer = LookupWriter(self._editor, per_row=self._params.per_channel)
         scale = "a scale for each row" if self._params.per_channel else "one scale"
         for node in lookups:
             what = f"int8 table ({scale}), multiplied when looked up"
             self.sites.append(Site(name=layer_name(node), op_type=node.op_type, what=what))
             writer.write(node)
+
+    def _moments(self, plan: Plan) -> dict[str, Moments]:
+        if self._params.rounding == "nearest":
+            return {}
+        assert self._context.calibration is not None
+        samples = spread(self._context.calibration, self._params.samples)
+        return observe(self._original, plan.layers, samples, self._context)
 
     def notes(self) -> list[str]:
         """What the reader should know besides the sites."""

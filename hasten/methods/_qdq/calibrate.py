@@ -54,7 +54,7 @@ def _count(
     graph: Graph, names: Sequence[str], samples: Calibration, context: Context
 ) -> dict[str, Histogram]:
     found = {name: Histogram() for name in names}
-    groups = list(_groups(graph, names, samples, context))
+    groups = list(in_memory(graph, names, samples, context))
     done, total = 0, len(samples) * len(groups)
     for group in groups:
         evaluator = Evaluator(graph, group, threads=context.threads)
@@ -69,7 +69,7 @@ def _count(
     return found
 
 
-def _groups(
+def in_memory(
     graph: Graph, names: Sequence[str], samples: Calibration, context: Context
 ) -> Iterator[list[str]]:
     """Divide the values so that those of one group fit into memory together."""

@@ -14,13 +14,18 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
+from hasten.graph.names import layer_name
 from hasten.methods._qdq.layers import Layer, stored
 from hasten.methods._qdq.placement import Plan
+from hasten.methods._qdq.reconstruct import as_rows, as_weight, moments_of
 from hasten.numerics.affine import Affine, Grid, slice_bounds, symmetric
 from hasten.numerics.ranges import least_squares_bounds
+from hasten.numerics.rounding import Moments, bias_shift, round_columns
 from hasten.rewrites.editor import Editor
 
 _FEW_BITS = 4
+_BIASED = frozenset({"Conv", "Gemm"})
+"""Operators that take a bias as their third input."""
 _LARGEST_BIAS = 2**30
 """Half of what int32 holds, so that the sum with the products cannot overflow either."""
 
@@ -75,32 +80,38 @@ def _round(editor: Editor, plan: Plan, value: ir.Value, constants: tuple[ir.Valu
         editor.remove(producer)
 
 
-class WeightWriter:
-    """Writes layers' weights and biases as integers; a weight that layers share is stored once."""
+def erased_channels(layer: Layer, grid: Grid) -> int:
+    """How many output channels one scale for all of them would round to zero."""
+    bounds = slice_bounds(layer.array, layer.axis)
+    return int(np.sum((bounds > 0) & (bounds < 0.5 * bounds.max() / grid.high)))
 
-    def __init__(self, editor: Editor, grid: Grid, *, per_channel: bool) -> None:
+
+class WeightWriter:
+    """Writes layers' weights and biases as integers; a weight that layers share is stored once.
+
+    moments: of what layers read, by name; the weights of these are rounded for the least error of outputs.
+    """
+
+    def __init__(
+        self, editor: Editor, grid: Grid, *, per_channel: bool, moments: Mapping[str, Moments]
+    ) -> None:
         self._editor = editor
         self._grid = grid
         self._per_channel = per_channel
+        self._moments = moments
         self._made: dict[tuple[str | None, int | None, bytes], ir.Value] = {}
-
-    def erased(self, layer: Layer) -> int:
-        """How many output channels one scale for all of them would round to zero."""
-        if self._per_channel:
-            return 0
-        bounds = slice_bounds(layer.array, layer.axis)
-        return int(np.sum((bounds > 0) & (bounds < 0.5 * bounds.max() / self._grid.high)))
 
     def write(self, layer: Layer, activation: Affine) -> None:
         """Replace the layer's weight and bias by integers, for activations quantized like this."""
         node = layer.node
         axis = layer.axis if self._per_channel else None
+        moments = moments_of(self._moments, layer)
         # Few levels are better spent on the many small weights than on the one largest.
         few = self._grid.bits <= _FEW_BITS
         bounds = (
             least_squares_bounds(layer.array, self._grid, axis) if few else slice_bounds(layer.array, axis)
         )
-        bias = self._bias(layer)
+        bias = self._bias(layer, moments)
         if bias is not None:
             # A channel of tiny weights gets a larger scale if its bias would not fit into int32 otherwise.
             needed = np.abs(bias) * (self._grid.high / (_LARGEST_BIAS * float(activation.scale)))
@@ -110,7 +121,10 @@ class WeightWriter:
         assert weight is not None
         key = (weight.name, axis, quantizer.scale.tobytes())
         if key not in self._made:
-            integers = quantizer.quantize(layer.array)
+            integers = self._integers(layer, quantizer, moments)
+            if bias is not None and moments is not None:
+                lost = as_rows(layer, layer.array - quantizer.dequantize(integers))
+                bias = bias + bias_shift(lost, moments).reshape(-1)
             if few:
                 integers = integers.astype(ml_dtypes.int4)
             self._made[key] = self._stored(node, integers, quantizer.scale, axis, str(weight.name))
@@ -118,7 +132,20 @@ class WeightWriter:
         if bias is not None:
             self._write_bias(node, bias, quantizer.scale * np.float32(activation.scale))
 
-    def _bias(self, layer: Layer) -> Array | None:
+    def _integers(self, layer: Layer, quantizer: Affine, moments: Moments | None) -> Array:
+        if moments is None:
+            return quantizer.quantize(layer.array)
+        rows = as_rows(layer, layer.array)
+        scale = np.broadcast_to(quantizer.scale.reshape(-1), rows.shape[0] * rows.shape[1])
+        found = round_columns(
+            rows, scale.reshape(rows.shape[:2]), quantizer.grid.low, quantizer.grid.high, moments
+        )
+        return as_weight(layer, found).astype(quantizer.grid.dtype)
+
+    def _bias(self, layer: Layer, moments: Moments | None) -> Array | None:
+        """The layer's bias; of zeros where it has none and its mean output is to be put right."""
+        if not layer.has_bias and moments is not None and layer.node.op_type in _BIASED:
+            return np.zeros(layer.array.shape[layer.axis])
         if not layer.has_bias:
             return None
         array = stored(layer.node.inputs[2])
@@ -127,10 +154,12 @@ class WeightWriter:
 
     def _write_bias(self, node: ir.Node, bias: Array, scale: Array) -> None:
         integers = np.rint(bias / scale.astype(np.float64)).astype(np.int32)
-        value = node.inputs[2]
-        assert value is not None
+        value = node.inputs[2] if len(node.inputs) > 2 else None
+        name = str(value.name) if value is not None else f"{layer_name(node)}.bias"
         axis = 0 if np.ndim(scale) else None
-        node.replace_input_with(2, self._stored(node, integers, np.asarray(scale), axis, str(value.name)))
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        node.replace_input_with(2, self._stored(node, integers, np.asarray(scale), axis, name))
 
     def _stored(
         self, before: ir.Node, integers: Array, scale: Array, axis: int | None, name: str

@@ -1,0 +1,119 @@
+"""What layers read at single positions, from which their weights are rounded for the least error of outputs.
+
+Each layer is solved by itself, for what it reads in the float model: solved for what arrives from layers
+that are rounded anew at the same time, it would make up for errors that are no longer made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hasten.core.data import Array, Calibration
+from hasten.graph import Graph
+from hasten.graph.evaluate import Evaluator
+from hasten.methods import Context
+from hasten.methods._qdq.calibrate import in_memory
+from hasten.methods._qdq.layers import Layer
+from hasten.numerics.rounding import Moments
+
+POSITIONS = 64
+"""Positions of one sample (pixels, tokens) whose inputs are counted, evenly spread."""
+_LARGEST = 4096
+"""Inputs of an output beyond which second moments take too much memory (128 MiB)."""
+
+
+def observe(
+    graph: Graph, layers: Sequence[Layer], samples: Calibration, context: Context
+) -> dict[str, Moments]:
+    """The moments of what each layer that can be solved reads in ``graph``, by the layer's name."""
+    readers: dict[str, list[Layer]] = {}
+    for layer in layers:
+        if _solvable(layer):
+            readers.setdefault(str(layer.activation.name), []).append(layer)
+    found: dict[str, Moments] = {}
+    parts = list(in_memory(graph, list(readers), samples, context))
+    done, total = 0, len(samples) * len(parts)
+    for part in parts:
+        evaluator = Evaluator(graph, part, threads=context.threads)
+        for batch in samples.batches(context.batch):
+            feeds = batch.feeds(graph.inputs)
+            values = feeds | evaluator.run(feeds)
+            for name in part:
+                for layer in readers[name]:
+                    rows = _inputs(layer, values[name])
+                    if layer.name not in found:
+                        found[layer.name] = Moments(rows.shape[0], rows.shape[2])
+                    found[layer.name].update(rows)
+            done += len(batch.indices)
+            context.progress("gathering what layers read", done / total)
+    return found
+
+
+def moments_of(found: Mapping[str, Moments], layer: Layer) -> Moments | None:
+    """The layer's moments, or None where it was not observed or read only samples without a position."""
+    moments = found.get(layer.name)
+    return moments if moments is not None and moments.count else None
+
+
+def as_rows(layer: Layer, array: Array) -> Array:
+    """A weight of the layer's shape as (groups, outputs, inputs)."""
+    if layer.node.op_type == "Conv":
+        groups = layer.node.attributes.get_int("group", 1)
+        return array.reshape(groups, array.shape[0] // groups, -1)
+    return np.moveaxis(array, layer.axis, 0)[None]
+
+
+def as_weight(layer: Layer, rows: Array) -> Array:
+    """The inverse of ``as_rows``."""
+    if layer.node.op_type == "Conv":
+        return rows.reshape(layer.array.shape)
+    return np.moveaxis(rows[0], 0, layer.axis)
+
+
+def _solvable(layer: Layer) -> bool:
+    """Whether the layer's outputs are products of rows of a matrix with what a window cuts out."""
+    weight = layer.node.inputs[1]
+    if weight is None or len(weight.uses()) > 1:
+        return False  # what is best for one layer is not for another that shares its weight
+    if layer.node.op_type == "Conv":
+        automatic = layer.node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
+        return not automatic and int(np.prod(layer.array.shape[1:])) <= _LARGEST
+    return layer.node.op_type in {"Gemm", "MatMul"} and layer.array.shape[1 - layer.axis] <= _LARGEST
+
+
+def _inputs(layer: Layer, values: Array) -> Array:
+    """What the layer multiplies its rows with, of shape (groups, positions, inputs)."""
+    if layer.node.op_type == "Conv":
+        return _windows(layer, values)
+    rows = values.reshape(-1, values.shape[-1])
+    samples = len(values) if values.ndim > 2 else len(rows)
+    return rows[_evenly(len(rows), POSITIONS * samples)][None]
+
+
+def _windows(layer: Layer, values: Array) -> Array:
+    kernel = layer.array.shape[2:]
+    axes = len(kernel)
+
+    def whole(name: str, default: int, count: int = axes) -> list[int]:
+        return list(layer.node.attributes.get_ints(name, [default] * count))
+
+    dilations, pads = whole("dilations", 1), whole("pads", 0, 2 * axes)
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    padded = np.pad(values, [(0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)])
+    cut = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + axes)))
+    cut = cut[(slice(None), slice(None), *(slice(None, None, s) for s in whole("strides", 1)))]
+    cut = cut[(..., *(slice(None, None, d) for d in dilations))]
+    shape = cut.shape[2 : 2 + axes]
+    places = np.unravel_index(_evenly(int(np.prod(shape)), POSITIONS), shape)
+    chosen = cut[(slice(None), slice(None), *places)]  # (batch, channels, positions, *kernel)
+    batch, channels, positions = chosen.shape[:3]
+    groups = layer.node.attributes.get_int("group", 1)
+    chosen = chosen.reshape(batch, groups, channels // groups, positions, -1)
+    return np.ascontiguousarray(chosen.transpose(1, 0, 3, 2, 4)).reshape(groups, batch * positions, -1)
+
+
+def _evenly(have: int, most: int) -> Array:
+    """``most`` of the numbers below ``have``, evenly spread; all of them where there are fewer."""
+    return np.arange(have) if have <= most else np.arange(most) * have // most

@@ -1,0 +1,112 @@
+"""Rounding a layer's weights so that its outputs change least, not its weights.
+
+A layer computes y = W x, with rounded weights ŷ = Ŵ x. From the second moments of x over calibration samples
+the error E‖y - ŷ‖² is known for every Ŵ. Over integers its minimum is a closest-vector problem, which is
+solved greedily, column by column: what rounding one column costs is made up for by those not rounded yet.
+
+Sources: Hassibi and Stork 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon";
+Frantar and Alistarh 2022, "Optimal Brain Compression", section 5; Frantar et al. 2023, "GPTQ: Accurate
+Post-Training Quantization for Generative Pre-trained Transformers", section 3; Nagel et al. 2020, "Up or
+Down? Adaptive Rounding for Post-Training Quantization", section 3 (why the nearest is not the best).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DAMPING = 0.01
+"""Part of the mean second moment added to all of them: inputs that never vary would make them singular."""
+_BLOCK = 128
+"""Columns whose errors are passed on to the rest of the matrix at once (GPTQ, step 2)."""
+
+
+class Moments:
+    """Means and second moments of a layer's inputs, of each group of a grouped convolution by itself.
+
+    Of ``groups`` groups with ``size`` inputs each, over ``count`` positions so far; sums are in float64.
+    """
+
+    def __init__(self, groups: int, size: int) -> None:
+        self.count = 0
+        self._sum = np.zeros((groups, size))
+        self._squares = np.zeros((groups, size, size))
+
+    @property
+    def size(self) -> int:
+        """Inputs of a group."""
+        return self._sum.shape[1]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """E[x], of shape (groups, size)."""
+        return self._sum / max(self.count, 1)
+
+    @property
+    def second(self) -> NDArray[np.float64]:
+        """E[x xᵀ], of shape (groups, size, size)."""
+        return self._squares / max(self.count, 1)
+
+    def update(self, x: NDArray[Any]) -> None:
+        """Count inputs, of shape (groups, positions, size)."""
+        self.count += x.shape[1]
+        self._sum += x.sum(axis=1, dtype=np.float64)
+        self._squares += x.swapaxes(1, 2) @ x
+
+
+def output_error(difference: NDArray[Any], moments: Moments) -> float:
+    """E‖(W - Ŵ) x‖² summed over all outputs, for a difference of weights of shape (groups, outputs, size)."""
+    change = difference.astype(np.float64)
+    return float(np.einsum("goi,gij,goj->", change, moments.second, change, optimize=True))
+
+
+def bias_shift(difference: NDArray[Any], moments: Moments) -> NDArray[np.float64]:
+    """What to add to the biases so that mean outputs stay: (W - Ŵ) E[x], of shape (groups, outputs).
+
+    difference: W - Ŵ, of shape (groups, outputs, size). Source: Nagel et al. 2019, "Data-Free Quantization
+    Through Weight Equalization and Bias Correction", section 4.2, with measured means.
+    """
+    return np.asarray(np.einsum("goi,gi->go", difference.astype(np.float64), moments.mean))
+
+
+def round_columns(
+    weight: NDArray[Any], scale: NDArray[Any], low: int, high: int, moments: Moments
+) -> NDArray[np.int64]:
+    """Integers in [low, high] whose multiples of ``scale`` keep the layer's outputs nearest (GPTQ).
+
+    weight: (groups, outputs, size). scale: (groups, outputs), positive. Columns are rounded in the order of
+    their inputs' second moments, largest first, so that the loudest have the most columns left to make up
+    for their error.
+    """
+    hessian = moments.second
+    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
+    rest = np.take_along_axis(weight.astype(np.float64), order[:, None, :], axis=2)
+    factor = _factor(hessian, order)
+    integers = np.zeros(weight.shape, dtype=np.int64)
+    size = weight.shape[2]
+    for start in range(0, size, _BLOCK):
+        end = min(start + _BLOCK, size)
+        errors = np.zeros((*weight.shape[:2], end - start))
+        for i in range(start, end):
+            column = rest[:, :, i]
+            integers[:, :, i] = np.clip(np.rint(column / scale), low, high)
+            error = (column - integers[:, :, i] * scale) / factor[:, i, i, None]
+            rest[:, :, i:end] -= error[:, :, None] * factor[:, i, None, i:end]
+            errors[:, :, i - start] = error
+        rest[:, :, end:] -= errors @ factor[:, start:end, end:]
+    found = np.empty_like(integers)
+    np.put_along_axis(found, np.broadcast_to(order[:, None, :], found.shape), integers, axis=2)
+    return found
+
+
+def _factor(hessian: NDArray[np.float64], order: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The upper Cholesky factor of the inverse; row i says what the later columns move by for column i."""
+    size = hessian.shape[1]
+    mean = np.trace(hessian, axis1=1, axis2=2) / size
+    damping = np.maximum(_DAMPING * mean, np.finfo(np.float32).tiny)
+    damped = hessian + damping[:, None, None] * np.eye(size)
+    damped = np.take_along_axis(damped, order[:, :, None], axis=1)
+    damped = np.take_along_axis(damped, order[:, None, :], axis=2)
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(damped)).swapaxes(1, 2))
