@@ -201,8 +201,8 @@ class Best(Record):
     """The trial that was chosen, and the claim made for it on the holdout.
 
     kernels: what the runtime executes for it. errors: how far its layers are from the original's.
-    flipped: numbers of the held-out samples, in the order of the data set, whose score changed, at most the
-    first 100.
+    flipped: numbers of the held-out samples, in the order of the data set, whose score changed: those lost,
+    then those gained, at most 100.
     """
 
     trial: str

@@ -5,10 +5,11 @@ functions, cheapest first: ``sizes``, ``predict`` and ``judge``, then ``time_int
 """
 
 from hasten.measuring.compare import compare
+from hasten.measuring.kernels import kernels
 from hasten.measuring.latency import Timing, time_interleaved
 from hasten.measuring.metrics import Metric, UserMetric, resolve
 from hasten.measuring.predict import Predictions, predict
-from hasten.measuring.quality import judge
+from hasten.measuring.quality import flipped, judge
 from hasten.measuring.size import sizes
 from hasten.measuring.subject import Conditions, Progress, Subject
 
@@ -21,7 +22,9 @@ __all__ = [
     "Timing",
     "UserMetric",
     "compare",
+    "flipped",
     "judge",
+    "kernels",
     "predict",
     "resolve",
     "sizes",

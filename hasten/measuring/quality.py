@@ -73,6 +73,23 @@ def judge(
     )
 
 
+def flipped(
+    metric: Metric, reference: Predictions, candidate: Predictions, data: Dataset
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The samples that were lost and those that were gained, by their numbers in the store.
+
+    None of a metric whose scores are not right or wrong. Raises TrialError when the outputs cannot be judged.
+    """
+    before = metric.scores(reference, reference, data)
+    after = metric.scores(candidate, reference, data)
+    if _flips(before, after) is None:
+        return (), ()
+    numbers = np.asarray(data.indices)
+    change = _of(after) - _of(before)
+    lost, gained = (tuple(int(i) for i in numbers[side]) for side in (change < 0, change > 0))
+    return lost, gained
+
+
 def _flips(before: Scores, after: Scores) -> Flips | None:
     if not (before.binary and after.binary):
         return None

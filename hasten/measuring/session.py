@@ -264,6 +264,11 @@ def load_round(number: int, seconds: float, most_callers: int) -> float:
     return runs * _session.batch / elapsed
 
 
+def read_kernels() -> list[dict[str, Any]]:
+    """What the runtime executes for the first feed that was read in, as records."""
+    return [kernel.model_dump(mode="json") for kernel in _session.opened.kernels(_session.feeds[0])]
+
+
 def peak_memory_bytes() -> int:
     """The largest resident size this process has had."""
     status = Path("/proc/self/status")

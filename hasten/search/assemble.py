@@ -35,7 +35,13 @@ def assemble(request: Request, prepared: Prepared, lab: Lab, found: Findings) ->
     best = None
     if outcome.best is not None and outcome.holdout is not None:
         layers = prepared.workshop.cost(prepared.workshop.apply(outcome.best.recipe)).layers
-        best = Best(trial=outcome.best.id, holdout=outcome.holdout, layers=layers)
+        best = Best(
+            trial=outcome.best.id,
+            holdout=outcome.holdout,
+            layers=layers,
+            kernels=outcome.kernels,
+            flipped=outcome.flipped,
+        )
     else:
         reasons = [*no_gain(prepared.facts, prepared.specs, baseline, trials), *reasons]
     return RunRecord(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hasten.core.data import Holdout
 from hasten.core.errors import TrialError
-from hasten.core.record import Quality, Scorecard, Trial
+from hasten.core.record import Kernel, Quality, Scorecard, Trial
 from hasten.search.candidate import Candidate
 from hasten.search.choose import contenders, cost
 from hasten.search.explain import quality_in_words
@@ -15,15 +15,21 @@ from hasten.search.trial import Lab
 
 FINALISTS = 3
 """How many trials, fixed before the holdout is opened, it may be asked to confirm, best first."""
+_MOST_FLIPPED = 100
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The trial that was confirmed with its claim, or None with the reasons of those that were not."""
+    """The trial that was confirmed with its claim, or None with the reasons of those that were not.
+
+    flipped, kernels: of the confirmed trial, as in ``Best``.
+    """
 
     best: Trial | None
     holdout: Scorecard | None
     refused: tuple[str, ...]
+    flipped: tuple[int, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
 
 
 def finalists(
@@ -56,6 +62,7 @@ def confirm(lab: Lab, holdout: Holdout, chosen: Sequence[Trial], tried: Mapping[
                 )
                 continue
             card = Scorecard(**lab.card(subject, answers, quality))
+            lost, gained = lab.flipped(answers, reference, holdout)
         except TrialError as error:
             refused.append(f"{trial.recipe} on {trial.target} failed on the holdout: {error}.")
             continue
@@ -63,7 +70,12 @@ def confirm(lab: Lab, holdout: Holdout, chosen: Sequence[Trial], tried: Mapping[
         if lab.budget.objective != "size" and gain is not None and gain.verdict != "better":
             refused.append(f"{trial.recipe} on {trial.target} was not faster when measured again.")
             continue
-        return Outcome(trial, card, tuple(refused))
+        kernels: tuple[Kernel, ...] = ()
+        try:
+            kernels = lab.kernels(subject)
+        except TrialError as error:
+            refused.append(f"What {trial.target} executes for it could not be read: {error}.")
+        return Outcome(trial, card, tuple(refused), (lost + gained)[:_MOST_FLIPPED], kernels)
     return Outcome(None, None, tuple(refused))
 
 

@@ -11,7 +11,7 @@ from hasten import measuring
 from hasten.core.budget import Budget
 from hasten.core.data import Dataset
 from hasten.core.errors import TrialError
-from hasten.core.record import Quality, Trial
+from hasten.core.record import Kernel, Quality, Trial
 from hasten.measuring import Conditions, Metric, Predictions, Subject
 from hasten.search.build import Built, Workshop
 from hasten.search.candidate import Candidate
@@ -103,6 +103,16 @@ class Lab:
     def predictions(self, subject: Subject, data: Dataset) -> Predictions:
         """The subject's answers to every sample of a role; raises TrialError."""
         return measuring.predict(subject, data, self.conditions, self.work / "predictions")
+
+    def flipped(
+        self, answers: Predictions, reference: Predictions, data: Dataset
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Numbers of the samples of a role that were lost and gained; raises TrialError."""
+        return measuring.flipped(self.metric, reference, answers, data)
+
+    def kernels(self, subject: Subject) -> tuple[Kernel, ...]:
+        """What the runtime executes for a subject, on a batch of Selection; raises TrialError."""
+        return measuring.kernels(subject, self.selection, self.conditions)
 
     def card(self, subject: Subject, answers: Predictions | None, quality: Quality | None) -> dict[str, Any]:
         """The fields of a Scorecard; timing is made beside the baseline. Raises TrialError."""

@@ -1,4 +1,4 @@
-"""What the files of several runtimes need to report their kernels: runs under a profiler, and typical times."""
+"""What several runtimes' files need to report kernels: runs under a profiler, and typical times."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ _DTYPES = {
     "string": "str",
     "uint16": "int16",
 }
-_RENAMED = re.compile(r"(_token_\d+|_nchwc|_nhwc|_quant|/(Weights)?(Quant|Dequant)\w*)+$")
-"""What its rewrites append to the name of a node."""
+_RENAMED = re.compile(r"(_token_\d+|_nchwc|_nhwc|/\w*)$")
+"""What its rewrites append to the name of a node, one after the other."""
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _precision(node: Any, runs: _Runs) -> str:
 
 
 _INT8_PRODUCTS = 4
-"""``accuracy_level`` of MatMulNBits at which activations are rounded to int8, by the operator's definition."""
+"""``accuracy_level`` of MatMulNBits at which activations are rounded to int8, by its definition."""
 
 
 def _accuracy_level(node: Any) -> int:
@@ -144,14 +144,11 @@ class _Origin:
         self._claimed = {n for node in kernels if (n := self._by_name(node))}
 
     def _by_name(self, node: Any) -> str | None:
-        name = node.name
-        while name:
+        name, shorter = "", str(node.name)
+        while name != shorter:
+            name, shorter = shorter, _RENAMED.sub("", shorter)
             if name in self._names:
-                return str(name)
-            shorter = _RENAMED.sub("", name).removeprefix("fused ")
-            if shorter == name:
-                return None
-            name = shorter
+                return name
         return None
 
     def of(self, node: Any) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ https://docs.openvino.ai/2025/api/c_cpp_api/group__ov__runtime__cpp__api.html.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,11 +27,13 @@ _PRECISIONS = {
     "boolean": "bool",
 }
 _NO_KERNELS = frozenset({"Input", "Output", "Const", "Constant", "Parameter", "Result"})
-_INNER = ("/WithoutBiases", "_original/transpose_b", "/transpose_b")
+_INNER = re.compile(r"(/WithoutBiases|/Dequantization(Subtract|Multiply)|(_original)?/transpose_b)+$")
 """What OpenVINO appends to the name of an operator for the parts that it takes it apart into."""
 
 
-def read(compiled: Any, request: Any, run: Callable[[], object], names: Mapping[str, str]) -> tuple[Kernel, ...]:
+def read(
+    compiled: Any, request: Any, run: Callable[[], object], names: Mapping[str, str]
+) -> tuple[Kernel, ...]:
     """Every operation that is executed in an inference, in order.
 
     compiled: opened with PERF_COUNT. run: one inference on ``request``. names: what OpenVINO calls an
@@ -75,8 +78,7 @@ def _kernel(name: str, info: Mapping[str, str], time_us: float | None, names: Ma
 
 
 def _layer(name: str, names: Mapping[str, str]) -> str:
-    for suffix in _INNER:
-        name = name.removesuffix(suffix)
+    name = _INNER.sub("", name)
     return names.get(name, name)
 
 

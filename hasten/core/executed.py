@@ -1,0 +1,103 @@
+"""What a model's kernels say: which layers run as the recipe meant them, and what was paid for without use.
+
+Everything follows from a ``Best``: its kernels are what the runtime executes, its layers what the exported
+graph says that they compute in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hasten.core.record import Best, Kernel, LayerCost
+
+_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "FakeQuantize"})
+_CASTS = frozenset({"Convert", "Cast"})
+_ROUNDING = re.compile(r"\.(de)?quantize(#\d+)?$")
+"""Names that quantization gives to nodes that round; a runtime may execute them under another operator."""
+_BITS = {
+    "float64": 64,
+    "float32": 32,
+    "float16": 16,
+    "bfloat16": 16,
+    "int16": 16,
+    "int8": 8,
+}
+_FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+
+Finding = Literal["fell back", "lowered", "not fused", ""]
+"""Of a kernel: it computes in floats of more bits than the graph says; in integers where the graph has
+floats; it only converts; nothing."""
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A kernel with what the graph says of it.
+
+    layer: the costliest layer of the exported graph that it stands for; the runtime's own name where there
+    is none. intended: what that layer computes in by the graph, None where the graph does not say. share: of
+    the time of all kernels (0 to 1), None where times were not measured.
+    """
+
+    kernel: Kernel
+    layer: str
+    intended: str | None
+    share: float | None
+    finding: Finding
+
+
+def executed(best: Best) -> tuple[Executed, ...]:
+    """Every kernel, in the order of execution, with its share of the time and what is to be said of it."""
+    costs = {cost.name: cost for cost in best.layers}
+    total = sum(kernel.time_us or 0.0 for kernel in best.kernels)
+    return tuple(_executed(kernel, costs, total) for kernel in best.kernels)
+
+
+def _executed(kernel: Kernel, costs: Mapping[str, LayerCost], total_us: float) -> Executed:
+    known = [costs[name] for name in kernel.layers if name in costs]
+    main = max(known, key=lambda cost: (cost.macs, cost.weight_bytes), default=None)
+    layer = main.name if main else next(iter(kernel.layers), kernel.name)
+    share = kernel.time_us / total_us if kernel.time_us is not None and total_us > 0 else None
+    intended = main.dtype if main and main.macs else None
+    return Executed(kernel, layer, intended, share, _finding(kernel, intended))
+
+
+def _finding(kernel: Kernel, intended: str | None) -> Finding:
+    if intended is None:
+        return "not fused" if converts(kernel) else ""
+    meant, real = _BITS.get(intended, 0), _BITS.get(kernel.precision, 0)
+    if kernel.precision in _FLOATS:
+        return "fell back" if meant and real > meant else ""
+    # Floats of fewer bits are what a precision option asks for; integers are asked for by the graph alone.
+    return "lowered" if intended in _FLOATS and kernel.precision == "int8" else ""
+
+
+def converts(kernel: Kernel) -> bool:
+    """Whether a kernel does nothing but round to integers, make floats of them, or change their width."""
+    if kernel.op_type in _QUANTIZERS:
+        return True
+    if kernel.op_type in _CASTS:
+        # Those of wider integers move indices and shapes, which no method has a hand in.
+        return kernel.precision in _FLOATS or kernel.precision == "int8"
+    return bool(kernel.layers) and all(_ROUNDING.search(name) for name in kernel.layers)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How many kernels compute in one precision, and their share of the time."""
+
+    precision: str
+    count: int
+    share: float | None
+
+
+def by_precision(found: Sequence[Executed]) -> tuple[Amount, ...]:
+    """The kernels by precision, that of the most time first."""
+    amounts = {}
+    for precision in dict.fromkeys(each.kernel.precision for each in found):
+        same = [each for each in found if each.kernel.precision == precision]
+        shares = [each.share for each in same if each.share is not None]
+        amounts[precision] = Amount(precision, len(same), sum(shares) if shares else None)
+    return tuple(sorted(amounts.values(), key=lambda a: (-(a.share or 0.0), -a.count)))
