@@ -6,7 +6,8 @@ represented exactly, so that padding and ReLU cost nothing.
 
 Sources: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", eq. 1; Krishnamoorthi 2018, "Quantizing deep convolutional networks for
-efficient inference", sections 2.1–2.3; ONNX operator specification, QuantizeLinear and DequantizeLinear.
+efficient inference", sections 2.1–2.3; ONNX operator specification, QuantizeLinear-21 and
+DequantizeLinear-21 (a scale for the tensor, for each slice along an axis, or for each block along it).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from hasten.numerics.blocks import largest_of, spread
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,17 @@ class Grid:
 class Affine:
     """A quantizer of a tensor.
 
-    scale, zero_point: of shape () for the whole tensor, or (n,) with one entry for each of the n slices
-    along ``axis``. scale: float32, positive. zero_point: within the grid, in its dtype.
+    scale, zero_point: of one shape. () is for the whole tensor, (n,) has one entry for each of the n slices
+    along ``axis``; with ``group`` they have the tensor's rank and an entry for each block of ``group`` values
+    along ``axis`` (see ``hasten.numerics.blocks``). scale: float32, positive. zero_point: within the grid, in
+    its dtype.
     """
 
     scale: NDArray[np.float32]
     zero_point: NDArray[Any]
     grid: Grid
     axis: int | None = None
+    group: int | None = None
 
     @property
     def low(self) -> NDArray[np.float32]:
@@ -75,59 +81,57 @@ class Affine:
         """The integers nearest to ``x``, saturated to the grid; same shape as ``x``."""
         real = np.asarray(x, dtype=np.float32)
         with np.errstate(over="ignore"):  # infinitely many steps saturate like too many
-            steps = np.rint(real / self._spread(self.scale, real.ndim))
-        steps += self._spread(self.zero_point, real.ndim).astype(np.float32)
+            steps = np.rint(real / self._spread(self.scale, real.shape))
+        steps += self._spread(self.zero_point, real.shape).astype(np.float32)
         return np.asarray(np.clip(steps, self.grid.low, self.grid.high).astype(self.grid.dtype))
 
     def dequantize(self, q: ArrayLike) -> NDArray[np.float32]:
         """The real numbers that integers stand for; same shape as ``q``."""
         whole = np.asarray(q).astype(np.float32)
-        shifted = whole - self._spread(self.zero_point, whole.ndim).astype(np.float32)
-        return np.asarray(shifted * self._spread(self.scale, whole.ndim), dtype=np.float32)
+        shifted = whole - self._spread(self.zero_point, whole.shape).astype(np.float32)
+        return np.asarray(shifted * self._spread(self.scale, whole.shape), dtype=np.float32)
 
     def round_trip(self, x: ArrayLike) -> NDArray[np.float32]:
         """Quantize and dequantize: within [low, high] off by at most half a scale."""
         return self.dequantize(self.quantize(x))
 
-    def _spread(self, parameter: NDArray[Any], ndim: int) -> NDArray[Any]:
-        if self.axis is None:
-            return parameter
-        shape = [1] * ndim
-        shape[self.axis] = -1
-        return parameter.reshape(shape)
+    def _spread(self, parameter: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        return spread(parameter, shape, self.axis, self.group)
 
 
-def asymmetric(low: float, high: float, grid: Grid) -> Affine:
-    """The quantizer of a tensor whose values lie in [low, high], widened to contain zero.
+def asymmetric(
+    low: ArrayLike, high: ArrayLike, grid: Grid, axis: int | None = None, group: int | None = None
+) -> Affine:
+    """The quantizer of values that lie in [low, high], widened to contain zero.
 
     scale = (high - low) / (grid.high - grid.low); the zero point is the integer nearest to where zero
     falls (Jacob et al. 2018, section 2.1; Krishnamoorthi 2018, section 2.1). With low = 0 it is grid.low.
+    low, high: one number, or arrays in a shape that a scale may have.
     """
-    low, high = min(float(low), 0.0), max(float(high), 0.0)
-    scale = _usable(np.asarray((high - low) / (grid.high - grid.low), dtype=np.float32))
-    zero_point = np.clip(np.rint(grid.low - low / float(scale)), grid.low, grid.high)
-    return Affine(scale, np.asarray(zero_point, dtype=grid.dtype), grid)
+    lowest = np.minimum(np.asarray(low, dtype=np.float64), 0.0)
+    highest = np.maximum(np.asarray(high, dtype=np.float64), 0.0)
+    scale = usable(np.asarray((highest - lowest) / (grid.high - grid.low), dtype=np.float32))
+    zero_point = np.clip(np.rint(grid.low - lowest / scale.astype(np.float64)), grid.low, grid.high)
+    return Affine(scale, np.asarray(zero_point, dtype=grid.dtype), grid, axis, group)
 
 
-def symmetric(bound: ArrayLike, grid: Grid, axis: int | None = None) -> Affine:
+def symmetric(bound: ArrayLike, grid: Grid, axis: int | None = None, group: int | None = None) -> Affine:
     """The quantizer of values in [-bound, bound] with zero point 0, on a signed grid.
 
     scale = bound / grid.high, so that the grid is used symmetrically (Krishnamoorthi 2018, section 2.2).
-    bound: one number, or one for each slice along ``axis``. Raises ValueError for an unsigned grid.
+    bound: one number, or an array in a shape that a scale may have. Raises ValueError for an unsigned grid.
     """
     if not grid.signed:
         raise ValueError("a symmetric quantizer needs a signed grid")
-    scale = _usable(np.asarray(np.asarray(bound, dtype=np.float32) / np.float32(grid.high)))
-    return Affine(scale, np.zeros(scale.shape, dtype=grid.dtype), grid, axis)
+    scale = usable(np.asarray(np.asarray(bound, dtype=np.float32) / np.float32(grid.high)))
+    return Affine(scale, np.zeros(scale.shape, dtype=grid.dtype), grid, axis, group)
 
 
-def _usable(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+def usable(scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """The scale, or 1 where a range of (almost) nothing but zero would need a denormal one."""
     return np.where(scale < np.finfo(np.float32).tiny, np.float32(1.0), scale)
 
 
 def slice_bounds(x: ArrayLike, axis: int | None = None) -> NDArray[np.float32]:
     """The largest absolute value of the tensor, or of each slice along ``axis``."""
-    magnitudes = np.abs(np.asarray(x, dtype=np.float32))
-    others = tuple(i for i in range(magnitudes.ndim) if axis is None or i != axis % magnitudes.ndim)
-    return np.asarray(magnitudes.max(axis=others, initial=0.0))
+    return largest_of(x, axis)

@@ -1,13 +1,18 @@
 """Which range of a tensor's values should the integers cover?
 
 A ``Histogram`` gathers a stream of arrays of any number and shapes in fixed memory; the functions read a
-range off it: all values (``extremes``), all but the outermost (``percentile``), or the range with the least
-squared error of quantization (``least_squares``).
+range off it: all values (``extremes``), all but the outermost (``percentile``), the range with the least
+squared error of quantization (``least_squares``), the one whose quantized distribution is nearest to the
+original (``entropy``), or so many standard deviations about the mean (``mean_sigma``). ``MovingExtremes``
+needs the order of the stream and gathers for itself.
 
 Sources: Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference", section 3.1
 (min-max); Wu et al. 2020, "Integer Quantization for Deep Learning Inference: Principles and Empirical
 Evaluation", section 3 (percentile); Nagel et al. 2021, "A White Paper on Neural Network Quantization",
-section 3.1 (mean squared error).
+section 3.1 (mean squared error); Migacz 2017, "8-bit Inference with TensorRT", GTC (entropy); Jacob et al.
+2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", section
+3.1 (moving averages); Banner et al. 2019, "Post training 4-bit quantization of convolutional networks for
+rapid-deployment", section 2 (multiples of the standard deviation).
 """
 
 from __future__ import annotations
@@ -25,6 +30,8 @@ Range: TypeAlias = tuple[float, float]
 BINS = 2048
 _STEPS = 64
 _SMALLEST_SHARE = 0.05
+_TRIED = 256
+"""Thresholds that the entropy calibration tries."""
 
 
 class Histogram:
@@ -156,6 +163,116 @@ def _crossing(below: NDArray[np.float64], edges: NDArray[np.float64], wanted: fl
     bin_ = min(max(bin_, 1), len(edges) - 1)
     inside = (wanted - below[bin_ - 1]) / max(below[bin_] - below[bin_ - 1], 1.0)
     return float(edges[bin_ - 1] + inside * (edges[bin_] - edges[bin_ - 1]))
+
+
+def mean_sigma(histogram: Histogram, sigmas: float) -> Range:
+    """The mean ± ``sigmas`` standard deviations, no further than the extremes.
+
+    Both moments are those of values spread evenly in their bins: with bins of width w around centres c and
+    counts n, mean = Σ n c / Σ n and variance = Σ n (c - mean)² / Σ n + w² / 12. Raises ValueError for
+    ``sigmas`` that is not positive.
+    """
+    if not sigmas > 0.0:
+        raise ValueError(f"the standard deviations to each side must be positive, not {sigmas}")
+    total = histogram.count
+    if not total:
+        return extremes(histogram)
+    centres, edges = histogram.centres, histogram.edges
+    mean = float(histogram.counts @ centres) / total
+    variance = float(histogram.counts @ np.square(centres - mean)) / total + (edges[1] - edges[0]) ** 2 / 12.0
+    reach = sigmas * float(np.sqrt(variance))
+    low, high = np.clip([mean - reach, mean + reach], histogram.low, histogram.high).tolist()
+    return low, high
+
+
+def entropy(histogram: Histogram, bits: int = 8) -> Range:
+    """The range [-t, t], within the extremes, whose quantized distribution tells most of the original.
+
+    Magnitudes fall into as many bins as the histogram has. For thresholds t at even distances, P is the
+    distribution of the bins below t, with all that is clipped counted in the last one; Q merges the bins
+    below t into the levels that the grid has for magnitudes, and spreads each level evenly over those of its
+    bins that hold anything. The threshold with the least Σ P log(P / Q) wins; one with P > 0 where Q = 0 is
+    no candidate. Levels: 2^(bits-1), or 2^bits where no value is negative (Migacz 2017, "Entropy
+    calibration").
+    """
+    levels = 1 << (bits if histogram.low >= 0.0 else bits - 1)
+    counts, width = _magnitudes(histogram)
+    if not counts.any() or len(counts) <= levels:
+        return extremes(histogram)
+    ends = np.unique(np.linspace(levels, len(counts), _TRIED).astype(np.intp))
+    best = min(ends[::-1].tolist(), key=lambda end: _divergence(counts, end, levels))
+    threshold = best * width
+    return max(histogram.low, -threshold), min(histogram.high, threshold)
+
+
+def _magnitudes(histogram: Histogram) -> tuple[NDArray[np.float64], float]:
+    """Counts of absolute values in bins of equal width from zero to the largest, and that width.
+
+    Values count as evenly spread in the histogram's bins, so that the counts are fractions.
+    """
+    largest = max(-histogram.low, histogram.high, float(np.finfo(np.float32).tiny))
+    ends = np.linspace(0.0, largest, len(histogram.counts) + 1)
+    below = np.concatenate([[0], np.cumsum(histogram.counts)]).astype(np.float64)
+    edges = histogram.edges
+    within = np.interp(ends, edges, below) - np.interp(-ends, edges, below)
+    counts = np.diff(within)
+    # What interpolation leaves of an empty bin is rounding.
+    return np.where(counts < 1e-9 * histogram.count, 0.0, counts), float(ends[1])
+
+
+def _divergence(counts: NDArray[np.float64], end: int, levels: int) -> float:
+    """Σ P log(P / Q) for the bins below ``end``; infinite where Q lacks what P has."""
+    kept = counts[:end]
+    borders = np.arange(levels) * end // levels
+    sizes = np.diff(np.append(borders, end))
+    held = kept > 0
+    share = np.add.reduceat(kept, borders) / np.maximum(
+        np.add.reduceat(held.astype(np.float64), borders), 1.0
+    )
+    q = np.where(held, np.repeat(share, sizes), 0.0)
+    p = kept.copy()
+    p[-1] += counts[end:].sum()
+    present = p > 0
+    if not q.any() or np.any(q[present] == 0.0):
+        return float("inf")
+    p, q = p[present] / p.sum(), q[present] / q.sum()
+    return float(p @ np.log(p / q))
+
+
+class MovingExtremes:
+    """The extremes of each batch, averaged exponentially: low ← low + rate · (min(x) - low), high alike.
+
+    The first batch sets both. rate: the weight of the newest batch in (0, 1]; 1 keeps the last batch's.
+    Rare outliers move the range only a little, at the price that it follows the order of the data. This is
+    what the observers of TensorFlow and PyTorch do (Jacob et al. 2018, section 3.1). finite: False once a
+    NaN or an infinity was seen; such values are left out.
+    """
+
+    def __init__(self, rate: float = 0.01) -> None:
+        if not 0.0 < rate <= 1.0:
+            raise ValueError(f"the rate of a moving average must be in (0, 1], not {rate}")
+        self.low = self.high = 0.0
+        self.batches = 0
+        self.finite = True
+        self._rate = rate
+
+    @property
+    def range(self) -> Range:
+        """The averaged extremes; (0, 0) before the first batch."""
+        return self.low, self.high
+
+    def update(self, values: NDArray[Any]) -> None:
+        """Take in one batch."""
+        flat = np.ravel(values)
+        usable = np.isfinite(flat)
+        if not usable.all():
+            self.finite, flat = False, flat[usable]
+        if not flat.size:
+            return
+        rate = self._rate if self.batches else 1.0
+        self.low += rate * (float(flat.min()) - self.low)
+        self.high += rate * (float(flat.max()) - self.high)
+        self.batches += 1
 
 
 def least_squares(histogram: Histogram, quantizer: Callable[[float, float], Affine]) -> Range:
