@@ -25,7 +25,9 @@ from hasten.core.record import (
     DataInfo,
     FileEntry,
     Flips,
+    Kernel,
     LayerCost,
+    LayerError,
     MachineInfo,
     ModelInfo,
     Quality,
@@ -38,7 +40,7 @@ from hasten.core.record import (
 )
 
 DOCS = Path(__file__).parents[1] / "docs"
-COMMANDS = ("optimize", "inspect", "apply", "measure", "verify", "report", "targets", "methods")
+COMMANDS = ("optimize", "inspect", "apply", "measure", "verify", "explain", "report", "targets", "methods")
 WIDTH = 100
 
 CLI_HEAD = """\
@@ -78,7 +80,8 @@ none. `hasten.RunRecord.read("DIR")` reads a record; the top level is a [RunReco
 
 MODELS: tuple[type[Record], ...] = (
     RunRecord, MachineInfo, ModelInfo, DataInfo, BudgetInfo, Trial, Scorecard, Quality, Flips, Measurement,
-    Comparison, Best, LayerCost, Site, Skip, Artifact, FileEntry, SourceRuntime, Considered,
+    Comparison, Best, LayerCost, Kernel, LayerError, Site, Skip, Artifact, FileEntry, SourceRuntime,
+    Considered,
 )  # fmt: skip
 
 

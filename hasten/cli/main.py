@@ -12,7 +12,7 @@ from types import TracebackType
 import typer
 
 from hasten import __version__
-from hasten.cli import apply, inspect, measure, methods, optimize, report, targets, verify
+from hasten.cli import apply, explain, inspect, measure, methods, optimize, report, targets, verify
 from hasten.core.errors import HastenError
 
 BAD_INPUT = 2
@@ -42,7 +42,7 @@ def _root(
     pass
 
 
-for module in (optimize, inspect, apply, measure, verify, report, targets, methods):
+for module in (optimize, inspect, apply, measure, verify, explain, report, targets, methods):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 
 

@@ -14,8 +14,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from hasten.core.errors import TrialError
-    from hasten.core.record import Scorecard
+    from hasten.core.record import RunRecord, Scorecard
     from hasten.methods import Change
+    from hasten.report.explain import Explanation, KernelLine
     from hasten.search.inspect import Inspection
     from hasten.search.verify import Check
     from hasten.targets import Entry
@@ -152,6 +153,80 @@ def checks(made: Sequence[Check], *, as_json: bool) -> None:
         holds = {True: "holds", False: "does not hold", None: "not checked"}[check.holds]
         _row(table, check.claim, holds, check.recorded, check.found)
     Console(highlight=False).print(table)
+
+
+def explanation(record: RunRecord, *, everything: bool, as_json: bool) -> None:
+    """The answer of ``hasten explain``."""
+    from hasten.report.explain import SHOWN, as_values, explain
+
+    if as_json:
+        _print_json(as_values(record))
+        return
+    made = explain(record)
+    limit = None if everything else SHOWN
+    console = Console(highlight=False)
+    for line in (record.headline, *record.reasons):
+        console.print(escape(_printable(line)))
+    if record.best is None:
+        console.print("No layer was changed, so there are none to explain.")
+        return
+    _errors(made, limit, console)
+    _kernels(made, limit, console)
+    _flipped(made, console)
+
+
+def _errors(made: Explanation, limit: int | None, console: Console) -> None:
+    if not made.errors:
+        console.print(escape(f"\nThe layers that cost quality: none to show, {_printable(made.no_errors)}."))
+        return
+    title = "\nThe layers that cost quality: signal to noise, the worst first"
+    table = _table(title, "layer", "operator", "alone", "with all others", "what was done")
+    for error in made.errors[:limit]:
+        _row(table, error.name, error.op_type, error.alone, error.together, error.action)
+    _rest(table, len(made.errors), limit)
+    console.print(table)
+
+
+def _kernels(made: Explanation, limit: int | None, console: Console) -> None:
+    if not made.kernels:
+        console.print(escape(f"\nWhat the runtime executes: not known, {_printable(made.no_kernels)}."))
+        return
+    parts = _printable("; ".join(part.text for part in made.parts))
+    _kernel_table(f"\nWhat the runtime executes: {escape(parts)}", made.kernels, limit, console)
+    for found in made.findings:
+        head = f"\n{found.title}: {len(found.lines)} of {len(made.kernels)}, {found.share} of the time"
+        _kernel_table(f"{head}\n{found.meaning}", found.lines, limit, console)
+    if not made.findings:
+        console.print("Every layer runs as the recipe meant it, and no conversion stands alone.")
+
+
+def _kernel_table(title: str, lines: Sequence[KernelLine], limit: int | None, console: Console) -> None:
+    table = _table(title, "layer", "kernel", "share of the time", "computes in", "")
+    for line in lines[:limit]:
+        _row(table, line.layer, line.kind or line.op_type, line.share, line.precision, line.why or line.title)
+    _rest(table, len(lines), limit)
+    console.print(table)
+
+
+def _rest(table: Table, count: int, limit: int | None) -> None:
+    if limit is not None and count > limit:
+        _row(table, f"and {count - limit} more; --all shows all", *[""] * (len(table.columns) - 1))
+
+
+def _flipped(made: Explanation, console: Console) -> None:
+    flipped = made.flipped
+    if flipped is None:
+        console.print(escape(f"\nSamples that changed: none to show, {_printable(made.no_flips)}."))
+        return
+    console.print(f"\nHeld-out samples that changed, by their number in {flipped.where}, counted from 0")
+    for name, numbers in (
+        ("right before, wrong now", flipped.lost),
+        ("wrong before, right now", flipped.gained),
+    ):
+        if numbers:
+            console.print(f"  {name}: {', '.join(map(str, numbers))}")
+    if flipped.more:
+        console.print(f"  and {flipped.more} more that the record does not name")
 
 
 def inventory(entries: Sequence[Entry], *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from hasten.report.before_after import before_after
 from hasten.report.cards import cards
 from hasten.report.claim import claim
 from hasten.report.conditions import conditions, drop_allowed, when
+from hasten.report.explain import SHOWN, explain
 from hasten.report.layers import layers
 from hasten.report.plot import plot
 from hasten.report.rows import closest, counts, left_in_float, rows
@@ -78,6 +79,8 @@ def _views(record: RunRecord) -> dict[str, object]:
         "rows": every,
         "counts": counts(every),
         "layers": layers(made),
+        "explained": explain(record),
+        "shown": SHOWN,
         "left": left,
         "asked": asked,
         "conditions": conditions(record),

@@ -22,7 +22,7 @@ _MOST_FLIPPED = 100
 class Outcome:
     """The trial that was confirmed with its claim, or None with the reasons of those that were not.
 
-    flipped, kernels: of the confirmed trial, as in ``Best``.
+    refused: these reasons, and what could not be found out of the confirmed one. flipped, kernels: of the confirmed trial, as in ``Best``.
     """
 
     best: Trial | None

@@ -14,7 +14,7 @@ import pytest
 from hasten.core.record import RunRecord
 from tests.cli.conftest import DEMO, Hasten
 
-COMMANDS = ("optimize", "inspect", "apply", "measure", "verify", "report", "targets", "methods")
+COMMANDS = ("optimize", "inspect", "apply", "measure", "verify", "explain", "report", "targets", "methods")
 
 
 def test_help_names_every_command(hasten: Hasten) -> None:
