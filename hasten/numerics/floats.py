@@ -134,6 +134,5 @@ def microscaled(x: ArrayLike, format_: str, axis: int, block: int = MX_BLOCK) ->
 
 def e8m0_table() -> NDArray[np.float32]:
     """What each E8M0 byte stands for: 2^(e - 127), and NaN for 255."""
-    table = np.ldexp(1.0, np.arange(256) - _BIAS).astype(np.float32)
-    table[255] = np.nan
-    return table
+    powers = np.ldexp(1.0, np.arange(255) - _BIAS)
+    return np.append(powers, np.nan).astype(np.float32)
