@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import inf
 from time import monotonic
 from typing import Any, get_args, get_type_hints
@@ -16,7 +16,7 @@ from hasten.search.advise import Advice
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, leader, within_budget
 from hasten.search.learn import quantize_aware
-from hasten.search.repair import find_blame
+from hasten.search.repair import choose_layers, saved_us
 from hasten.search.trial import Lab
 
 _REPAIR_SHARE = 0.5
@@ -24,6 +24,9 @@ _REPAIR_SHARE = 0.5
 
 _REPAIRS = 3
 """How often one recipe is repaired: the error allowed is a guess from the drop, the next one is better."""
+
+_WORTH = 0.01
+"""Part of the layers' times that layers which became slower must make up to be worth a trial of their own."""
 
 _MARGIN = 0.5
 """A repair aims at this part of the error the budget allows: error and drop are not proportional."""
@@ -51,6 +54,7 @@ class Proposer:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
         yield from self._advised(done)
         yield from self._repairs(done)
+        yield from self._mixed(done)
         yield from self._trained(done)
         yield from self._thread_counts(done)
         yield from self._fixed_shapes(done)
@@ -69,7 +73,7 @@ class Proposer:
             yield from sorted(wave, key=lambda c: costs.get(c.target, inf))
 
     def _repairs(self, done: Sequence[Trial]) -> Iterator[Candidate]:
-        """Each recipe that lost too much, fastest first: other ranges, then without the layers to blame."""
+        """Each recipe that lost too much, fastest first: gentler, then without the layers to blame."""
         broken: dict[str, list[Trial]] = {}
         for trial in sorted((t for t in done if t.status == "rejected"), key=self._cost):
             broken.setdefault(trial.recipe.fingerprint, []).append(trial)
@@ -78,7 +82,7 @@ class Proposer:
             pays = [t for t in trials if best is None or self._cost(t) < self._cost(best)]
             if not pays:
                 continue
-            family = [Candidate(r, pays[0].target, pays[0].options) for r in _other_ranges(pays[0].recipe)]
+            family = [Candidate(r, pays[0].target, pays[0].options) for r in _gentler(pays[0].recipe)]
             yield from family
             ids = {pays[0].id, *(candidate.id for candidate in family)}
             tried = [t for t in done if t.id in ids and t.quality is not None]
@@ -128,22 +132,36 @@ class Proposer:
 
     def _repair(self, trial: Trial) -> Recipe | None:
         """The trial's recipe with the layers to blame excluded from its last step, or None."""
-        step = trial.recipe.steps[-1]
         left_s = self.deadline - monotonic()
-        if trial.quality is None or left_s <= 0 or not _can_exclude(step):
+        if trial.quality is None or left_s <= 0 or not _can_exclude(trial.recipe.steps[-1]):
             return None
         fraction = _MARGIN * min(1.0, trial.quality.allowed / max(trial.quality.drop, 1e-12))
         try:
-            before = self.lab.workshop.apply(Recipe(trial.recipe.steps[:-1]))
-            blame = find_blame(self.lab.workshop, trial.recipe, before, fraction, _REPAIR_SHARE * left_s)
+            saved = self._saved_us(trial)
+            choice = choose_layers(self.lab.workshop, trial.recipe, fraction, saved, _REPAIR_SHARE * left_s)
         except TrialError:
             return None
-        if blame is None:
-            return None
-        before_that: Any = step.params.get("exclude") or ()
-        culprits: list[Json] = [*sorted({*blame.layers, *before_that})]
-        excluded = Step(step.method, {**step.params, "exclude": culprits})
-        return Recipe((*trial.recipe.steps[:-1], excluded))
+        return _without(trial.recipe, choice.layers) if choice is not None else None
+
+    def _saved_us(self, trial: Trial) -> dict[str, float]:
+        """The time each layer saves by the last step of the trial's recipe; raises TrialError."""
+        before = replace(_candidate(trial), recipe=Recipe(trial.recipe.steps[:-1]))
+        slow, fast = (self.lab.kernels(self.lab.subject(c)) for c in (before, _candidate(trial)))
+        return saved_us(slow, fast)
+
+    def _mixed(self, done: Sequence[Trial]) -> Iterator[Candidate]:
+        """The best so far without the layers that its last step made slower."""
+        best = leader(done, self.baseline, self.lab.budget)
+        if best is None or self.lab.budget.objective == "size" or not _can_exclude(best.recipe.steps[-1]):
+            return
+        try:
+            saved = self._saved_us(best)
+        except TrialError:
+            return
+        changed = {site.name for site in best.sites}
+        slower = [name for name, us in saved.items() if us < 0 and name in changed]
+        if -sum(saved[name] for name in slower) > _WORTH * sum(map(abs, saved.values())):
+            yield replace(_candidate(best), recipe=_without(best.recipe, slower))
 
     def _thread_counts(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Fewer threads for the best so far, halved as long as it helps: small models pay for each thread.
@@ -178,14 +196,28 @@ def _candidate(trial: Trial) -> Candidate:
     return Candidate(trial.recipe, trial.target, trial.options)
 
 
-def _other_ranges(recipe: Recipe) -> list[Recipe]:
-    """The recipe with each other way its last step has of setting ranges; calibrated once, so quick."""
+def _gentler(recipe: Recipe) -> list[Recipe]:
+    """The recipe with weights rounded for the least error of outputs, with each way of setting ranges.
+
+    Calibrated once, these are quick to make; none costs time at inference.
+    """
     step = recipe.steps[-1]
-    params = methods.find(step.method).Params
-    known = get_args(get_type_hints(params).get("range"))
-    current = methods.parameters(step).range if known else None
-    others = [Step(step.method, {**step.params, "range": name}) for name in known if name != current]
-    return [Recipe((*recipe.steps[:-1], other)) for other in others]
+    params = get_type_hints(methods.find(step.method).Params)
+    if "rounding" not in params:
+        return []
+    made = [
+        Step(step.method, {**step.params, "range": r, "rounding": "outputs"})
+        for r in get_args(params["range"])
+    ]
+    return [Recipe((*recipe.steps[:-1], each)) for each in made if each != step]
+
+
+def _without(recipe: Recipe, layers: Sequence[str]) -> Recipe:
+    """The recipe with these layers, too, left out of its last step."""
+    step = recipe.steps[-1]
+    before: Any = step.params.get("exclude") or ()
+    excluded: list[Json] = [*sorted({*layers, *before})]
+    return Recipe((*recipe.steps[:-1], Step(step.method, {**step.params, "exclude": excluded})))
 
 
 def _can_exclude(step: Step) -> bool:
