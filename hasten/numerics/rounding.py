@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 _DAMPING = 0.01
 """Part of the mean second moment added to all of them: inputs that never vary would make them singular."""
+_ROWS = 2048
+"""Positions that are multiplied at once."""
 _BLOCK = 128
 """Columns whose errors are passed on to the rest of the matrix at once (GPTQ, step 2)."""
 
@@ -33,27 +35,43 @@ class Moments:
         self.count = 0
         self._sum = np.zeros((groups, size))
         self._squares = np.zeros((groups, size, size))
+        self._waiting: list[NDArray[Any]] = []
 
-    @property
-    def size(self) -> int:
-        """Inputs of a group."""
-        return self._sum.shape[1]
+    @classmethod
+    def restore(cls, mean: NDArray[Any], second: NDArray[Any], count: int) -> Moments:
+        """The moments whose ``mean``, ``second`` and ``count`` these were."""
+        made = cls(*mean.shape)
+        made.count = count
+        made._sum += mean.astype(np.float64) * count
+        made._squares += second.astype(np.float64) * count
+        return made
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """E[x], of shape (groups, size)."""
+        self._add_up()
         return self._sum / max(self.count, 1)
 
     @property
     def second(self) -> NDArray[np.float64]:
         """E[x xᵀ], of shape (groups, size, size)."""
+        self._add_up()
         return self._squares / max(self.count, 1)
 
     def update(self, x: NDArray[Any]) -> None:
         """Count inputs, of shape (groups, positions, size)."""
         self.count += x.shape[1]
-        self._sum += x.sum(axis=1, dtype=np.float64)
-        self._squares += x.swapaxes(1, 2) @ x
+        self._waiting.append(x)
+        # Products of many rows at once: to add up large matrices takes longer than to multiply a few rows.
+        if sum(waiting.shape[1] for waiting in self._waiting) >= _ROWS:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        if self._waiting:
+            x = np.concatenate(self._waiting, axis=1)
+            self._waiting = []
+            self._sum += x.sum(axis=1, dtype=np.float64)
+            self._squares += x.swapaxes(1, 2) @ x
 
 
 def output_error(difference: NDArray[Any], moments: Moments) -> float:
@@ -109,4 +127,15 @@ def _factor(hessian: NDArray[np.float64], order: NDArray[np.intp]) -> NDArray[np
     damped = hessian + damping[:, None, None] * np.eye(size)
     damped = np.take_along_axis(damped, order[:, :, None], axis=1)
     damped = np.take_along_axis(damped, order[:, None, :], axis=2)
-    return np.asarray(np.linalg.cholesky(np.linalg.inv(damped)).swapaxes(1, 2))
+    # With rows and columns in reverse order, the inverse of the Cholesky factor is the factor of the inverse.
+    lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
+    return _triangular_inverse(lower)[:, ::-1, ::-1]
+
+
+def _triangular_inverse(lower: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of lower triangular matrices, of shape (n, size, size)."""
+    from scipy.linalg.lapack import dtrtri
+
+    if len(lower) > 1:
+        return np.asarray(np.linalg.inv(lower))
+    return np.asarray(dtrtri(lower[0], lower=1)[0])[None]

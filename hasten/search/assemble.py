@@ -41,6 +41,7 @@ def assemble(request: Request, prepared: Prepared, lab: Lab, found: Findings) ->
             layers=layers,
             kernels=outcome.kernels,
             flipped=outcome.flipped,
+            errors=outcome.errors,
         )
     else:
         reasons = [*no_gain(prepared.facts, prepared.specs, baseline, trials), *reasons]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hasten.core.data import Holdout
 from hasten.core.errors import TrialError
-from hasten.core.record import Kernel, Quality, Scorecard, Trial
+from hasten.core.record import Kernel, LayerError, Quality, Scorecard, Trial
 from hasten.search.candidate import Candidate
 from hasten.search.choose import contenders, cost
 from hasten.search.explain import quality_in_words
+from hasten.search.repair import layer_errors
 from hasten.search.trial import Lab
 
 FINALISTS = 3
@@ -22,7 +23,8 @@ _MOST_FLIPPED = 100
 class Outcome:
     """The trial that was confirmed with its claim, or None with the reasons of those that were not.
 
-    refused: these reasons, and what could not be found out of the confirmed one. flipped, kernels: of the confirmed trial, as in ``Best``.
+    refused: these reasons, and what could not be found out of the confirmed one. flipped, kernels, errors: of
+    the confirmed trial, as in ``Best``.
     """
 
     best: Trial | None
@@ -30,6 +32,7 @@ class Outcome:
     refused: tuple[str, ...]
     flipped: tuple[int, ...] = ()
     kernels: tuple[Kernel, ...] = ()
+    errors: tuple[LayerError, ...] = ()
 
 
 def finalists(
@@ -70,13 +73,24 @@ def confirm(lab: Lab, holdout: Holdout, chosen: Sequence[Trial], tried: Mapping[
         if lab.budget.objective != "size" and gain is not None and gain.verdict != "better":
             refused.append(f"{trial.recipe} on {trial.target} was not faster when measured again.")
             continue
-        kernels: tuple[Kernel, ...] = ()
-        try:
-            kernels = lab.kernels(subject)
-        except TrialError as error:
-            refused.append(f"What {trial.target} executes for it could not be read: {error}.")
-        return Outcome(trial, card, tuple(refused), (lost + gained)[:_MOST_FLIPPED], kernels)
+        return _explained(lab, Outcome(trial, card, tuple(refused), (lost + gained)[:_MOST_FLIPPED]), trial)
     return Outcome(None, None, tuple(refused))
+
+
+def _explained(lab: Lab, outcome: Outcome, trial: Trial) -> Outcome:
+    """With what the runtime executes and each layer's error; what cannot be read does not undo the claim."""
+    kernels: tuple[Kernel, ...] = ()
+    errors: tuple[LayerError, ...] = ()
+    unknown: list[str] = []
+    try:
+        kernels = lab.kernels(lab.subject(Candidate(trial.recipe, trial.target, trial.options)))
+    except TrialError as error:
+        unknown.append(f"What {trial.target} executes for it could not be read: {error}.")
+    try:
+        errors = layer_errors(lab.workshop, trial.recipe)
+    except TrialError as error:
+        unknown.append(f"The errors of its layers could not be measured: {error}.")
+    return replace(outcome, refused=(*outcome.refused, *unknown), kernels=kernels, errors=errors)
 
 
 def _words(quality: Quality) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hasten import methods
 from hasten.core.recipe import Json, Recipe
 from hasten.core.record import Kernel, LayerError, Site
 from hasten.search.build import Built, Workshop
@@ -53,11 +54,14 @@ def choose_layers(
 
 
 def layer_errors(workshop: Workshop, recipe: Recipe) -> tuple[LayerError, ...]:
-    """How far the layers that the recipe's last step changed are from what they were, worst first.
+    """How far the layers that the recipe changed are from what its exact steps had made of them, worst first.
 
-    Raises TrialError when the graphs cannot be run.
+    Empty where all its steps are exact. Raises TrialError when the graphs cannot be run.
     """
-    before, after = workshop.apply(Recipe(recipe.steps[:-1])), workshop.apply(recipe)
+    exact = [methods.find(step.method).FACTS.exact for step in recipe.steps]
+    if all(exact):
+        return ()
+    before, after = workshop.apply(Recipe(recipe.steps[: exact.index(False)])), workshop.apply(recipe)
     sites: dict[str, Json] = {site.name: site.what for site in _new_sites(before, after)}
     place: dict[str, Json] = {**workshop.place(before), "changed": str(after.path), "sites": sites}
     found = [LayerError(**error) for error in workshop.ask("sensitivity:errors_in_child", place)]

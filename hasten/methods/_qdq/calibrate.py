@@ -41,7 +41,7 @@ def collect(
     Histograms are kept in the context's folder, so that applying the method again to the same graph, as a
     search for harmful layers does, only counts what is new. Raises MethodError when the graph cannot run.
     """
-    cache = context.work / f"ranges-{_key(graph, samples, context.batch)}.npz"
+    cache = context.work / f"ranges-{key(graph, samples, context.batch)}.npz"
     known = _load(cache)
     missing = [name for name in names if name not in known]
     if missing:
@@ -90,7 +90,8 @@ def in_memory(
         yield group
 
 
-def _key(graph: Graph, samples: Calibration, batch: int) -> str:
+def key(graph: Graph, samples: Calibration, batch: int) -> str:
+    """Names what was seen of a graph on these samples."""
     told = json.dumps([graph.fingerprint, samples.store.sha256, samples.indices, batch, COUNTED])
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 
@@ -112,6 +113,11 @@ def _save(path: Path, known: Mapping[str, Histogram]) -> None:
         "counts": np.stack([h.counts for h in known.values()]),
         "states": np.stack([h.state for h in known.values()]),
     }
+    replace_arrays(path, arrays)
+
+
+def replace_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write a file of arrays, whole or not at all."""
     partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez(partial, allow_pickle=False, **arrays)
     partial.replace(path)

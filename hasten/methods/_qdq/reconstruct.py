@@ -7,6 +7,8 @@ that are rounded anew at the same time, it would make up for errors that are no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
-from hasten.methods._qdq.calibrate import in_memory
+from hasten.methods._qdq.calibrate import in_memory, key, replace_arrays
 from hasten.methods._qdq.layers import Layer
 from hasten.numerics.rounding import Moments
 
@@ -27,11 +29,48 @@ _LARGEST = 4096
 def observe(
     graph: Graph, layers: Sequence[Layer], samples: Calibration, context: Context
 ) -> dict[str, Moments]:
-    """The moments of what each layer that can be solved reads in ``graph``, by the layer's name."""
+    """The moments of what each layer that can be solved reads in ``graph``, by the layer's name.
+
+    They are kept in the context's folder, as the histograms are.
+    """
+    cache = context.work / f"moments-{key(graph, samples, context.batch)}.npz"
+    known = _load(cache)
+    wanted = [layer for layer in layers if _solvable(layer)]
+    missing = [layer for layer in wanted if layer.name not in known]
+    if missing:
+        known |= _gather(graph, missing, samples, context)
+        _save(cache, known)
+    return {layer.name: known[layer.name] for layer in wanted if layer.name in known}
+
+
+def _load(path: Path) -> dict[str, Moments]:
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        return {
+            str(name): Moments.restore(arrays[f"mean{i}"], arrays[f"second{i}"], int(count))
+            for i, (name, count) in enumerate(zip(arrays["names"], arrays["counts"], strict=True))
+        }
+
+
+def _save(path: Path, known: Mapping[str, Moments]) -> None:
+    arrays: dict[str, Array] = {
+        "names": np.array(list(known)),
+        "counts": np.array([moments.count for moments in known.values()]),
+    }
+    for i, moments in enumerate(known.values()):
+        # Half the bytes; what is lost is far below the damping.
+        arrays[f"mean{i}"] = moments.mean.astype(np.float32)
+        arrays[f"second{i}"] = moments.second.astype(np.float32)
+    replace_arrays(path, arrays)
+
+
+def _gather(
+    graph: Graph, layers: Sequence[Layer], samples: Calibration, context: Context
+) -> dict[str, Moments]:
     readers: dict[str, list[Layer]] = {}
     for layer in layers:
-        if _solvable(layer):
-            readers.setdefault(str(layer.activation.name), []).append(layer)
+        readers.setdefault(str(layer.activation.name), []).append(layer)
     found: dict[str, Moments] = {}
     parts = list(in_memory(graph, list(readers), samples, context))
     done, total = 0, len(samples) * len(parts)
@@ -103,11 +142,13 @@ def _windows(layer: Layer, values: Array) -> Array:
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     padded = np.pad(values, [(0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)])
     cut = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + axes)))
-    cut = cut[(slice(None), slice(None), *(slice(None, None, s) for s in whole("strides", 1)))]
-    cut = cut[(..., *(slice(None, None, d) for d in dilations))]
+    strided: tuple[Any, ...] = tuple(slice(None, None, s) for s in whole("strides", 1))
+    dilated: tuple[Any, ...] = tuple(slice(None, None, d) for d in dilations)
+    cut = cut[(slice(None), slice(None), *strided)][(..., *dilated)]
     shape = cut.shape[2 : 2 + axes]
-    places = np.unravel_index(_evenly(int(np.prod(shape)), POSITIONS), shape)
-    chosen = cut[(slice(None), slice(None), *places)]  # (batch, channels, positions, *kernel)
+    places: tuple[Any, ...] = np.unravel_index(_evenly(int(np.prod(shape)), POSITIONS), shape)
+    both: Any = slice(None)
+    chosen = cut[(both, both, *places)]  # (batch, channels, positions, *kernel)
     batch, channels, positions = chosen.shape[:3]
     groups = layer.node.attributes.get_int("group", 1)
     chosen = chosen.reshape(batch, groups, channels // groups, positions, -1)
