@@ -54,9 +54,9 @@ class Proposer:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
         yield from self._advised(done)
         yield from self._repairs(done)
-        yield from self._mixed(done)
         yield from self._trained(done)
         yield from self._thread_counts(done)
+        yield from self._mixed(done)
         yield from self._fixed_shapes(done)
 
     def _advised(self, done: Sequence[Trial]) -> Iterator[Candidate]:
