@@ -1,4 +1,4 @@
-"""The switchboard: all off is the original, all on the changed graph, one on the graph with one layer changed."""
+"""The switchboard: off is the original, on the changed graph, one switch the graph with one layer changed."""
 
 from __future__ import annotations
 

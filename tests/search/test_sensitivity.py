@@ -1,0 +1,97 @@
+"""Damages of layers and the choice of those to leave, on a real graph with one layer that int8 ruins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+from small_graphs import Net
+
+from hasten import methods
+from hasten.core.data import Roles, Store, StoreWriter, split
+from hasten.core.recipe import Recipe, Step
+from hasten.graph import Graph
+from hasten.search.sensitivity import Bench, choose_in_child, errors_in_child
+
+STURDY, FRAGILE = "MatMul_h", "MatMul_y"
+
+
+def outliers() -> Graph:
+    """Two layers, the second of which reads one value of a thousand times the others."""
+    net = Net()
+    net.node("MatMul", ["x", net.weight("a", 8, 8)], "h")
+    net.node("Mul", ["h", net.constant("s", np.array([1000.0] + [1.0] * 7, np.float32))], "spread")
+    net.node("MatMul", ["spread", net.constant("b", np.diag([0.0] + [1.0] * 7).astype(np.float32))], "y")
+    return net.graph([("x", TensorProto.FLOAT, ["batch", 8])], [("y", TensorProto.FLOAT, ["batch", 8])])
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Arguments for a child: the graph, its quantized version, the data; and what was changed."""
+    graph = outliers()
+    writer = StoreWriter(tmp_path / "store", ["x"])
+    for sample in np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32):
+        writer.append({"x": sample})
+    store: Store = writer.close()
+    roles = split(store, 0)
+    roles.save()
+    context = methods.Context(calibration=roles.calibration, work=tmp_path)
+    change = methods.apply(Recipe([Step("quantize_static", {"layout": "openvino"})]), graph, context)
+    paths = {name: str(tmp_path / f"{name}.onnx") for name in ("graph", "changed")}
+    graph.write(Path(paths["graph"]))
+    change.graph.write(Path(paths["changed"]))
+    place = {
+        "graph": paths["graph"],
+        "store": str(store.folder),
+        "work": str(tmp_path),
+        "original": paths["graph"],
+        "settings": {"threads": 1, "seed": 0, "batch": 1},
+    }
+    return place, paths["changed"], {site.name: site.what for site in change.sites}
+
+
+def test_the_layer_that_int8_ruins_is_found(case):
+    place, changed, sites = case
+    before, after = Graph.open(place["graph"]), Graph.open(changed)
+    samples = Roles.open(Path(place["store"])).calibration
+    bench = Bench(before, after, sites, samples, threads=1)
+    damages = bench.damages(time_limit_s=5.0)
+    assert set(damages) == {STURDY, FRAGILE}
+    assert damages[FRAGILE] > 100 * damages[STURDY]
+    assert bench.error(bench.layers) == pytest.approx(sum(damages.values()), rel=0.3)
+    assert bench.error(()) < 1e-9
+
+
+def choose(case, **aim):
+    place, changed, sites = case
+    given = {"costs": {}, "fraction": 0.1, "time_limit_s": 5.0, **aim}
+    return choose_in_child(**place, aim={"changed": changed, "names": list(sites), **given})
+
+
+def test_it_is_left_as_it_was(case):
+    found = choose(case)
+    assert found is not None
+    assert found["layers"] == [FRAGILE]
+    assert found["error_after"] <= 0.1 * found["error_before"]
+
+
+def test_nothing_is_chosen_where_nothing_is_enough(case):
+    assert choose(case, fraction=1e-9) is None
+
+
+def test_a_layer_that_became_slower_is_left_whatever_its_harm(case):
+    found = choose(case, costs={STURDY: -5.0, FRAGILE: 1.0}, fraction=1.0)
+    assert found is not None
+    assert STURDY in found["layers"]
+
+
+def test_errors_are_alone_and_together(case):
+    place, changed, sites = case
+    errors = {e["name"]: e for e in errors_in_child(**place, changed=changed, sites=sites)}
+    assert errors[FRAGILE]["sqnr_alone_db"] < errors[STURDY]["sqnr_alone_db"] - 10
+    # What reads the model's input gets no errors of others.
+    assert errors[STURDY]["sqnr_db"] == pytest.approx(errors[STURDY]["sqnr_alone_db"], abs=0.1)
+    assert errors[FRAGILE]["sqnr_db"] <= errors[FRAGILE]["sqnr_alone_db"] + 0.5
+    assert errors[STURDY]["action"] == sites[STURDY]
