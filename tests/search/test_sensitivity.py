@@ -81,12 +81,6 @@ def test_nothing_is_chosen_where_nothing_is_enough(case):
     assert choose(case, fraction=1e-9) is None
 
 
-def test_a_layer_that_became_slower_is_left_whatever_its_harm(case):
-    found = choose(case, costs={STURDY: -5.0, FRAGILE: 1.0}, fraction=1.0)
-    assert found is not None
-    assert STURDY in found["layers"]
-
-
 def test_errors_are_alone_and_together(case):
     place, changed, sites = case
     errors = {e["name"]: e for e in errors_in_child(**place, changed=changed, sites=sites)}
