@@ -1,12 +1,14 @@
 """hasten beside its peers' defaults, on the same data and in the same rounds.
 
-    python -m benchmarks.peers --models OUT_DIR --weights DATA_DIR/models --out RESULTS_DIR [--only NAME]...
+    python -m benchmarks.peers --models OUT_DIR --weights DATA_DIR/models --out RESULTS_DIR
 
 ``OUT_DIR`` is what ``benchmarks/models.py`` wrote. For each model: ``hasten optimize`` with a 1 % budget; the
 original in ONNX Runtime, OpenVINO and, where there is a module, eager PyTorch; ONNX Runtime's
 ``quantize_static`` and ``quantize_dynamic`` and NNCF's ``quantize``, each with its defaults, on the same
 calibration samples; then all of them in interleaved rounds, judged on the same holdout. Shapes are fixed
-alike for everyone. Writes ``<name>.json``, ``<name>.record.json`` (hasten's own record) and ``table.md``.
+alike for everyone. ``--more`` adds what else the peers have to choose from: ONNX Runtime's calibration by
+percentile and by entropy, NNCF's mixed preset. Writes ``<name>.json``, ``<name>.record.json`` (hasten's own
+record) and ``table.md``; ``--only NAME`` does one model.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,11 @@ CASES = (
     Case("resnet20", "accuracy", {"image": (1, 3, 32, 32)}, _resnet20),
     Case("ppocr_rec", None, {"x": (1, 3, 48, 320)}),
     Case("fashion_mnist", "accuracy", {"image": (1, 1, 28, 28)}),
+    Case("resnet56", "accuracy", {"image": (1, 3, 32, 32)}),
+    Case("vgg16", "accuracy", {"image": (1, 3, 32, 32)}),
+    Case("nudenet", None, {"images": (1, 3, 320, 320)}),
+    Case("ppocr_det", None, {"x": (1, 3, 640, 640)}),
+    Case("magika", None, {}),
 )
 
 
@@ -83,12 +90,13 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", action="append", choices=[case.name for case in CASES])
+    parser.add_argument("--more", action="store_true", help="the peers' other ways of calibrating, too")
     parser.add_argument("--time-budget", type=float, default=300.0, help="seconds for each search")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for case in CASES:
         if not arguments.only or case.name in arguments.only:
-            run(case, arguments.models, arguments.weights, arguments.out, arguments.time_budget)
+            run(case, arguments)
     (arguments.out / "table.md").write_text(table(arguments.out), encoding="utf-8")
 
 
@@ -100,10 +108,11 @@ def source_of(case: Case, models: Path) -> tuple[Path, Path]:
     return folder / "model.onnx", folder / "data.npz"
 
 
-def run(case: Case, models: Path, weights: Path, out: Path, time_budget_s: float) -> None:
+def run(case: Case, arguments: argparse.Namespace) -> None:
     """One case: search, build the peers, measure all side by side, write the results."""
     print(f"== {case.name}", flush=True)
-    model, samples = source_of(case, models)
+    out: Path = arguments.out
+    model, samples = source_of(case, arguments.models)
     with tempfile.TemporaryDirectory(prefix="hasten-peers-") as name:
         work = Path(name)
         began = time.monotonic()
@@ -111,7 +120,7 @@ def run(case: Case, models: Path, weights: Path, out: Path, time_budget_s: float
             model,
             samples,
             metric=case.metric,
-            budget=hasten.Budget(max_drop=0.01, time_s=time_budget_s),
+            budget=hasten.Budget(max_drop=0.01, time_s=arguments.time_budget),
             shapes=case.shapes,
             folder=work / "run",
             listener=lambda event: print(
@@ -125,7 +134,11 @@ def run(case: Case, models: Path, weights: Path, out: Path, time_budget_s: float
         graph.write(fixed)
         store, _ = data_room.ingest(samples, graph.inputs, work / "store", seed=0)
         roles = split(store, 0)
-        subjects, failures = peers(case, fixed, roles, weights, work)
+        made = Peers(work)
+        peers(made, case, fixed, roles, arguments.weights)
+        if arguments.more:
+            other_ways(made, fixed, roles)
+        subjects = made.subjects
         subjects.append(_saved(result.record, result.folder))
         cards = measuring.compare(
             subjects,
@@ -138,7 +151,11 @@ def run(case: Case, models: Path, weights: Path, out: Path, time_budget_s: float
             {"name": s.name, **(c.model_dump(mode="json") if isinstance(c, Scorecard) else {"error": str(c)})}
             for s, c in zip(subjects, cards, strict=True)
         ]
-        rows += [{"name": name, "error": error} for name, error in failures]
+        for row in rows:
+            row["build_seconds"] = made.seconds.get(
+                str(row["name"]), search_s if row["name"] == "hasten" else None
+            )
+        rows += [{"name": name, "error": error} for name, error in made.failures]
     record = result.record
     found = {
         "model": case.name,
@@ -160,44 +177,62 @@ def _saved(record: RunRecord, folder: Path) -> Subject:
     return Subject(trial.artifact, folder, "hasten")
 
 
-def peers(
-    case: Case, fixed: Path, roles: Roles, weights: Path, work: Path
-) -> tuple[list[Subject], list[tuple[str, str]]]:
-    """The original in each runtime and the peers' defaults; what could not be built, with the reason."""
-    threads = {"threads": usable_cores()}
-    subjects: list[Subject] = []
-    failures: list[tuple[str, str]] = []
+@dataclass
+class Peers:
+    """What the peers made, how long each took, and what could not be made, with the reason."""
 
-    def add(name: str, build: Callable[[], Path], **options: Scalar) -> None:
+    work: Path
+    subjects: list[Subject] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, name: str, build: Callable[[], Path], **options: Scalar) -> None:
+        """Build a subject; a peer that fails is a row with its error."""
+        began = time.monotonic()
         try:
-            artifact, folder = artifact_of(build(), {**threads, **options})
-            subjects.append(Subject(artifact, folder, name))
+            artifact, folder = artifact_of(build(), {"threads": usable_cores(), **options})
         except (HastenError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
-            failures.append((name, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"))
+            self.failures.append((name, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"))
+            return
+        self.seconds[name] = round(time.monotonic() - began, 1)
+        self.subjects.append(Subject(artifact, folder, name))
 
-    feeds = [
-        b.feeds(loaders.read(fixed).graph.inputs)
-        for b in roles.calibration.take(_CALIBRATION_SAMPLES).batches(1)
-    ]
-    add("ONNX Runtime fp32", lambda: fixed)
-    add("OpenVINO fp32", lambda: _openvino_ir(fixed, work / "ov_fp32"))
-    add("ONNX Runtime quantize_static", lambda: _ort_static(fixed, feeds, work / "ort_static"))
-    add("ONNX Runtime quantize_dynamic", lambda: _ort_dynamic(fixed, work / "ort_dynamic"))
+
+def peers(made: Peers, case: Case, fixed: Path, roles: Roles, weights: Path) -> None:
+    """The original in each runtime and the peers' defaults."""
+    work, feeds = made.work, _feeds(fixed, roles)
+    made.add("ONNX Runtime fp32", lambda: fixed)
+    made.add("OpenVINO fp32", lambda: _openvino_ir(fixed, work / "ov_fp32"))
+    made.add("ONNX Runtime quantize_static", lambda: _ort_static(fixed, feeds, work / "ort_static"))
+    made.add("ONNX Runtime quantize_dynamic", lambda: _ort_dynamic(fixed, work / "ort_dynamic"))
     # OpenVINO's own default precision: bfloat16 where the CPU has it.
     default: dict[str, Scalar] = {"precision": "bfloat16"} if "avx512_bf16" in cpu_flags() else {}
-    add("OpenVINO, its default precision", partial(_path, work / "ov_fp32" / "model.xml"), **default)
+    made.add("OpenVINO, its default precision", partial(_path, work / "ov_fp32" / "model.xml"), **default)
     kinds = {"NNCF quantize": False} | ({"NNCF quantize, transformer": True} if case.name == "minilm" else {})
     for name, transformer in kinds.items():
         folder = work / f"nncf_{transformer}"
-        add(name, partial(_nncf, fixed, feeds, folder, transformer=transformer))
+        made.add(name, partial(_nncf, fixed, feeds, folder, transformer=transformer))
         if default:
-            add(f"{name}, rest in bfloat16", partial(_path, folder / "model.xml"), **default)
+            made.add(f"{name}, rest in bfloat16", partial(_path, folder / "model.xml"), **default)
     if case.module is not None:
         module = case.module(weights)
         program = _program(module, feeds[0], [o.name for o in loaders.read(fixed).graph.outputs], work)
-        artifact = Artifact(target="torch", entry=program.name, options=dict(threads))
-        subjects.append(Subject(artifact, program.parent, "PyTorch eager"))
-    return subjects, failures
+        artifact = Artifact(target="torch", entry=program.name, options={"threads": usable_cores()})
+        made.subjects.append(Subject(artifact, program.parent, "PyTorch eager"))
+
+
+def other_ways(made: Peers, fixed: Path, roles: Roles) -> None:
+    """What else the peers offer for post-training quantization in 8 bits."""
+    work, feeds = made.work, _feeds(fixed, roles)
+    for way in ("Percentile", "Entropy"):
+        name = f"ONNX Runtime quantize_static, {way.lower()}"
+        made.add(name, partial(_ort_static, fixed, feeds, work / f"ort_{way}", way))
+    made.add("NNCF quantize, mixed", partial(_nncf, fixed, feeds, work / "nncf_mixed", preset="MIXED"))
+
+
+def _feeds(fixed: Path, roles: Roles) -> list[dict[str, Any]]:
+    inputs = loaders.read(fixed).graph.inputs
+    return [batch.feeds(inputs) for batch in roles.calibration.take(_CALIBRATION_SAMPLES).batches(1)]
 
 
 def _path(path: Path) -> Path:
@@ -212,8 +247,8 @@ def _openvino_ir(model: Path, folder: Path) -> Path:
     return folder / "model.xml"
 
 
-def _ort_static(model: Path, feeds: list[dict[str, Any]], folder: Path) -> Path:
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+def _ort_static(model: Path, feeds: list[dict[str, Any]], folder: Path, way: str = "MinMax") -> Path:
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -225,7 +260,12 @@ def _ort_static(model: Path, feeds: list[dict[str, Any]], folder: Path) -> Path:
 
     folder.mkdir()
     quant_pre_process(str(model), str(folder / "prepared.onnx"))
-    quantize_static(str(folder / "prepared.onnx"), str(folder / "model.onnx"), Reader())
+    quantize_static(
+        str(folder / "prepared.onnx"),
+        str(folder / "model.onnx"),
+        Reader(),
+        calibrate_method=getattr(CalibrationMethod, way),
+    )
     return folder / "model.onnx"
 
 
@@ -237,14 +277,25 @@ def _ort_dynamic(model: Path, folder: Path) -> Path:
     return folder / "model.onnx"
 
 
-def _nncf(model: Path, feeds: list[dict[str, Any]], folder: Path, *, transformer: bool) -> Path:
+def _nncf(
+    model: Path,
+    feeds: list[dict[str, Any]],
+    folder: Path,
+    *,
+    transformer: bool = False,
+    preset: str | None = None,
+) -> Path:
     import nncf
     import openvino as ov
 
     folder.mkdir()
     kind = nncf.ModelType.TRANSFORMER if transformer else None
     made = nncf.quantize(
-        ov.Core().read_model(model), nncf.Dataset(feeds), model_type=kind, subset_size=len(feeds)
+        ov.Core().read_model(model),
+        nncf.Dataset(feeds),
+        model_type=kind,
+        preset=None if preset is None else getattr(nncf.QuantizationPreset, preset),
+        subset_size=len(feeds),
     )
     ov.save_model(made, folder / "model.xml", compress_to_fp16=False)
     return folder / "model.xml"
@@ -281,8 +332,8 @@ def table(folder: Path) -> str:
         *(_summary(one) for one in found),
         "",
         "| model | subject | quality | drop (95 % interval) | latency ms (95 % interval) "
-        "| times ONNX Runtime fp32 | size MB |",
-        "|---|---|---|---|---|---|---|",
+        "| times ONNX Runtime fp32 | size MB | made in s |",
+        "|---|---|---|---|---|---|---|---|",
         *(_line(one["model"], row) for one in found for row in one["rows"]),
     ]
     return "\n".join(lines) + "\n"
@@ -306,6 +357,10 @@ def _summary(found: dict[str, Any]) -> str:
     )
 
 
+def _seconds(found: float | None) -> str:
+    return "" if found is None else f"{found:.0f}"
+
+
 def _ratio(row: dict[str, Any]) -> str:
     ratio = row["speedup"]
     return f"{ratio['median']:.2f} ({ratio['ci95'][0]:.2f} to {ratio['ci95'][1]:.2f})"
@@ -313,13 +368,13 @@ def _ratio(row: dict[str, Any]) -> str:
 
 def _line(model: str, row: dict[str, Any]) -> str:
     if "error" in row:
-        return f"| {model} | {row['name']} | failed: {row['error']} | | | | |"
+        return f"| {model} | {row['name']} | failed: {row['error']} | | | | | |"
     quality, time_ms = row["quality"], row["latency_ms"]
     return (
         f"| {model} | {row['name']} | {quality['metric']} {quality['value']:.4f} (n = {quality['n']}) "
         f"| {quality['drop']:+.4f} ({quality['ci95'][0]:+.4f} to {quality['ci95'][1]:+.4f}) "
         f"| {time_ms['median']:.3f} ({time_ms['ci95'][0]:.3f} to {time_ms['ci95'][1]:.3f}) | {_ratio(row)} "
-        f"| {row['size_bytes'] / 1e6:.2f} |"
+        f"| {row['size_bytes'] / 1e6:.2f} | {_seconds(row.get('build_seconds'))} |"
     )
 
 
