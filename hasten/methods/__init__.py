@@ -32,6 +32,7 @@ TABLE = {
     "quantize_aware": "hasten.methods.quantize_aware",
     "quantize_dynamic": "hasten.methods.quantize_dynamic",
     "cast": "hasten.methods.cast",
+    "compress_weights": "hasten.methods.compress_weights",
     "finetune": "hasten.methods.finetune",
     "distill": "hasten.methods.distill",
 }

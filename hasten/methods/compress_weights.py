@@ -169,9 +169,10 @@ class _Work:
         notes = []
         if self._decoded:
             total = self._decoded + self._kept
+            linear = "; OpenVINO keeps linear codes of products" if self._params.scheme == "linear" else ""
             notes.append(
-                f"stored smaller, not computed faster: {self._decoded} of {total} weights are "
-                "decoded to float32 once, when the model is opened"
+                f"stored smaller, not computed faster: {self._decoded} of {total} weights are decoded to "
+                f"float32 once, when the model is opened{linear}"
             )
         if self._kept:
             notes.append(

@@ -32,6 +32,8 @@ _STEPS = 64
 _SMALLEST_SHARE = 0.05
 _TRIED = 256
 """Thresholds that the entropy calibration tries."""
+_SMOOTHED = 1e-4
+"""The share of a bin that quantization leaves empty and clipping does not."""
 
 
 class Histogram:
@@ -191,9 +193,9 @@ def entropy(histogram: Histogram, bits: int = 8) -> Range:
     Magnitudes fall into as many bins as the histogram has. For thresholds t at even distances, P is the
     distribution of the bins below t, with all that is clipped counted in the last one; Q merges the bins
     below t into the levels that the grid has for magnitudes, and spreads each level evenly over those of its
-    bins that hold anything. The threshold with the least Σ P log(P / Q) wins; one with P > 0 where Q = 0 is
-    no candidate. Levels: 2^(bits-1), or 2^bits where no value is negative (Migacz 2017, "Entropy
-    calibration").
+    bins that hold anything. The threshold with the least Σ P log(P / Q) wins. Where Q is empty and P is not,
+    Q is given a share of 1e-4: otherwise one outlier over an empty bin would rule every threshold out.
+    Levels: 2^(bits-1), or 2^bits where no value is negative (Migacz 2017, "Entropy calibration").
     """
     levels = 1 << (bits if histogram.low >= 0.0 else bits - 1)
     counts, width = _magnitudes(histogram)
@@ -221,7 +223,7 @@ def _magnitudes(histogram: Histogram) -> tuple[NDArray[np.float64], float]:
 
 
 def _divergence(counts: NDArray[np.float64], end: int, levels: int) -> float:
-    """Σ P log(P / Q) for the bins below ``end``; infinite where Q lacks what P has."""
+    """Σ P log(P / Q) for the bins below ``end``; infinite where Q is empty."""
     kept = counts[:end]
     borders = np.arange(levels) * end // levels
     sizes = np.diff(np.append(borders, end))
@@ -233,10 +235,11 @@ def _divergence(counts: NDArray[np.float64], end: int, levels: int) -> float:
     p = kept.copy()
     p[-1] += counts[end:].sum()
     present = p > 0
-    if not q.any() or np.any(q[present] == 0.0):
+    if not q.any():
         return float("inf")
     p, q = p[present] / p.sum(), q[present] / q.sum()
-    return float(p @ np.log(p / q))
+    q = np.where(q > 0.0, q, _SMOOTHED)
+    return float(p @ np.log(p / (q / q.sum())))
 
 
 class MovingExtremes:

@@ -30,6 +30,13 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     "quantize_static": [{}, {"layout": "openvino"}, {"range": "mse"}],
     "quantize_dynamic": [{}, {"form": "weights"}],
     "cast": [{}, {"what": "compute"}],
+    "compress_weights": [
+        {},
+        {"bits": 6, "group": 16, "symmetric": False},
+        {"scheme": "float8_e4m3"},
+        {"scheme": "mxfp8"},
+        {"scheme": "clusters", "bits": 6},
+    ],
     "finetune": [{}],
     "quantize_aware": [{"epochs": 1}, {"epochs": 1, "learn_scales": False}],
     "distill": [{}],

@@ -13,9 +13,12 @@ from hypothesis.extra.numpy import arrays
 from hasten.numerics.affine import Grid, asymmetric, slice_bounds, symmetric
 from hasten.numerics.ranges import (
     Histogram,
+    MovingExtremes,
+    entropy,
     extremes,
     least_squares,
     least_squares_bounds,
+    mean_sigma,
     percentile,
     squared_error,
 )
@@ -188,3 +191,85 @@ def test_least_squares_is_never_worse_than_all_values(stream):
     assert high <= max(histogram.high, 0)
     everything = squared_error(histogram, UINT8(*extremes(histogram)))
     assert squared_error(histogram, UINT8(low, high)) <= everything
+
+
+def plain_divergence(counts, end, levels):
+    """Migacz 2017, bin by bin."""
+    p = counts[:end].astype(float).copy()
+    p[-1] += counts[end:].sum()
+    q = np.zeros(end)
+    for level in range(levels):
+        first, last = level * end // levels, (level + 1) * end // levels
+        held = [i for i in range(first, last) if counts[i] > 0]
+        for i in held:
+            q[i] = counts[first:last].sum() / len(held)
+    if not q.any():
+        return np.inf
+    p, q = p / p.sum(), q / q.sum()
+    q[(q == 0) & (p > 0)] = 1e-4
+    q /= q.sum()
+    return sum(p[i] * np.log(p[i] / q[i]) for i in range(end) if p[i] > 0)
+
+
+def test_entropy_finds_the_threshold_with_the_least_divergence():
+    x = np.abs(heavy_tailed())
+    histogram = Histogram(256)
+    histogram.update(np.concatenate([[0.0], x]).astype(np.float32))
+    low, high = entropy(histogram, bits=4)
+    assert low == 0.0
+    ends = np.linspace(0, x.max(), 257)
+    within = np.interp(ends, histogram.edges, np.concatenate([[0], np.cumsum(histogram.counts)]))
+    counts = np.diff(within)
+    counts[counts < 1e-9 * histogram.count] = 0
+    best = min(range(256, 15, -1), key=lambda end: plain_divergence(counts, end, 16))
+    assert high == pytest.approx(ends[best], rel=1e-6)
+
+
+def test_entropy_cuts_outliers_and_keeps_what_is_even():
+    x = np.concatenate([heavy_tailed(), [900.0]]).astype(np.float32)
+    low, high = entropy(histogram_of(x))
+    assert high < 100
+    assert low == pytest.approx(max(-high, x.min()))
+    even = np.linspace(-1, 1, 100_001, dtype=np.float32)
+    low, high = entropy(histogram_of(even))
+    assert (low, high) == pytest.approx((-1, 1), abs=0.02)
+
+
+@given(streams, st.sampled_from([4, 8]), st.floats(0.1, 10.0))
+def test_entropy_and_sigmas_lie_within_the_extremes(stream, bits, sigmas):
+    histogram = histogram_of(*stream)
+    for low, high in (entropy(histogram, bits), mean_sigma(histogram, sigmas)):
+        assert histogram.low <= low <= high <= histogram.high
+
+
+def test_sigmas_are_those_of_all_values():
+    x = heavy_tailed()
+    low, high = mean_sigma(histogram_of(*np.split(x, 8)), 2.0)
+    width = float(x.max() - x.min()) / 1024
+    assert low == pytest.approx(x.mean() - 2 * x.std(), abs=width)
+    assert high == pytest.approx(x.mean() + 2 * x.std(), abs=width)
+    with pytest.raises(ValueError, match="positive"):
+        mean_sigma(histogram_of(x), 0.0)
+    assert mean_sigma(histogram_of([]), 1.0) == entropy(histogram_of([])) == (0.0, 0.0)
+
+
+@given(streams, st.floats(0.01, 1.0))
+def test_moving_extremes_are_the_recurrence(stream, rate):
+    moving = MovingExtremes(rate)
+    low = high = None
+    for part in stream:
+        moving.update(part)
+        a, b = float(part.min()), float(part.max())
+        low = a if low is None else (1 - rate) * low + rate * a
+        high = b if high is None else (1 - rate) * high + rate * b
+    assert moving.range == pytest.approx((low, high), rel=1e-6, abs=1e-6 * max(abs(low), abs(high), 1e-30))
+
+
+def test_moving_extremes_leave_out_what_is_not_finite():
+    moving = MovingExtremes(0.5)
+    moving.update(np.array([np.nan]))
+    assert (moving.range, moving.finite, moving.batches) == ((0.0, 0.0), False, 0)
+    moving.update(np.array([1.0, np.inf, 3.0]))
+    assert moving.range == (1.0, 3.0)
+    with pytest.raises(ValueError, match="rate"):
+        MovingExtremes(0.0)

@@ -3,7 +3,8 @@
 Two forms. A matrix product with linear codes of 4 or 8 bits gets DequantizeLinear, which ONNX Runtime and
 OpenVINO merge into a product on integers. Everything else is written with Cast, Gather, Sub, Mul and Add,
 which both runtimes compute once when they open the model: ONNX Runtime would carry out a DequantizeLinear in
-front of any other operator, and of any other type, at every inference.
+front of any other operator, and of any other type, at every inference, and cannot merge one inside a branch
+with constants from outside.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Decoder:
         Returns whether the runtime may keep the codes, and how many bytes the codes and their parameters
         take. Raises Unfit where the file would not get smaller.
         """
-        kept = _kept(weight, stored)
+        kept = _kept(weight, stored) and all(user.graph is self._editor.main for user in weight.users)
         packed = not kept and stored.bits == 2 and stored.codes.size % PER_BYTE == 0
         codes = pack(stored.codes) if packed else narrow(stored.codes, stored.bits)
         zero = None if stored.zero is None else narrow(stored.zero, stored.bits)
