@@ -16,6 +16,9 @@ CLEAN = Step("optimize_graph")
 """The exact step every recipe starts with: it costs no quality and makes the rest possible."""
 
 
+_ROUNDING: dict[str, Json] = {"rounding": "outputs"}
+"""Takes some seconds once and costs nothing at inference."""
+
 _LEAST_SHARE = 0.02
 """Part of the multiply-accumulates below which a method cannot pay: halving them would gain one per cent."""
 
@@ -133,9 +136,9 @@ def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> I
         return
     reason = f"{facts.weighted_layers} layers that integer kernels can compute"
     by_name = {spec.name: spec for spec in specs}
-    static = (Step(name),)
+    static = (Step(name, _ROUNDING),)
     # OpenVINO rounds once behind a convolution and what follows it; this layout leaves it that freedom.
-    fused = (Step(name, {"layout": "openvino"}),)
+    fused = (Step(name, {**_ROUNDING, "layout": "openvino"}),)
     openvino, onnxruntime = by_name.get("openvino"), by_name.get("onnxruntime")
     if openvino is not None:
         yield _Idea(f"{name} for openvino", reason, target=openvino, step=fused)
@@ -152,7 +155,7 @@ def _four_bits(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -
     if facts.quantized or not facts.weighted_layers or not has_data:
         return
     for spec in specs:
-        step = Step("quantize_static", {"weights": "int4"})
+        step = Step("quantize_static", {**_ROUNDING, "weights": "int4"})
         yield _Idea(f"4-bit weights on {spec.name}", "half the bytes of int8", target=spec, step=(step,))
 
 

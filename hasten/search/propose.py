@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf
 from time import monotonic
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hasten import methods
 from hasten.core.errors import TrialError
@@ -73,7 +73,7 @@ class Proposer:
             yield from sorted(wave, key=lambda c: costs.get(c.target, inf))
 
     def _repairs(self, done: Sequence[Trial]) -> Iterator[Candidate]:
-        """Each recipe that lost too much, fastest first: gentler, then without the layers to blame."""
+        """Each recipe that lost too much, fastest first: other ranges, then without the layers to blame."""
         broken: dict[str, list[Trial]] = {}
         for trial in sorted((t for t in done if t.status == "rejected"), key=self._cost):
             broken.setdefault(trial.recipe.fingerprint, []).append(trial)
@@ -82,7 +82,7 @@ class Proposer:
             pays = [t for t in trials if best is None or self._cost(t) < self._cost(best)]
             if not pays:
                 continue
-            family = [Candidate(r, pays[0].target, pays[0].options) for r in _gentler(pays[0].recipe)]
+            family = [Candidate(r, pays[0].target, pays[0].options) for r in _other_ranges(pays[0].recipe)]
             yield from family
             ids = {pays[0].id, *(candidate.id for candidate in family)}
             tried = [t for t in done if t.id in ids and t.quality is not None]
@@ -196,17 +196,14 @@ def _candidate(trial: Trial) -> Candidate:
     return Candidate(trial.recipe, trial.target, trial.options)
 
 
-def _gentler(recipe: Recipe) -> list[Recipe]:
-    """The recipe with weights rounded for the least error of outputs, and so with ranges of least error too.
-
-    Neither costs time at inference.
-    """
+def _other_ranges(recipe: Recipe) -> list[Recipe]:
+    """The recipe with each other way its last step has of setting ranges; calibrated once, so quick."""
     step = recipe.steps[-1]
-    if "rounding" not in get_type_hints(methods.find(step.method).Params):
-        return []
-    rounded = Step(step.method, {**step.params, "rounding": "outputs"})
-    made = [rounded, Step(step.method, {**rounded.params, "range": "mse"})]
-    return [Recipe((*recipe.steps[:-1], each)) for each in made if each != step]
+    params = methods.find(step.method).Params
+    known = get_args(get_type_hints(params).get("range"))
+    current = methods.parameters(step).range if known else None
+    others = [Step(step.method, {**step.params, "range": name}) for name in known if name != current]
+    return [Recipe((*recipe.steps[:-1], other)) for other in others]
 
 
 def _without(recipe: Recipe, layers: Sequence[str]) -> Recipe:
