@@ -195,15 +195,18 @@ def _kernels(made: Explanation, limit: int | None, console: Console) -> None:
     _kernel_table(f"\nWhat the runtime executes: {escape(parts)}", made.kernels, limit, console)
     for found in made.findings:
         head = f"\n{found.title}: {len(found.lines)} of {len(made.kernels)}, {found.share} of the time"
-        _kernel_table(f"{head}\n{found.meaning}", found.lines, limit, console)
+        _kernel_table(f"{head}\n{found.meaning}", found.lines, limit, console, alike=True)
     if not made.findings:
         console.print("Every layer runs as the recipe meant it, and no conversion stands alone.")
 
 
-def _kernel_table(title: str, lines: Sequence[KernelLine], limit: int | None, console: Console) -> None:
+def _kernel_table(
+    title: str, lines: Sequence[KernelLine], limit: int | None, console: Console, *, alike: bool = False
+) -> None:
     table = _table(title, "layer", "kernel", "share of the time", "computes in", "")
     for line in lines[:limit]:
-        _row(table, line.layer, line.kind or line.op_type, line.share, line.precision, line.why or line.title)
+        said = line.why or ("" if alike else line.title)
+        _row(table, line.layer, line.kind or line.op_type, line.share, line.precision, said)
     _rest(table, len(lines), limit)
     console.print(table)
 

@@ -7,7 +7,7 @@ graph says that they compute in.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +15,9 @@ from hasten.core.record import Best, Kernel, LayerCost
 
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "FakeQuantize"})
 _CASTS = frozenset({"Convert", "Cast"})
+_ELEMENTWISE = frozenset({"Subgraph", "Eltwise"})
 _ROUNDING = re.compile(r"\.(de)?quantize(#\d+)?$")
-"""Names that quantization gives to nodes that round; a runtime may execute them under another operator."""
+"""Names that quantization gives to nodes that round; a runtime may compile them like other such functions."""
 _BITS = {
     "float64": 64,
     "float32": 32,
@@ -27,9 +28,9 @@ _BITS = {
 }
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
-Finding = Literal["fell back", "lowered", "not fused", ""]
+Finding = Literal["fell back", "lowered", "not fused", "entrance", ""]
 """Of a kernel: it computes in floats of more bits than the graph says; in integers where the graph has
-floats; it only converts; nothing."""
+floats; it only converts; it rounds an input of the model; nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +49,31 @@ class Executed:
     finding: Finding
 
 
-def executed(best: Best) -> tuple[Executed, ...]:
-    """Every kernel, in the order of execution, with its share of the time and what is to be said of it."""
+def executed(best: Best, inputs: Collection[str] = ()) -> tuple[Executed, ...]:
+    """Every kernel, in the order of execution, with its share of the time and what is to be said of it.
+
+    inputs: names of the model's inputs; rounding them is needed once and is not held against a runtime.
+    """
     costs = {cost.name: cost for cost in best.layers}
     total = sum(kernel.time_us or 0.0 for kernel in best.kernels)
-    return tuple(_executed(kernel, costs, total) for kernel in best.kernels)
+    needed = {name for given in inputs for name in (given, f"{given}.quantize")}
+    return tuple(_executed(kernel, costs, total, needed) for kernel in best.kernels)
 
 
-def _executed(kernel: Kernel, costs: Mapping[str, LayerCost], total_us: float) -> Executed:
+def _executed(
+    kernel: Kernel, costs: Mapping[str, LayerCost], total_us: float, needed: Collection[str]
+) -> Executed:
     known = [costs[name] for name in kernel.layers if name in costs]
     main = max(known, key=lambda cost: (cost.macs, cost.weight_bytes), default=None)
     layer = main.name if main else next(iter(kernel.layers), kernel.name)
     share = kernel.time_us / total_us if kernel.time_us is not None and total_us > 0 else None
     intended = main.dtype if main and main.macs else None
-    return Executed(kernel, layer, intended, share, _finding(kernel, intended))
+    if intended is None and converts(kernel):
+        return Executed(kernel, layer, None, share, "entrance" if layer in needed else "not fused")
+    return Executed(kernel, layer, intended, share, _finding(kernel, intended) if intended else "")
 
 
-def _finding(kernel: Kernel, intended: str | None) -> Finding:
-    if intended is None:
-        return "not fused" if converts(kernel) else ""
+def _finding(kernel: Kernel, intended: str) -> Finding:
     meant, real = _BITS.get(intended, 0), _BITS.get(kernel.precision, 0)
     if kernel.precision in _FLOATS:
         return "fell back" if meant and real > meant else ""
@@ -81,7 +88,11 @@ def converts(kernel: Kernel) -> bool:
     if kernel.op_type in _CASTS:
         # Those of wider integers move indices and shapes, which no method has a hand in.
         return kernel.precision in _FLOATS or kernel.precision == "int8"
-    return bool(kernel.layers) and all(_ROUNDING.search(name) for name in kernel.layers)
+    return (
+        kernel.op_type in _ELEMENTWISE
+        and bool(kernel.layers)
+        and all(_ROUNDING.search(name) for name in kernel.layers)
+    )
 
 
 @dataclass(frozen=True)

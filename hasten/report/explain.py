@@ -101,7 +101,7 @@ def explain(record: RunRecord) -> Explanation:
         kept = "the original was kept, so no layer was changed"
         return Explanation((), (), (), (), None, kept, kept, kept)
     trial = record.trial(best.trial)
-    found = executed(best)
+    found = executed(best, _inputs(record))
     lines = _lines(found, record)
     flipped = _flipped(best, record)
     return Explanation(
@@ -120,7 +120,7 @@ def as_values(record: RunRecord) -> dict[str, Any]:
     """The same as JSON values, with the record's own numbers; raises RecordError."""
     made = explain(record)
     best = record.best
-    found = executed(best) if best else ()
+    found = executed(best, _inputs(record)) if best else ()
     kernels = [
         {
             **each.kernel.model_dump(mode="json"),
@@ -140,6 +140,11 @@ def as_values(record: RunRecord) -> dict[str, Any]:
         "gained": list(made.flipped.gained) if made.flipped else [],
         "missing": {"errors": made.no_errors, "kernels": made.no_kernels, "flipped": made.no_flips},
     }
+
+
+def _inputs(record: RunRecord) -> tuple[str, ...]:
+    """Names of the model's inputs, which are recorded as ``name: dtype[shape]``."""
+    return tuple(spec.rpartition(": ")[0] or spec for spec in record.model.inputs)
 
 
 def ranked(errors: tuple[LayerError, ...]) -> tuple[LayerError, ...]:
@@ -178,10 +183,10 @@ def _db(value: float | None) -> str:
 
 def _lines(found: tuple[Executed, ...], record: RunRecord) -> list[KernelLine]:
     trial = record.trial(record.best.trial) if record.best else record.baseline
-    return [_kernel(each, trial, record) for each in found]
+    return [_kernel(each, trial) for each in found]
 
 
-def _kernel(each: Executed, trial: Trial, record: RunRecord) -> KernelLine:
+def _kernel(each: Executed, trial: Trial) -> KernelLine:
     kernel = each.kernel
     return KernelLine(
         layer=each.layer,
@@ -193,8 +198,8 @@ def _kernel(each: Executed, trial: Trial, record: RunRecord) -> KernelLine:
         share=_percent(each.share),
         percent=round(100 * each.share, 3) if each.share is not None else 0.0,
         finding=each.finding,
-        title=_TITLES[each.finding][0] if each.finding else "",
-        why=_why(each, trial, record),
+        title=_TITLES[each.finding][0] if each.finding in _TITLES else "",
+        why=_why(each, trial),
     )
 
 
@@ -207,12 +212,13 @@ def _percent(share: float | None) -> str:
 _TITLES: Mapping[str, tuple[str, str]] = {
     "fell back": (
         "Quantized, but computed in float",
-        "The recipe quantized these layers; the runtime found no integer kernel for them. Quality was paid "
+        "The recipe quantized these layers, the runtime runs float kernels for them: quality was paid, "
         "and no time was gained.",
     ),
     "not fused": (
         "Conversions of their own",
-        "Rounding to integers and back that no kernel beside it took over: time without arithmetic.",
+        "Rounding to integers, or back to floats, that no kernel beside it took over: time that computes "
+        "nothing.",
     ),
     "lowered": (
         "In float by the recipe, computed in integers",
@@ -221,17 +227,15 @@ _TITLES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def _why(each: Executed, trial: Trial, record: RunRecord) -> str:
+def _why(each: Executed, trial: Trial) -> str:
     kernel = each.kernel
     left = next((s.reason for s in trial.skipped if s.name in {each.layer, *kernel.layers}), None)
     if each.finding == "fell back":
         return f"{trial.runtime} runs it as {kernel.kind or kernel.op_type} in {kernel.precision}"
     if each.finding == "lowered":
         return f"left in {each.intended}{f' ({left})' if left else ''}; runs as {kernel.kind}"
-    if each.finding == "not fused":
-        names = [spec.partition(":")[0] for spec in record.model.inputs]
-        first = {name for i in names for name in (i, f"{i}.quantize")}
-        return "rounds an input of the model, which is needed once" if first & {each.layer} else ""
+    if each.finding == "entrance":
+        return "rounds an input of the model, which is needed once"
     return f"left in float: {left}" if left and kernel.precision not in {"int8", "int4"} else ""
 
 

@@ -12,7 +12,9 @@ from hasten.core.record import (
     BudgetInfo,
     DataInfo,
     Flips,
+    Kernel,
     LayerCost,
+    LayerError,
     MachineInfo,
     ModelInfo,
     Quality,
@@ -115,6 +117,40 @@ def layers(
             )
         )
     return tuple(made)
+
+
+def kernels(costs: tuple[LayerCost, ...]) -> tuple[Kernel, ...]:
+    """One kernel a layer: one fell back, one was quantized unasked; and a conversion that stands alone."""
+    made = [Kernel(name="image.quantize", op_type="FakeQuantize", kind="jit_avx512_f32", precision="float32",
+                   layers=("image.quantize",), time_us=11.0)]  # fmt: skip
+    for i, cost in enumerate(costs):
+        precision = {3: "float32", 9: "int8"}.get(i, cost.dtype)
+        made.append(
+            Kernel(
+                name=cost.name,
+                op_type="Convolution",
+                kind=f"brgconv_avx512_{precision}",
+                precision=precision,
+                layers=(cost.name, f"{cost.name}.quantize"),
+                time_us=cost.macs / 1e5,
+            )
+        )
+    stray = {"name": "stray_3", "op_type": "Subgraph", "kind": "jit_avx512_f32", "precision": "float32"}
+    return (*made, Kernel(**stray, layers=("stray.quantize", "stray.dequantize"), time_us=40.0))
+
+
+def errors(costs: tuple[LayerCost, ...]) -> tuple[LayerError, ...]:
+    draw = random.Random(5)
+    return tuple(
+        LayerError(
+            name=cost.name,
+            op_type=cost.op_type,
+            action="int8 weights per channel, uint8 activations" if cost.dtype == "int8" else "left in float",
+            sqnr_alone_db=None if cost.dtype != "int8" else draw.uniform(14.0, 48.0),
+            sqnr_db=draw.uniform(12.0, 35.0),
+        )
+        for cost in costs
+    )
 
 
 def machine() -> MachineInfo:

@@ -16,7 +16,22 @@ from hasten.core.record import (
     Trial,
 )
 
-from .parts import SHA, budget, data, layers, machine, model, quality, rate, ratio, timing, trial, trials
+from .parts import (
+    SHA,
+    budget,
+    data,
+    errors,
+    kernels,
+    layers,
+    machine,
+    model,
+    quality,
+    rate,
+    ratio,
+    timing,
+    trial,
+    trials,
+)
 
 
 def record(**changes: Any) -> RunRecord:
@@ -66,7 +81,14 @@ def record(**changes: Any) -> RunRecord:
                 reason="no kernel on this machine computes in int4",
             ),
         ),
-        "best": Best(trial="t4", holdout=holdout, layers=layers(52, "int8")),
+        "best": Best(
+            trial="t4",
+            holdout=holdout,
+            layers=layers(52, "int8"),
+            kernels=kernels(layers(52, "int8")),
+            errors=errors(layers(52, "int8")),
+            flipped=tuple(range(7, 2000, 120)),
+        ),
         "verdict": "faster",
         "headline": "3.2 times faster than the original, within 1 % of its accuracy: int8 on OpenVINO.",
         "reasons": (
@@ -212,7 +234,13 @@ def many(trial_count: int = 200, layer_count: int = 300) -> RunRecord:
         update={
             "trials": tuple(grown),
             "model": made.model.model_copy(update={"layers": layers(layer_count, "float32")}),
-            "best": best.model_copy(update={"layers": layers(layer_count - 4, "int8")}),
+            "best": best.model_copy(
+                update={
+                    "layers": layers(layer_count - 4, "int8"),
+                    "kernels": kernels(layers(layer_count - 4, "int8")),
+                    "errors": errors(layers(layer_count - 4, "int8")),
+                }
+            ),
         }
     )
 
