@@ -163,7 +163,7 @@ class _Origin:
             if value in seen or (maker.name in self._claimed and maker.name != own):
                 continue
             seen.add(value)
-            if maker.name:
-                found[maker.name] = None
+            # A node without a name is called as hasten.graph.names calls it.
+            found[maker.name or f"{maker.op_type}:{maker.output[0]}"] = None
             waiting += [v for v in maker.input if v in self._producer]
         return tuple(found)

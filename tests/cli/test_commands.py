@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hasten.core.record import RunRecord
-from tests.cli.conftest import DEMO, Hasten
+from tests.cli.conftest import DEMO, Hasten, run
 
 COMMANDS = ("optimize", "inspect", "apply", "measure", "verify", "explain", "report", "targets", "methods")
 
@@ -156,3 +156,44 @@ def test_targets_and_methods_are_listed(hasten: Hasten) -> None:
     listed = {entry["name"] for entry in json.loads(hasten("methods", "--json").stdout)}
     assert {"optimize_graph", "quantize_static", "quantize_dynamic", "cast"} <= listed
     assert "Formula" in hasten("methods", "quantize_static").stdout
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``hasten optimize`` saved for one int8 recipe, chosen for its size: speed decides nothing."""
+    folder = tmp_path_factory.mktemp("quantized")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text("steps:\n  - optimize_graph: {}\n  - quantize_static: {exclude: [node_linear_1]}\n")
+    arguments = ["optimize", DEMO / "model.onnx", "--data", DEMO / "data.npz", "--recipe", recipe]
+    arguments += ["--objective", "size", "--target", request.param, "--time-budget", "10s", "-o", "small"]
+    done = run(arguments, folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "small"
+
+
+def test_explain_says_what_really_runs(hasten: Hasten, quantized: Path) -> None:
+    done = hasten("explain", quantized, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    by_layer = {kernel["layer"]: kernel for kernel in found["kernels"]}
+    assert by_layer["node_conv2d"]["precision"] == "int8"
+    assert by_layer["node_linear_1"]["precision"] == "float32"
+    assert "excluded" in by_layer["node_linear_1"]["why"]
+    assert sum(kernel["share"] for kernel in found["kernels"]) == pytest.approx(1.0)
+    record = RunRecord.read(quantized)
+    assert record.best is not None
+    assert record.best.holdout.quality is not None
+    flips = record.best.holdout.quality.flips
+    assert flips is not None
+    assert (len(found["lost"]), len(found["gained"])) == (flips.lost, flips.gained)
+    shown = hasten("explain", quantized)
+    assert shown.returncode == 0
+    assert "What the runtime executes" in shown.stdout
+    assert "node_conv2d" in shown.stdout
+    assert 'id="explained"' in (quantized / "report.html").read_text()
+
+
+def test_explain_of_no_result_says_so(hasten: Hasten, tmp_path: Path) -> None:
+    done = hasten("explain", tmp_path)
+    assert done.returncode == 2
+    assert "hasten optimize" in done.stderr

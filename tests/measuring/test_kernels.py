@@ -1,0 +1,37 @@
+"""Kernels read in a process of their own."""
+
+import pytest
+
+from hasten import measuring
+from hasten.core.budget import Budget
+from hasten.core.errors import TrialError
+
+from . import models
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_kernels_come_from_a_process_of_their_own(subject_of, images, quick, target):
+    found = measuring.kernels(subject_of(models.classifier(), target), images, quick)
+    assert {"float32"} <= {kernel.precision for kernel in found}
+    assert sum(kernel.time_us or 0.0 for kernel in found) > 0
+
+
+def test_a_broken_artifact_is_a_trial_error(subject_of, images, quick, tmp_path):
+    subject = subject_of(models.classifier())
+    (tmp_path / subject.artifact.entry).write_bytes(b"no model")
+    broken = measuring.Subject(subject.artifact, tmp_path, "broken")
+    with pytest.raises(TrialError):
+        measuring.kernels(broken, images, quick)
+
+
+def test_flipped_samples_are_named_by_their_numbers(subject_of, images, quick, tmp_path):
+    original, noisy = subject_of(models.classifier()), subject_of(models.classifier(noise=0.5))
+    before, after = (measuring.predict(s, images, quick, tmp_path) for s in (original, noisy))
+    metric = measuring.resolve("accuracy", images, before)
+    lost, gained = measuring.flipped(metric, before, after, images)
+    flips = measuring.judge(metric, before, after, images, Budget()).flips
+    assert flips is not None
+    assert (len(lost), len(gained)) == (flips.lost, flips.gained)
+    assert lost
+    assert set(lost) | set(gained) <= set(images.indices)
+    assert measuring.flipped(metric, before, before, images) == ((), ())

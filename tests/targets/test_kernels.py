@@ -1,0 +1,108 @@
+"""What the runtimes say they execute, on real compiled models."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from hasten import api, targets
+from hasten.core.executed import converts, executed
+from hasten.core.recipe import Recipe
+from hasten.core.record import Best, Scorecard
+from hasten.graph.cost import layer_costs
+
+from . import models
+
+IMAGE = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def name(request):
+    return request.param
+
+
+def opened(name, graph, folder):
+    target = targets.find(name)
+    options = targets.options(name, {"threads": 1})
+    return target.open(target.export(graph, folder, options), folder, options)
+
+
+def quantized(*exclude):
+    steps = [{"optimize_graph": {}}, {"quantize_static": {"exclude": list(exclude)}}]
+    return api.apply(models.classifier(channels=16), Recipe.parse({"steps": steps}), {"image": IMAGE}).graph
+
+
+def needs_int8(name):
+    if "int8" not in targets.find(name).spec().compute_dtypes:
+        pytest.skip("this CPU has no int8 kernels")
+
+
+def precisions(kernels):
+    return {layer: kernel.precision for kernel in kernels for layer in kernel.layers}
+
+
+def test_quantized_layers_run_in_integers(name, tmp_path):
+    needs_int8(name)
+    runner = opened(name, quantized(), tmp_path)
+    before = runner.run({"image": IMAGE[:1]})["logits"]
+    kernels = runner.kernels({"image": IMAGE[:1]})
+    found = precisions(kernels)
+    assert (found["Conv:c"], found["Gemm:logits"]) == ("int8", "int8")
+    assert all(kernel.kind and kernel.time_us is not None and kernel.time_us >= 0 for kernel in kernels)
+    assert not any(kernel.op_type in {"Const", "Constant", "Input", "Output"} for kernel in kernels)
+    # The runner itself is left as it was.
+    np.testing.assert_array_equal(runner.run({"image": IMAGE[:1]})["logits"], before)
+
+
+def test_an_excluded_layer_runs_in_float(name, tmp_path):
+    needs_int8(name)
+    graph = quantized("Conv:c")
+    kernels = opened(name, graph, tmp_path).kernels({"image": IMAGE[:1]})
+    found = precisions(kernels)
+    assert (found["Conv:c"], found["Gemm:logits"]) == ("float32", "int8")
+    best = Best(trial="t", holdout=Scorecard(), layers=layer_costs(graph), kernels=kernels)
+    assert "fell back" not in {each.finding for each in executed(best, ["image"])}
+
+
+def test_a_float_model_runs_in_float(name, tmp_path):
+    graph = models.classifier()
+    kernels = opened(name, graph, tmp_path).kernels({"image": IMAGE[:2]})
+    assert len(kernels) >= 2
+    assert {kernel.precision for kernel in kernels} == {"float32"}
+    assert not any(converts(kernel) for kernel in kernels)
+
+
+def test_a_pair_that_does_not_fuse_is_found(name, tmp_path):
+    constants = [("scale", np.float32(0.01)), ("zero", np.uint8(128))]
+    nodes = [
+        helper.make_node("Sin", ["x"], ["a"], name="before"),
+        helper.make_node("QuantizeLinear", ["a", "scale", "zero"], ["q"], name="a.quantize"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["b"], name="a.dequantize"),
+        helper.make_node("CumSum", ["b", "axis"], ["y"], name="after"),
+    ]
+    float_vector = ("x", TensorProto.FLOAT, [1, 64]), ("y", TensorProto.FLOAT, [1, 64])
+    axis = ("axis", np.array(1, np.int64))
+    graph = models.build(nodes, float_vector[:1], float_vector[1:], [*constants, axis])
+    kernels = opened(name, graph, tmp_path).kernels({"x": np.ones((1, 64), np.float32)})
+    best = Best(trial="t", holdout=Scorecard(), layers=layer_costs(graph), kernels=kernels)
+    lone = [each for each in executed(best, ["x"]) if each.finding == "not fused"]
+    assert lone, kernels
+    assert all(each.share is not None for each in lone)
+    assert any("a.quantize" in each.kernel.layers for each in lone)
+
+
+def test_a_layer_that_onnxruntime_takes_back_to_float_is_found(tmp_path):
+    needs_int8("onnxruntime")
+    graph = quantized("Conv:c")
+    runner = opened("onnxruntime", graph, tmp_path)
+    options = targets.options("onnxruntime", {"threads": 1, "graph_level": "disabled"})
+    artifact, folder = targets.artifact_of(tmp_path / "model.onnx", {"threads": 1})
+    plain = targets.find("onnxruntime").open(artifact, folder, options)
+    feeds = {"image": IMAGE[:1]}
+    layers = layer_costs(graph)
+    # Without its rewrites the runtime fuses no pair: the quantized layer is computed in float.
+    findings = {}
+    for kind, kernels in (("all", runner.kernels(feeds)), ("disabled", plain.kernels(feeds))):
+        best = Best(trial="t", holdout=Scorecard(), layers=layers, kernels=kernels)
+        findings[kind] = {each.layer: each.finding for each in executed(best)}
+    assert findings["all"]["Gemm:logits"] == ""
+    assert findings["disabled"]["Gemm:logits"] == "fell back"
