@@ -18,6 +18,8 @@ _CASTS = frozenset({"Convert", "Cast"})
 _ELEMENTWISE = frozenset({"Subgraph", "Eltwise"})
 _ROUNDING = re.compile(r"\.(de)?quantize(#\d+)?$")
 """Names that quantization gives to nodes that round; a runtime may compile them like other such functions."""
+_STEP = re.compile(r"(Convert|Subtract|Multiply)_\d+")
+"""What OpenVINO calls the steps of a DequantizeLinear, which have no name of their own."""
 _BITS = {
     "float64": 64,
     "float32": 32,
@@ -88,11 +90,8 @@ def converts(kernel: Kernel) -> bool:
     if kernel.op_type in _CASTS:
         # Those of wider integers move indices and shapes, which no method has a hand in.
         return kernel.precision in _FLOATS or kernel.precision == "int8"
-    return (
-        kernel.op_type in _ELEMENTWISE
-        and bool(kernel.layers)
-        and all(_ROUNDING.search(name) for name in kernel.layers)
-    )
+    named = [name for name in kernel.layers if not _STEP.fullmatch(name)]
+    return kernel.op_type in _ELEMENTWISE and bool(named) and all(_ROUNDING.search(name) for name in named)
 
 
 @dataclass(frozen=True)
