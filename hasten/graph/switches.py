@@ -31,7 +31,7 @@ class Switched:
 
 
 class Switchboard:
-    """``before``, in which each of the layers that ``after`` changed can be exchanged for its changed version.
+    """``before``, in which each layer that ``after`` changed can be exchanged for its changed version.
 
     names: of nodes of ``before`` that were changed. A layer has a switch where a value of its output's name
     exists in ``after`` and is computed there, through nodes without bodies, from values that exist in

@@ -38,7 +38,7 @@ from hasten.methods._qdq.lookup import LookupWriter, find_lookups
 from hasten.methods._qdq.placement import LAYOUTS, Keep, Plan, make_plan, must_round
 from hasten.methods._qdq.reconstruct import observe
 from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
-from hasten.numerics.ranges import Histogram, Range, extremes, least_squares, percentile
+from hasten.numerics.ranges import Histogram, Range, entropy, extremes, least_squares, mean_sigma, percentile
 from hasten.numerics.rounding import Moments
 from hasten.rewrites.editor import Editor
 
@@ -64,7 +64,8 @@ class Params:
     activations: ``uint8``, asymmetric (what x86 kernels prefer), or ``int8``,
         symmetric where a value takes both signs.
     range: what part of the calibrated values the integers cover: all (``minmax``), all but the outermost
-        (``percentile``), or the part with the least squared error of rounding (``mse``).
+        (``percentile``), the part with the least squared error of rounding (``mse``), or whose rounded
+        distribution tells most of the original (``entropy``), or the mean ± ``sigmas`` (``sigma``).
     rounding: how weights become integers: each to the ``nearest``, or all of a layer together so that its
         ``outputs`` on the calibration samples are nearest the original's; biases keep the mean.
     percentile: per cent of values covered by ``percentile``. samples: at most this many calibrate.
@@ -80,9 +81,10 @@ class Params:
 
     weights: Literal["int8", "int4"] = "int8"
     activations: ActivationType = "uint8"
-    range: Literal["minmax", "percentile", "mse"] = "minmax"
+    range: Literal["minmax", "percentile", "mse", "entropy", "sigma"] = "minmax"
     rounding: Literal["nearest", "outputs"] = "nearest"
     percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.999
+    sigmas: Annotated[float, Field(gt=0.0)] = 6.0
     samples: Annotated[int, Field(ge=1)] = 200
     per_channel: bool = True
     reduce_range: bool | None = None
@@ -191,6 +193,10 @@ class _Work:
     def _range(self, histogram: Histogram) -> Range:
         if self._params.range == "percentile":
             return percentile(histogram, self._params.percentile)
+        if self._params.range == "entropy":
+            return entropy(histogram)
+        if self._params.range == "sigma":
+            return mean_sigma(histogram, self._params.sigmas)
         if self._params.range == "mse":
             return least_squares(histogram, partial(_quantizer, self._params.activations))
         return extremes(histogram)

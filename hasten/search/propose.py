@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf
 from time import monotonic
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from hasten import methods
 from hasten.core.errors import TrialError
@@ -27,6 +27,9 @@ _REPAIRS = 3
 
 _WORTH = 0.01
 """Part of the layers' times that layers which became slower must make up to be worth a trial of their own."""
+
+_RANGES = ("minmax", "mse", "percentile")
+"""Ways of setting ranges worth a trial each, where one loses too much; of the others a recipe may ask."""
 
 _MARGIN = 0.5
 """A repair aims at this part of the error the budget allows: error and drop are not proportional."""
@@ -199,10 +202,10 @@ def _candidate(trial: Trial) -> Candidate:
 def _other_ranges(recipe: Recipe) -> list[Recipe]:
     """The recipe with each other way its last step has of setting ranges; calibrated once, so quick."""
     step = recipe.steps[-1]
-    params = methods.find(step.method).Params
-    known = get_args(get_type_hints(params).get("range"))
-    current = methods.parameters(step).range if known else None
-    others = [Step(step.method, {**step.params, "range": name}) for name in known if name != current]
+    if not any(f.name == "range" for f in fields(methods.find(step.method).Params)):
+        return []
+    current = methods.parameters(step).range
+    others = [Step(step.method, {**step.params, "range": name}) for name in _RANGES if name != current]
     return [Recipe((*recipe.steps[:-1], other)) for other in others]
 
 

@@ -146,7 +146,7 @@ def test_openvino_computes_a_residual_net_in_integers(quantize, layout):
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
-@pytest.mark.parametrize("ranges", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("ranges", ["minmax", "percentile", "mse", "entropy", "sigma"])
 def test_every_range_and_type_keeps_the_function(quantize, ranges, activations):
     graph = residual_net()
     change = quantize(graph, activations=activations, range=ranges)

@@ -21,7 +21,9 @@ from hasten.methods._qdq.layers import Layer
 from hasten.numerics.rounding import Moments
 
 POSITIONS = 64
-"""Positions of one sample (pixels, tokens) whose inputs are counted, evenly spread."""
+"""Positions of one sample (pixels, tokens) whose inputs are counted at most, evenly spread."""
+_FEWEST, _FOR_EACH_INPUT = 1024, 8
+"""Positions of all samples that are enough: for any layer, and for each input that an output has."""
 _LARGEST = 4096
 """Inputs of an output beyond which second moments take too much memory (128 MiB)."""
 
@@ -81,7 +83,7 @@ def _gather(
             values = feeds | evaluator.run(feeds)
             for name in part:
                 for layer in readers[name]:
-                    rows = _inputs(layer, values[name])
+                    rows = _inputs(layer, values[name], _positions(layer, len(samples)))
                     if layer.name not in found:
                         found[layer.name] = Moments(rows.shape[0], rows.shape[2])
                     found[layer.name].update(rows)
@@ -122,16 +124,22 @@ def _solvable(layer: Layer) -> bool:
     return layer.node.op_type in {"Gemm", "MatMul"} and layer.array.shape[1 - layer.axis] <= _LARGEST
 
 
-def _inputs(layer: Layer, values: Array) -> Array:
+def _positions(layer: Layer, samples: int) -> int:
+    """How many positions of each sample to count."""
+    inputs: int = as_rows(layer, layer.array).shape[2]
+    return min(POSITIONS, -(-max(_FEWEST, _FOR_EACH_INPUT * inputs) // samples))
+
+
+def _inputs(layer: Layer, values: Array, most: int) -> Array:
     """What the layer multiplies its rows with, of shape (groups, positions, inputs)."""
     if layer.node.op_type == "Conv":
-        return _windows(layer, values)
+        return _windows(layer, values, most)
     rows = values.reshape(-1, values.shape[-1])
     samples = len(values) if values.ndim > 2 else len(rows)
-    return rows[_evenly(len(rows), POSITIONS * samples)][None]
+    return rows[_evenly(len(rows), most * samples)][None]
 
 
-def _windows(layer: Layer, values: Array) -> Array:
+def _windows(layer: Layer, values: Array, most: int) -> Array:
     kernel = layer.array.shape[2:]
     axes = len(kernel)
 
@@ -146,7 +154,7 @@ def _windows(layer: Layer, values: Array) -> Array:
     dilated: tuple[Any, ...] = tuple(slice(None, None, d) for d in dilations)
     cut = cut[(slice(None), slice(None), *strided)][(..., *dilated)]
     shape = cut.shape[2 : 2 + axes]
-    places: tuple[Any, ...] = np.unravel_index(_evenly(int(np.prod(shape)), POSITIONS), shape)
+    places: tuple[Any, ...] = np.unravel_index(_evenly(int(np.prod(shape)), most), shape)
     both: Any = slice(None)
     chosen = cut[(both, both, *places)]  # (batch, channels, positions, *kernel)
     batch, channels, positions = chosen.shape[:3]
