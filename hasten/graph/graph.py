@@ -16,7 +16,9 @@ from hasten.core.errors import ModelError, OutputError
 from hasten.core.tensor import TensorSpec
 
 PROTOBUF_LIMIT_BYTES = 2_000_000_000 - (64 << 20)
-"""Above this the weights go to a file beside the model: a protobuf message holds at most 2 GiB."""
+"""What a model in one message may weigh: a protobuf message holds at most 2 GiB."""
+_INLINE_BYTES = 512 << 20
+"""Weights of fewer bytes are written inside the model's own file."""
 
 
 class Graph:
@@ -100,11 +102,12 @@ class Graph:
     def write(self, path: str | Path) -> tuple[Path, ...]:
         """Write the model as ``.onnx``, whole or not at all; returns the files written.
 
-        Models of 2 GiB and more get their weights in ``<name>.data`` beside them. Raises OutputError.
+        Models of 512 MiB and more get their weights in ``<name>.data`` beside them: one message of all would
+        be in memory three times while it is written, and cannot be larger than 2 GiB. Raises OutputError.
         """
         path = Path(path)
         partial = path.with_name(f".{path.name}.partial")
-        heavy = self.weight_bytes > PROTOBUF_LIMIT_BYTES
+        heavy = self.weight_bytes > _INLINE_BYTES
         data = path.name + ".data"
         try:
             ir.save(self.ir_model, partial, external_data=data if heavy else None)

@@ -28,6 +28,9 @@ def examine(model: str, feeds: str | None = None, answers: str | None = None) ->
     settings.intra_op_num_threads = usable_cores()
     # Fusions are the targets' business; without them constants are not computed while opening either.
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if feeds is None:
+        # Nothing is run, so weights need not be laid out for it, which would take their size once more.
+        settings.add_session_config_entry("session.disable_prepacking", "1")
     session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     outputs: list[Json] = [
         [value.name, value.type, list(value.shape or [])] for value in session.get_outputs()

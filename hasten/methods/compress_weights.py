@@ -129,8 +129,9 @@ class _Work:
                     if layer_name(node) in self._params.exclude:
                         raise Unfit("excluded by the recipe")
                     weight = read(node, index, axis, product=product)
-                    if weight.matrix.size < self._params.min_elements:
-                        raise Unfit(f"its {weight.matrix.size} numbers are fewer than min_elements")
+                    weight.release()
+                    if weight.size < self._params.min_elements:
+                        raise Unfit(f"its {weight.size} numbers are fewer than min_elements")
                 except Unfit as unfit:
                     self.editor.refused(node, str(unfit))
                     if value is not None:
@@ -153,6 +154,8 @@ class _Work:
             for user in weight.users:
                 self.editor.refused(user, str(unfit))
             return
+        finally:
+            weight.release()
         self._kept, self._decoded = self._kept + kept, self._decoded + (not kept)
         for user in weight.users:
             self.stored.setdefault(user, []).append(_what(weight, stored, size, kept=kept))
@@ -189,6 +192,6 @@ class _Work:
 
 def _what(weight: Weight, stored: Stored, size: int, *, kept: bool) -> str:
     codes = stored.codes if stored.codes.dtype.kind in "iu" else stored.codes.view("u1")
-    each = 8 * size / weight.matrix.size
+    each = 8 * size / weight.size
     how = "multiplied as integers" if kept else "decoded when the model is opened"
     return f"{stored.what}: {each:.2f} bits a weight ({entropy_bits(codes):.2f} of entropy), {how}"

@@ -36,7 +36,8 @@ from hasten.methods._qdq.insert import WeightWriter, erased_channels, insert
 from hasten.methods._qdq.layers import Layer, find_layers, skip
 from hasten.methods._qdq.lookup import LookupWriter, find_lookups
 from hasten.methods._qdq.placement import LAYOUTS, Keep, Plan, make_plan, must_round
-from hasten.methods._qdq.reconstruct import observe
+from hasten.methods._qdq.reconstruct import observe, solvable
+from hasten.methods._qdq.saturation import Rounded, saturation
 from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
 from hasten.numerics.ranges import Histogram, Range, entropy, extremes, least_squares, mean_sigma, percentile
 from hasten.numerics.rounding import Moments
@@ -115,6 +116,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     if not plan.layers and not lookups:
         return Change(graph, skipped=tuple(work.skipped), notes=tuple(work.notes()))
     work.write(plan, lookups)
+    work.look_for_saturation()
     passes.RemoveUnusedNodesPass()(changed.ir_model)
     _check(graph, changed, context)
     return Change(changed, tuple(work.sites), tuple(work.skipped), tuple(work.notes()))
@@ -136,6 +138,8 @@ class _Work:
         self._bits = 4 if params.weights == "int4" else 7 if self._reduced else 8
         self._grid = Grid(bits=self._bits)
         self._quantizers: dict[ir.Value, Affine] = {}
+        self._rounded: list[Rounded] = []
+        self._saturation: dict[str, float] = {}
 
     def plan(self) -> Plan:
         """Where to round; layers whose activations cannot be rounded are left out, until all can."""
@@ -210,6 +214,9 @@ class _Work:
         weights = WeightWriter(
             self._editor, self._grid, per_channel=self._params.per_channel, moments=self._moments(plan)
         )
+        for layer in filter(solvable, plan.layers):
+            quantizer = self._quantizers[plan.group(layer.activation)]
+            self._rounded.append(Rounded(layer, str(layer.activation.name), quantizer))
         insert(self._editor, plan, self._quantizers, weights)
         writer = LookupWriter(self._editor, per_row=self._params.per_channel)
         scale = "a scale for each row" if self._params.per_channel else "one scale"
@@ -217,6 +224,14 @@ class _Work:
             what = f"int8 table ({scale}), multiplied when looked up"
             self.sites.append(Site(name=layer_name(node), op_type=node.op_type, what=what))
             writer.write(node)
+
+    def look_for_saturation(self) -> None:
+        """Find the layers whose 16-bit sums would overflow where this model may also run."""
+        if self._bits == 8 and self._params.activations == "uint8":
+            assert self._context.calibration is not None
+            self._saturation = saturation(
+                self._original, self._rounded, self._context.calibration, self._context
+            )
 
     def _moments(self, plan: Plan) -> dict[str, Moments]:
         if self._params.rounding == "nearest":
@@ -232,6 +247,12 @@ class _Work:
         notes = [f"exclude names nothing in the graph: {name}" for name in sorted(self._exclude - known)]
         if self._bits == 4:
             notes.append("4-bit weights are unpacked to float when they are read: smaller, not faster")
+        if self._saturation:
+            worst = max(self._saturation, key=lambda name: self._saturation[name])
+            notes.append(
+                f"on x86 CPUs without VNNI {len(self._saturation)} of its layers would saturate, {worst} in "
+                f"{self._saturation[worst]:.2%} of its outputs: less exact there; reduce_range avoids it"
+            )
         if self._reduced:
             reason = "asked for" if self._params.reduce_range else "this CPU has no VNNI and would saturate"
             notes.append(f"weights use 7 bits: {reason}")

@@ -687,3 +687,14 @@ def test_a_weight_that_layers_share_stays_shared_and_nearest(quantize):
     ]
     assert [len([a for a in arrays if a.ndim == 2]) for arrays in stored] == [1, 1]
     np.testing.assert_array_equal(*[next(a for a in arrays if a.ndim == 2) for arrays in stored])
+
+
+@pytest.mark.parametrize(("reduced", "said"), [(False, True), (True, False)])
+def test_layers_that_would_saturate_without_vnni_are_named(quantize, tmp_path, reduced, said):
+    net = Net()
+    # Neighbouring channels that are always large and weighted alike: the sum of two products needs 17 bits.
+    net.node("Conv", ["x", net.constant("w", np.ones((2, 4, 3, 3), np.float32))], "y")
+    graph = net.graph([("x", FLOAT, ["batch", 4, 6, 6])], [of_rank(4, "y")])
+    data = samples_of(tmp_path / "s", "x", [np.full((4, 6, 6), 1.0 + i, np.float32) for i in range(8)])
+    notes = quantize(graph, data, reduce_range=reduced).notes
+    assert any("would saturate" in note for note in notes) == said

@@ -37,7 +37,7 @@ def observe(
     """
     cache = context.work / f"moments-{key(graph, samples, context.batch)}.npz"
     known = _load(cache)
-    wanted = [layer for layer in layers if _solvable(layer)]
+    wanted = [layer for layer in layers if solvable(layer)]
     missing = [layer for layer in wanted if layer.name not in known]
     if missing:
         known |= _gather(graph, missing, samples, context)
@@ -83,7 +83,7 @@ def _gather(
             values = feeds | evaluator.run(feeds)
             for name in part:
                 for layer in readers[name]:
-                    rows = _inputs(layer, values[name], _positions(layer, len(samples)))
+                    rows = inputs_of(layer, values[name], _positions(layer, len(samples)))
                     if layer.name not in found:
                         found[layer.name] = Moments(rows.shape[0], rows.shape[2])
                     found[layer.name].update(rows)
@@ -113,7 +113,7 @@ def as_weight(layer: Layer, rows: Array) -> Array:
     return np.moveaxis(rows[0], 0, layer.axis)
 
 
-def _solvable(layer: Layer) -> bool:
+def solvable(layer: Layer) -> bool:
     """Whether the layer's outputs are products of rows of a matrix with what a window cuts out."""
     weight = layer.node.inputs[1]
     if weight is None or len(weight.uses()) > 1:
@@ -130,7 +130,7 @@ def _positions(layer: Layer, samples: int) -> int:
     return min(POSITIONS, -(-max(_FEWEST, _FOR_EACH_INPUT * inputs) // samples))
 
 
-def _inputs(layer: Layer, values: Array, most: int) -> Array:
+def inputs_of(layer: Layer, values: Array, most: int) -> Array:
     """What the layer multiplies its rows with, of shape (groups, positions, inputs)."""
     if layer.node.op_type == "Conv":
         return _windows(layer, values, most)

@@ -47,8 +47,9 @@ class Decoder:
         zero = None if stored.zero is None else narrow(stored.zero, stored.bits)
         parts = (codes, zero, stored.scale, stored.exponents, stored.mean)
         size = sum(_bytes(part) for part in parts if part is not None)
-        if size + _NODES_BYTES >= weight.matrix.nbytes:
-            raise Unfit(f"its {weight.matrix.nbytes} bytes would not get fewer")
+        before = 4 * weight.size
+        if size + _NODES_BYTES >= before:
+            raise Unfit(f"its {before} bytes would not get fewer")
         owner = weight.value.graph
         assert owner is not None
         first = next(iter(owner))

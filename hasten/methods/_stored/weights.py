@@ -24,13 +24,11 @@ class Unfit(Exception):  # noqa: N818 - carries the reason why a weight stays as
 class Weight:
     """A constant, as a matrix of channels, and the layers that use it.
 
-    matrix: [channels, K] where ``axis`` is 0, [K, channels] where it is 1; K numbers go into one output of a
-    layer, or are a row of a table. shape: of the constant itself. lead: how many of its axes count channels
-    (for ``axis`` 0). product: every user is a matrix product with the weight on the right.
+    axis: of the channels in ``matrix``. shape: of the constant itself. lead: how many of its axes count
+    channels (for ``axis`` 0). product: every user is a matrix product with the weight on the right.
     """
 
     value: ir.Value
-    matrix: Array
     axis: int
     shape: tuple[int, ...]
     lead: int
@@ -38,14 +36,35 @@ class Weight:
     users: list[ir.Node] = field(default_factory=list)
 
     @property
+    def matrix(self) -> Array:
+        """[channels, K] where ``axis`` is 0, [K, channels] where it is 1.
+
+        K numbers go into one output of a layer, or are a row of a table. Read anew each time, so that of a
+        large model no more than one weight need be in memory.
+        """
+        array = constant(self.value)
+        assert array is not None
+        return array if self.axis else array.reshape(prod(self.shape[: self.lead]), -1)
+
+    def release(self) -> None:
+        """Let go of a weight that was mapped from its file."""
+        if isinstance(self.value.const_value, ir.ExternalTensor):
+            self.value.const_value.release()
+
+    @property
     def name(self) -> str:
         """The constant's name."""
         return str(self.value.name)
 
     @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return prod(self.shape)
+
+    @property
     def depth(self) -> int:
         """K, how many numbers a channel has."""
-        return int(self.matrix.shape[1 - self.axis])
+        return self.size // prod(self.shape[: self.lead]) if self.axis == 0 else self.shape[0]
 
 
 def slots(node: ir.Node) -> Iterator[tuple[int, int, bool]]:
@@ -88,5 +107,4 @@ def read(node: ir.Node, index: int, axis: int, *, product: bool) -> Weight:
     if node.op_type in {"MatMul", "Gemm"} and array.ndim != 2:
         raise Unfit(f"its weight has {array.ndim} dimensions instead of 2")
     lead = 2 if node.op_type in _RECURRENT else 1
-    matrix = array if axis else array.reshape(prod(array.shape[:lead]), -1)
-    return Weight(value, matrix, axis, array.shape, lead, product)
+    return Weight(value, axis, array.shape, lead, product)
