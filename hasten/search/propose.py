@@ -55,30 +55,43 @@ class Proposer:
 
     def propose(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
-        yield from self._advised(done)
-        yield from self._repairs(done)
+        early, late = self.advice.candidates[: self.advice.early], self.advice.candidates[self.advice.early :]
+        yield from self._promising(early, done)
+        # What is fast and lost too much promises more, once repaired, than what was not promising at first.
+        yield from self._repairs(done, 0)
+        repaired = len(done)
+        yield from self._by_target(late, done)
+        yield from self._repairs(done, repaired)
         yield from self._trained(done)
         yield from self._thread_counts(done)
         yield from self._mixed(done)
         yield from self._fixed_shapes(done)
 
-    def _advised(self, done: Sequence[Trial]) -> Iterator[Candidate]:
-        """The advised candidates: exact rewrites, then the promising and then the others.
-
-        Among each, those on the target that the exact rewrites turned out fastest on come first: where one
-        runtime takes three times as long as the other, its other versions are not where time is best spent.
-        """
-        early, late = self.advice.candidates[: self.advice.early], self.advice.candidates[self.advice.early :]
+    def _promising(self, early: Sequence[Candidate], done: Sequence[Trial]) -> Iterator[Candidate]:
+        """Exact rewrites, then what promises most on each target."""
         exact = [c for c in early if len(c.recipe.steps) == 1]
         yield from exact
-        costs = {t.target: self._cost(t) for t in done if len(t.recipe.steps) == 1}
-        for wave in ([c for c in early if c not in exact], late):
-            yield from sorted(wave, key=lambda c: costs.get(c.target, inf))
+        yield from self._by_target([c for c in early if c not in exact], done)
 
-    def _repairs(self, done: Sequence[Trial]) -> Iterator[Candidate]:
-        """Each recipe that lost too much, fastest first: other ranges, then without the layers to blame."""
+    def _by_target(self, wave: Sequence[Candidate], done: Sequence[Trial]) -> list[Candidate]:
+        """Those on the target that the exact rewrites turned out fastest on first.
+
+        Where one runtime takes three times as long as the other, its other versions are not where time is
+        best spent.
+        """
+        costs: dict[str, float] = {}
+        for trial in done:
+            if len(trial.recipe.steps) == 1:
+                costs.setdefault(trial.target, self._cost(trial))
+        return sorted(wave, key=lambda c: costs.get(c.target, inf))
+
+    def _repairs(self, done: Sequence[Trial], since: int) -> Iterator[Candidate]:
+        """Each recipe that lost too much, fastest first: other ranges, then without the layers to blame.
+
+        since: the number of trials before those that may be repaired; repairs are not repaired anew.
+        """
         broken: dict[str, list[Trial]] = {}
-        for trial in sorted((t for t in done if t.status == "rejected"), key=self._cost):
+        for trial in sorted((t for t in done[since:] if t.status == "rejected"), key=self._cost):
             broken.setdefault(trial.recipe.fingerprint, []).append(trial)
         for trials in broken.values():
             best = leader(done, self.baseline, self.lab.budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -53,11 +54,10 @@ def trial(candidate: Candidate, speed: float) -> Trial:
     )
 
 
-@pytest.mark.parametrize(("slower", "faster"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
-def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
+def proposing() -> Proposer:
     advice = advise(FACTS, [spec("onnxruntime"), spec("openvino")], 2, has_data=True, objective="latency")
-    proposer = Proposer(
-        lab=SimpleNamespace(budget=Budget()),  # type: ignore[arg-type]  # of it the advised need only this
+    return Proposer(
+        lab=SimpleNamespace(budget=Budget()),  # type: ignore[arg-type]  # what is asked of it needs only this
         advice=advice,
         baseline=trial(Candidate(Recipe(), "onnxruntime"), 1.0),
         threads=None,
@@ -65,9 +65,15 @@ def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
         samples=0,
         deadline=0.0,
     )
+
+
+@pytest.mark.parametrize(("slower", "faster"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
+def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
+    proposer = proposing()
+    advice = proposer.advice
     done: list[Trial] = []
     order: list[Candidate] = []
-    for candidate in proposer._advised(done):
+    for candidate in islice(proposer.propose(done), len(advice.candidates)):
         order.append(candidate)
         done.append(trial(candidate, 0.4 if candidate.target == slower else 1.0))
     assert sorted(c.id for c in order) == sorted(c.id for c in advice.candidates)
@@ -77,6 +83,19 @@ def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
     assert steps[3] == (slower, ["optimize_graph", "quantize_static"])
     late = [target for target, _ in steps[4:]]
     assert late == sorted(late, key=lambda target: target == slower)
+
+
+def test_what_is_fast_and_lost_too_much_is_repaired_before_the_rest_is_tried() -> None:
+    proposer = proposing()
+    done: list[Trial] = []
+    for candidate in islice(proposer.propose(done), 6):
+        static = candidate.recipe.steps[-1].method == "quantize_static"
+        made = trial(candidate, 3.0 if static and candidate.target == "openvino" else 1.0)
+        done.append(made.model_copy(update={"status": "rejected"} if static else {}))
+    methods = [(t.target, t.recipe.steps[-1].params.get("range")) for t in done]
+    assert methods[:2] == [("onnxruntime", None), ("openvino", None)]
+    assert ("openvino", "mse") in methods[4:6]
+    assert all(t.recipe.steps[-1].method == "quantize_static" for t in done[2:])
 
 
 def test_without_data_nothing_that_calibrates_is_tried() -> None:
