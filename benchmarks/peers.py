@@ -112,6 +112,8 @@ def run(case: Case, arguments: argparse.Namespace) -> None:
     """One case: search, build the peers, measure all side by side, write the results."""
     print(f"== {case.name}", flush=True)
     out: Path = arguments.out
+    # Before the search, so that weights which are not where they were said to be cost no time.
+    module = case.module(arguments.weights) if case.module else None
     model, samples = source_of(case, arguments.models)
     with tempfile.TemporaryDirectory(prefix="hasten-peers-") as name:
         work = Path(name)
@@ -135,7 +137,7 @@ def run(case: Case, arguments: argparse.Namespace) -> None:
         store, _ = data_room.ingest(samples, graph.inputs, work / "store", seed=0)
         roles = split(store, 0)
         made = Peers(work)
-        peers(made, case, fixed, roles, arguments.weights)
+        peers(made, case, fixed, roles, module)
         if arguments.more:
             other_ways(made, fixed, roles)
         subjects = made.subjects
@@ -198,7 +200,7 @@ class Peers:
         self.subjects.append(Subject(artifact, folder, name))
 
 
-def peers(made: Peers, case: Case, fixed: Path, roles: Roles, weights: Path) -> None:
+def peers(made: Peers, case: Case, fixed: Path, roles: Roles, module: Any) -> None:
     """The original in each runtime and the peers' defaults."""
     work, feeds = made.work, _feeds(fixed, roles)
     made.add("ONNX Runtime fp32", lambda: fixed)
@@ -214,8 +216,7 @@ def peers(made: Peers, case: Case, fixed: Path, roles: Roles, weights: Path) -> 
         made.add(name, partial(_nncf, fixed, feeds, folder, transformer=transformer))
         if default:
             made.add(f"{name}, rest in bfloat16", partial(_path, folder / "model.xml"), **default)
-    if case.module is not None:
-        module = case.module(weights)
+    if module is not None:
         program = _program(module, feeds[0], [o.name for o in loaders.read(fixed).graph.outputs], work)
         artifact = Artifact(target="torch", entry=program.name, options={"threads": usable_cores()})
         made.subjects.append(Subject(artifact, program.parent, "PyTorch eager"))
