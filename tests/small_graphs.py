@@ -151,6 +151,26 @@ def attention() -> Graph:
     )
 
 
+def branching() -> Graph:
+    """A product in each branch of an If, its weight a Constant node there."""
+    net = Net()
+    branches = {}
+    for name in ("then", "else"):
+        w = (net.rng.normal(size=(96, 96)) / 10).astype(np.float32)
+        value = helper.make_tensor(f"w_{name}", TensorProto.FLOAT, w.shape, w.tobytes(), raw=True)
+        nodes = [
+            helper.make_node("Constant", [], [f"c_{name}"], value=value),
+            helper.make_node("MatMul", ["x", f"c_{name}"], [f"y_{name}"], name=f"MatMul_{name}"),
+        ]
+        out = helper.make_tensor_value_info(f"y_{name}", TensorProto.FLOAT, None)
+        branches[f"{name}_branch"] = helper.make_graph(nodes, name, [], [out])
+    net.node("If", ["which"], "y", **branches)
+    return net.graph(
+        [("x", TensorProto.FLOAT, ["n", 96]), ("which", TensorProto.BOOL, [])],
+        [("y", TensorProto.FLOAT, ["n", 96])],
+    )
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "conv_net": conv_net,
     "mlp": mlp,

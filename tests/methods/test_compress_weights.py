@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
-from small_graphs import Net, attention, conv_net, feeds_of, lstm, mlp
+from onnx import TensorProto
+from small_graphs import Net, attention, branching, conv_net, feeds_of, lstm, mlp
 
 from hasten import methods, targets
 from hasten.core.errors import MethodError, RecipeError
@@ -189,28 +189,13 @@ def test_a_shared_weight_is_stored_once_and_left_as_a_whole(tmp_path):
 
 
 def test_weights_inside_branches_are_decoded_there(tmp_path):
-    net = Net()
-    branches = {}
-    for name in ("then", "else"):
-        w = (net.rng.normal(size=(96, 96)) / 10).astype(np.float32)
-        value = helper.make_tensor(f"w_{name}", TensorProto.FLOAT, w.shape, w.tobytes(), raw=True)
-        nodes = [
-            helper.make_node("Constant", [], [f"c_{name}"], value=value),
-            helper.make_node("MatMul", ["x", f"c_{name}"], [f"y_{name}"], name=f"MatMul_{name}"),
-        ]
-        out = helper.make_tensor_value_info(f"y_{name}", TensorProto.FLOAT, None)
-        branches[f"{name}_branch"] = helper.make_graph(nodes, name, [], [out])
-    net.node("If", ["which"], "y", **branches)
-    graph = net.graph(
-        [("x", TensorProto.FLOAT, ["n", 96]), ("which", TensorProto.BOOL, [])],
-        [("y", TensorProto.FLOAT, ["n", 96])],
-    )
+    graph, rng = branching(), np.random.default_rng(1)
     for params in ({}, {"scheme": "clusters", "bits": 8}):
         change = compressed(graph, tmp_path, **params)
         assert {site.name for site in change.sites} == {"MatMul_then", "MatMul_else"}
         assert len(change.graph.to_bytes()) < 0.4 * len(graph.to_bytes())
         for which in (True, False):
-            feeds = {"x": net.rng.normal(size=(4, 96)).astype(np.float32), "which": np.array(which)}
+            feeds = {"x": rng.normal(size=(4, 96)).astype(np.float32), "which": np.array(which)}
             wanted, found = (Evaluator(g).run(feeds)["y"] for g in (graph, change.graph))
             assert 0 < np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(wanted)
 
