@@ -30,13 +30,14 @@ from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
+from hasten.methods._observe.moments import observe, solvable
+from hasten.methods._observe.samples import spread
 from hasten.methods._qdq.biases import absorb_biases
-from hasten.methods._qdq.calibrate import collect, spread
+from hasten.methods._qdq.calibrate import collect
 from hasten.methods._qdq.insert import WeightWriter, erased_channels, insert
 from hasten.methods._qdq.layers import Layer, find_layers, skip
 from hasten.methods._qdq.lookup import LookupWriter, find_lookups
 from hasten.methods._qdq.placement import LAYOUTS, Keep, Plan, make_plan, must_round
-from hasten.methods._qdq.reconstruct import observe, solvable
 from hasten.methods._qdq.saturation import Rounded, saturation
 from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
 from hasten.numerics.ranges import Histogram, Range, entropy, extremes, least_squares, mean_sigma, percentile

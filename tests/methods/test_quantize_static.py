@@ -17,7 +17,9 @@ from hasten.core.errors import MethodError
 from hasten.core.recipe import Recipe, Step
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
-from hasten.methods._qdq import calibrate, reconstruct
+from hasten.methods._observe import moments as reconstruct
+from hasten.methods._observe import samples as observed
+from hasten.methods._qdq import calibrate
 from hasten.methods._qdq.layers import find_layers
 
 FLOAT = TensorProto.FLOAT
@@ -538,7 +540,7 @@ def test_the_oldest_operator_set_will_do(quantize, tmp_path):
 def test_calibration_in_parts_finds_the_same(quantize, monkeypatch):
     graph = functions_net()
     whole = quantize(graph, range="mse")
-    monkeypatch.setattr(calibrate, "MEMORY_BYTES", 10_000)
+    monkeypatch.setattr(observed, "MEMORY_BYTES", 10_000)
     monkeypatch.setattr(calibrate, "key", lambda *_: "apart")
     parts = quantize(graph, range="mse")
     assert parts.graph.fingerprint == whole.graph.fingerprint
@@ -564,8 +566,8 @@ def test_a_second_application_does_not_calibrate_again(tmp_path):
 
 def test_samples_are_spread_over_the_data(tmp_path):
     samples = samples_of(tmp_path / "s", "x", np.arange(10.0, dtype=np.float32)[:, None])
-    assert calibrate.spread(samples, 4).indices == (0, 2, 5, 7)
-    assert calibrate.spread(samples, 20) is samples
+    assert observed.spread(samples, 4).indices == (0, 2, 5, 7)
+    assert observed.spread(samples, 20) is samples
 
 
 def test_only_so_many_samples_are_read(quantize, tmp_path):

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from hasten.core.data import Array, Calibration
-from hasten.core.errors import MethodError
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
-from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
+from hasten.methods._observe.samples import in_memory, key, replace_arrays
 from hasten.numerics.ranges import Histogram
-
-MEMORY_BYTES = 256 << 20
-"""About how much of a batch's activations may be held at once; what exceeds it takes further passes."""
 
 COUNTED = 1 << 15
 """Values of one activation counted from one batch: with some ten batches enough for one in 100,000."""
-
-
-def spread(calibration: Calibration, count: int) -> Calibration:
-    """``count`` of the samples at even distances, since data are often sorted; all when there are fewer."""
-    have = len(calibration)
-    if have <= count:
-        return calibration
-    return Calibration(calibration.store, [calibration.indices[i * have // count] for i in range(count)])
 
 
 def collect(
@@ -41,7 +26,7 @@ def collect(
     Histograms are kept in the context's folder, so that applying the method again to the same graph, as a
     search for harmful layers does, only counts what is new. Raises MethodError when the graph cannot run.
     """
-    cache = context.work / f"ranges-{key(graph, samples, context.batch)}.npz"
+    cache = context.work / f"ranges-{key(graph, samples, context.batch, COUNTED)}.npz"
     known = _load(cache)
     missing = [name for name in names if name not in known]
     if missing:
@@ -69,33 +54,6 @@ def _count(
     return found
 
 
-def in_memory(
-    graph: Graph, names: Sequence[str], samples: Calibration, context: Context
-) -> Iterator[list[str]]:
-    """Divide the values so that those of one group fit into memory together."""
-    first = next(iter(samples.batches(context.batch)), None)
-    if first is None:
-        raise MethodError("there are no samples to calibrate on; give --data")
-    shapes = observed_shapes(graph, first.feeds(graph.inputs), threads=context.threads)
-    group: list[str] = []
-    held = 0
-    for name in names:
-        needed = 4 * int(np.prod(shapes.get(name, ()), dtype=np.int64))
-        if group and held + needed > MEMORY_BYTES:
-            yield group
-            group, held = [], 0
-        group.append(name)
-        held += needed
-    if group:
-        yield group
-
-
-def key(graph: Graph, samples: Calibration, batch: int) -> str:
-    """Names what was seen of a graph on these samples."""
-    told = json.dumps([graph.fingerprint, samples.store.sha256, samples.indices, batch, COUNTED])
-    return hashlib.sha256(told.encode()).hexdigest()[:24]
-
-
 def _load(path: Path) -> dict[str, Histogram]:
     if not path.exists():
         return {}
@@ -114,10 +72,3 @@ def _save(path: Path, known: Mapping[str, Histogram]) -> None:
         "states": np.stack([h.state for h in known.values()]),
     }
     replace_arrays(path, arrays)
-
-
-def replace_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write a file of arrays, whole or not at all."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(partial, allow_pickle=False, **arrays)
-    partial.replace(path)

@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph.names import layer_name
+from hasten.methods._observe.moments import as_rows, as_weight, moments_of
 from hasten.methods._qdq.layers import Layer, stored
 from hasten.methods._qdq.placement import Plan
-from hasten.methods._qdq.reconstruct import as_rows, as_weight, moments_of
 from hasten.numerics.affine import Affine, Grid, slice_bounds, symmetric
 from hasten.numerics.ranges import least_squares_bounds
 from hasten.numerics.rounding import Moments, bias_shift, round_columns

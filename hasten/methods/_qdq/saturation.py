@@ -11,9 +11,9 @@ from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
-from hasten.methods._qdq.calibrate import spread
+from hasten.methods._observe.moments import as_rows, inputs_of
+from hasten.methods._observe.samples import spread
 from hasten.methods._qdq.layers import Layer
-from hasten.methods._qdq.reconstruct import as_rows, inputs_of
 from hasten.numerics.affine import Affine
 from hasten.numerics.saturation import saturating_share
 

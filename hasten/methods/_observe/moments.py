@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import onnx_ir as ir
 
 from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
-from hasten.methods._qdq.calibrate import in_memory, key, replace_arrays
-from hasten.methods._qdq.layers import Layer
+from hasten.methods._observe.samples import in_memory, key, replace_arrays
 from hasten.numerics.rounding import Moments
 
 POSITIONS = 64
@@ -28,6 +28,24 @@ _LARGEST = 4096
 """Inputs of an output beyond which second moments take too much memory (128 MiB)."""
 
 
+class Layer(Protocol):
+    """A node that multiplies what it reads first by a weight, its second input.
+
+    array: the weight as the operator reads it; axis: the axis of its output channels.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def node(self) -> ir.Node: ...
+    @property
+    def array(self) -> Array: ...
+    @property
+    def axis(self) -> int: ...
+    @property
+    def activation(self) -> ir.Value: ...
+
+
 def observe(
     graph: Graph, layers: Sequence[Layer], samples: Calibration, context: Context
 ) -> dict[str, Moments]:
@@ -35,7 +53,7 @@ def observe(
 
     They are kept in the context's folder, as the histograms are.
     """
-    cache = context.work / f"moments-{key(graph, samples, context.batch)}.npz"
+    cache = context.work / f"moments-{key(graph, samples, context.batch, POSITIONS)}.npz"
     known = _load(cache)
     wanted = [layer for layer in layers if solvable(layer)]
     missing = [layer for layer in wanted if layer.name not in known]

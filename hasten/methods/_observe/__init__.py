@@ -1,0 +1,1 @@
+"""What do layers read on calibration samples? For the methods that quantize."""

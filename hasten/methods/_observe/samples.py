@@ -1,0 +1,62 @@
+"""Which samples are looked at, how many values are held at once, and where what was seen is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hasten.core.data import Array, Calibration
+from hasten.core.errors import MethodError
+from hasten.graph import Graph
+from hasten.graph.shapes import observed_shapes
+from hasten.methods import Context
+
+MEMORY_BYTES = 256 << 20
+"""About how much of a batch's activations may be held at once; what exceeds it takes further passes."""
+
+
+def spread(calibration: Calibration, count: int) -> Calibration:
+    """``count`` of the samples at even distances, since data are often sorted; all when there are fewer."""
+    have = len(calibration)
+    if have <= count:
+        return calibration
+    return Calibration(calibration.store, [calibration.indices[i * have // count] for i in range(count)])
+
+
+def in_memory(
+    graph: Graph, names: Sequence[str], samples: Calibration, context: Context
+) -> Iterator[list[str]]:
+    """Divide the values so that those of one group fit into memory together."""
+    first = next(iter(samples.batches(context.batch)), None)
+    if first is None:
+        raise MethodError("there are no samples to calibrate on; give --data")
+    shapes = observed_shapes(graph, first.feeds(graph.inputs), threads=context.threads)
+    group: list[str] = []
+    held = 0
+    for name in names:
+        needed = 4 * int(np.prod(shapes.get(name, ()), dtype=np.int64))
+        if group and held + needed > MEMORY_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += needed
+    if group:
+        yield group
+
+
+def key(graph: Graph, samples: Calibration, batch: int, how_many: int) -> str:
+    """Names what was seen of a graph on these samples; how_many: values of each that were counted."""
+    told = json.dumps([graph.fingerprint, samples.store.sha256, samples.indices, batch, how_many])
+    return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+
+def replace_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write a file of arrays, whole or not at all."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    np.savez(partial, allow_pickle=False, **arrays)
+    partial.replace(path)
