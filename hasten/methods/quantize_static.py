@@ -51,10 +51,12 @@ FACTS = Facts(
     yields=frozenset({"int8"}),
 )
 
-OLDEST_OPSET = {"int8": 13, "int4": 21}
-"""The first operator set whose DequantizeLinear takes a scale for each channel, and that which has 4 bits."""
+OLDEST_OPSET = {"int8": 13, "int4": 21, "uint16": 21}
+"""The first operator set whose DequantizeLinear takes a scale for each channel, and that which has the types
+of 4 and 16 bits."""
 
-ActivationType: TypeAlias = Literal["uint8", "int8"]
+ActivationType: TypeAlias = Literal["uint8", "int8", "uint16"]
+WeightType: TypeAlias = Literal["int8", "int4"]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -63,8 +65,10 @@ class Params:
 
     weights: ``int8`` or ``int4``, symmetric; 4 bits need operator set 21, are stored in half the bytes, with
         the scales of least squared error, and no CPU kernel computes with them: what is gained is size.
-    activations: ``uint8``, asymmetric (what x86 kernels prefer), or ``int8``,
-        symmetric where a value takes both signs.
+    weights_of: the same for single layers, by name, where it differs.
+    activations: ``uint8``, asymmetric (what x86 kernels prefer), ``int8``, symmetric where a value takes
+        both signs, or ``uint16``, asymmetric, which NPUs compute with and CPUs only store; it needs operator
+        set 21.
     range: what part of the calibrated values the integers cover: all (``minmax``), all but the outermost
         (``percentile``), the part with the least squared error of rounding (``mse``), or whose rounded
         distribution tells most of the original (``entropy``), or the mean ± ``sigmas`` (``sigma``).
@@ -81,7 +85,8 @@ class Params:
     exclude: names of layers to leave in float.
     """
 
-    weights: Literal["int8", "int4"] = "int8"
+    weights: WeightType = "int8"
+    weights_of: Mapping[str, WeightType] = Field(default_factory=dict)
     activations: ActivationType = "uint8"
     range: Literal["minmax", "percentile", "mse", "entropy", "sigma"] = "minmax"
     rounding: Literal["nearest", "outputs"] = "nearest"
@@ -101,10 +106,11 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     Raises MethodError for an operator set that is too old, without calibration samples, and when the
     graph, before or after, cannot be run on them.
     """
-    oldest = OLDEST_OPSET[params.weights]
-    if graph.opset < oldest:
+    types = {"int8", params.weights, *params.weights_of.values(), params.activations} & OLDEST_OPSET.keys()
+    newest = max(types, key=lambda name: OLDEST_OPSET[name])
+    if graph.opset < OLDEST_OPSET[newest]:
         raise MethodError(
-            f"the graph has operator set {graph.opset} and {params.weights} weights need {oldest}; "
+            f"the graph has operator set {graph.opset} and {newest} needs {OLDEST_OPSET[newest]}; "
             "put optimize_graph before quantize_static"
         )
     if context.calibration is None or not len(context.calibration):
@@ -135,12 +141,11 @@ class _Work:
         self._context = context
         self._exclude = frozenset(params.exclude)
         self._editor = Editor(graph)
-        self._reduced = params.weights == "int8" and _reduce_range(params.reduce_range)
-        self._bits = 4 if params.weights == "int4" else 7 if self._reduced else 8
-        self._grid = Grid(bits=self._bits)
+        self._reduced = _reduce_range(params.reduce_range)
         self._quantizers: dict[ir.Value, Affine] = {}
         self._rounded: list[Rounded] = []
         self._saturation: dict[str, float] = {}
+        self._bits: set[int] = set()
 
     def plan(self) -> Plan:
         """Where to round; layers whose activations cannot be rounded are left out, until all can."""
@@ -173,8 +178,14 @@ class _Work:
         self.skipped += skipped
         return found
 
+    def _stored(self, layer: Layer) -> WeightType:
+        return self._params.weights_of.get(layer.name, self._params.weights)
+
+    def _grid(self, layer: Layer) -> Grid:
+        return Grid(bits=4 if self._stored(layer) == "int4" else 7 if self._reduced else 8)
+
     def _keeps_channels(self, layer: Layer) -> bool:
-        erased = 0 if self._params.per_channel else erased_channels(layer, self._grid)
+        erased = 0 if self._params.per_channel else erased_channels(layer, self._grid(layer))
         if erased:
             self.skipped.append(
                 skip(layer.node, f"one scale for all its channels would erase {erased} of them (per_channel)")
@@ -208,27 +219,29 @@ class _Work:
 
     def write(self, plan: Plan, lookups: list[ir.Node]) -> None:
         """Change the graph."""
-        stored, activations = self._params.weights, self._params.activations
         scale = "per channel" if self._params.per_channel else "per tensor"
-        what = f"{stored} weights ({self._bits} bits, {scale}), {activations} activations"
-        self.sites += [Site(name=lr.name, op_type=lr.node.op_type, what=what) for lr in plan.layers]
-        weights = WeightWriter(
+        for layer in plan.layers:
+            weights = f"{self._stored(layer)} weights ({self._grid(layer).bits} bits, {scale})"
+            what = f"{weights}, {self._params.activations} activations"
+            self.sites.append(Site(name=layer.name, op_type=layer.node.op_type, what=what))
+            self._bits.add(self._grid(layer).bits)
+        writer = WeightWriter(
             self._editor, self._grid, per_channel=self._params.per_channel, moments=self._moments(plan)
         )
         for layer in filter(solvable, plan.layers):
             quantizer = self._quantizers[plan.group(layer.activation)]
             self._rounded.append(Rounded(layer, str(layer.activation.name), quantizer))
-        insert(self._editor, plan, self._quantizers, weights)
-        writer = LookupWriter(self._editor, per_row=self._params.per_channel)
+        insert(self._editor, plan, self._quantizers, writer)
+        tables = LookupWriter(self._editor, per_row=self._params.per_channel)
         scale = "a scale for each row" if self._params.per_channel else "one scale"
         for node in lookups:
             what = f"int8 table ({scale}), multiplied when looked up"
             self.sites.append(Site(name=layer_name(node), op_type=node.op_type, what=what))
-            writer.write(node)
+            tables.write(node)
 
     def look_for_saturation(self) -> None:
         """Find the layers whose 16-bit sums would overflow where this model may also run."""
-        if self._bits == 8 and self._params.activations == "uint8":
+        if 8 in self._bits and self._params.activations == "uint8":
             assert self._context.calibration is not None
             self._saturation = saturation(
                 self._original, self._rounded, self._context.calibration, self._context
@@ -246,7 +259,9 @@ class _Work:
         known = {site.name for site in self.sites} | {skipped.name for skipped in self.skipped}
         known |= {layer_name(node) for node in self._editor.main}
         notes = [f"exclude names nothing in the graph: {name}" for name in sorted(self._exclude - known)]
-        if self._bits == 4:
+        strange = sorted(self._params.weights_of.keys() - known)
+        notes += [f"weights_of names nothing in the graph: {name}" for name in strange]
+        if 4 in self._bits:
             notes.append("4-bit weights are unpacked to float when they are read: smaller, not faster")
         if self._saturation:
             worst = max(self._saturation, key=lambda name: self._saturation[name])
@@ -254,7 +269,7 @@ class _Work:
                 f"on x86 CPUs without VNNI {len(self._saturation)} of its layers would saturate, {worst} in "
                 f"{self._saturation[worst]:.2%} of its outputs: less exact there; reduce_range avoids it"
             )
-        if self._reduced:
+        if 7 in self._bits:
             reason = "asked for" if self._params.reduce_range else "this CPU has no VNNI and would saturate"
             notes.append(f"weights use 7 bits: {reason}")
         return notes
@@ -271,8 +286,8 @@ def _check(graph: Graph, changed: Graph, context: Context) -> None:
 
 
 def _quantizer(activations: ActivationType, low: float, high: float) -> Affine:
-    if activations == "uint8":
-        return asymmetric(low, high, Grid(signed=False))
+    if activations != "int8":
+        return asymmetric(low, high, Grid(bits=16 if activations == "uint16" else 8, signed=False))
     if low >= 0.0:
         return asymmetric(low, high, Grid(signed=True))
     return symmetric(max(-low, high), Grid(signed=True))

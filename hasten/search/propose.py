@@ -6,17 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf
 from time import monotonic
-from typing import Any
 
 from hasten import methods
 from hasten.core.errors import TrialError
-from hasten.core.recipe import Json, Recipe, Step
+from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Trial
 from hasten.search.advise import Advice
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, leader, within_budget
 from hasten.search.learn import quantize_aware
-from hasten.search.repair import choose_layers, saved_us
+from hasten.search.repair import choose_forms, forms_of, mixed, saved, times_us, without
 from hasten.search.trial import Lab
 
 _REPAIR_SHARE = 0.5
@@ -147,23 +146,33 @@ class Proposer:
         return cost(trial, self.lab.budget)
 
     def _repair(self, trial: Trial) -> Recipe | None:
-        """The trial's recipe with the layers to blame excluded from its last step, or None."""
+        """The trial's recipe with layers to blame at more bits, or left out of its last step; or None."""
         left_s = self.deadline - monotonic()
-        if trial.quality is None or left_s <= 0 or not _can_exclude(trial.recipe.steps[-1]):
+        before, step = Recipe(trial.recipe.steps[:-1]), trial.recipe.steps[-1]
+        if trial.quality is None or left_s <= 0 or not _can_exclude(step):
             return None
         fraction = _MARGIN * min(1.0, trial.quality.allowed / max(trial.quality.drop, 1e-12))
+        forms = forms_of(step)
         try:
-            saved = self._saved_us(trial)
-            choice = choose_layers(self.lab.workshop, trial.recipe, fraction, saved, _REPAIR_SHARE * left_s)
+            saves = {form: self._saved(trial, other) for form, other in forms.items()}
+            limit_s = _REPAIR_SHARE * left_s
+            choice = choose_forms(self.lab.workshop, before, forms, saves, fraction, limit_s)
         except TrialError:
             return None
-        return _without(trial.recipe, choice.layers) if choice is not None else None
+        return Recipe((*before.steps, mixed(forms, choice))) if choice is not None else None
 
-    def _saved_us(self, trial: Trial) -> dict[str, float]:
-        """The time each layer saves by the last step of the trial's recipe; raises TrialError."""
-        before = replace(_candidate(trial), recipe=Recipe(trial.recipe.steps[:-1]))
-        slow, fast = (self.lab.kernels(self.lab.subject(c)) for c in (before, _candidate(trial)))
-        return saved_us(slow, fast)
+    def _saved(self, trial: Trial, step: Step) -> dict[str, float]:
+        """What each layer saves by this step in place of the trial's last, bytes or µs; raises TrialError."""
+        before = Recipe(trial.recipe.steps[:-1])
+        costs = (self._layer_costs(trial, recipe) for recipe in (before, Recipe((*before.steps, step))))
+        return saved(*costs)
+
+    def _layer_costs(self, trial: Trial, recipe: Recipe) -> dict[str, float]:
+        """What each layer of a recipe costs where the trial ran: bytes where size is the objective, or µs."""
+        if self.lab.budget.objective == "size":
+            layers = self.lab.workshop.cost(self.lab.workshop.apply(recipe)).layers
+            return {layer.name: float(layer.weight_bytes) for layer in layers}
+        return times_us(self.lab.kernels(self.lab.subject(replace(_candidate(trial), recipe=recipe))))
 
     def _mixed(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """The best so far without the layers that its last step made slower."""
@@ -171,13 +180,14 @@ class Proposer:
         if best is None or self.lab.budget.objective == "size" or not _can_exclude(best.recipe.steps[-1]):
             return
         try:
-            saved = self._saved_us(best)
+            gains = self._saved(best, best.recipe.steps[-1])
         except TrialError:
             return
         changed = {site.name for site in best.sites}
-        slower = [name for name, us in saved.items() if us < 0 and name in changed]
-        if -sum(saved[name] for name in slower) > _WORTH * sum(map(abs, saved.values())):
-            yield replace(_candidate(best), recipe=_without(best.recipe, slower))
+        slower = [name for name, us in gains.items() if us < 0 and name in changed]
+        if -sum(gains[name] for name in slower) > _WORTH * sum(map(abs, gains.values())):
+            *first, last = best.recipe.steps
+            yield replace(_candidate(best), recipe=Recipe((*first, without(last, slower))))
 
     def _thread_counts(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Fewer threads for the best so far, halved as long as it helps: small models pay for each thread.
@@ -220,14 +230,6 @@ def _other_ranges(recipe: Recipe) -> list[Recipe]:
     current = methods.parameters(step).range
     others = [Step(step.method, {**step.params, "range": name}) for name in _RANGES if name != current]
     return [Recipe((*recipe.steps[:-1], other)) for other in others]
-
-
-def _without(recipe: Recipe, layers: Sequence[str]) -> Recipe:
-    """The recipe with these layers, too, left out of its last step."""
-    step = recipe.steps[-1]
-    before: Any = step.params.get("exclude") or ()
-    excluded: list[Json] = [*sorted({*layers, *before})]
-    return Recipe((*recipe.steps[:-1], Step(step.method, {**step.params, "exclude": excluded})))
 
 
 def _can_exclude(step: Step) -> bool:

@@ -1,56 +1,89 @@
-"""Which layers should stay as they were when a recipe loses too much quality, or gains no time in some?
+"""Which form should each layer have when a recipe loses too much quality, or gains nothing in some layers?
 
-Left out are those whose time is saved least for the harm they do: a knapsack of measured damages and measured
-times of each layer, on the target, in both forms.
+Each layer may stay as it was, or be changed in one of the forms a step knows. Chosen is what saves most for
+the harm done: a knapsack of measured damages and, of each layer in each form, its time on the target or its
+bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hasten import methods
-from hasten.core.recipe import Json, Recipe
+from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Kernel, LayerError, Site
 from hasten.search.build import Built, Workshop
+
+LEFT = "left"
+"""The form of a layer that is as it was."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The layers to leave as they were, most harmful first, and the error of the outputs before and after."""
+    """The form of each layer, most harmful first, and the error of the outputs before and after."""
 
-    layers: tuple[str, ...]
+    forms: Mapping[str, str]
     error_before: float
     error_after: float
 
+    def layers(self, form: str) -> tuple[str, ...]:
+        """The layers in this form."""
+        return tuple(name for name, chosen in self.forms.items() if chosen == form)
 
-def choose_layers(
+
+def forms_of(step: Step) -> dict[str, Step]:
+    """The step, and others that do the same at more bits; each stands for a form that layers may have."""
+    if step.method == "quantize_static" and step.params.get("weights") == "int4":
+        return {"int4": step, "int8": Step(step.method, {**step.params, "weights": "int8", "weights_of": {}})}
+    return {"changed": step}
+
+
+def choose_forms(
     workshop: Workshop,
-    recipe: Recipe,
+    before: Recipe,
+    forms: Mapping[str, Step],
+    saves: Mapping[str, Mapping[str, float]],
     fraction: float,
-    saved_us: Mapping[str, float],
     time_limit_s: float,
 ) -> Choice | None:
-    """The layers to leave out of the recipe's last step so that the error falls to ``fraction`` of itself.
+    """The form of each layer for which the error of the first form falls to ``fraction`` of itself.
 
-    saved_us: the time that each layer saves by being changed; of what is missing nothing is known. Returns
-    None when no choice achieves it. Raises TrialError when the method fails.
+    before: the recipe without the step that the forms stand for. saves: what each form saves in each layer,
+    in time or bytes; of what is missing nothing is known. Returns None when no choice achieves it. Raises
+    TrialError when the method fails.
     """
-    before, after = workshop.apply(Recipe(recipe.steps[:-1])), workshop.apply(recipe)
-    answer = workshop.ask(
-        "sensitivity:choose_in_child",
-        {
-            **workshop.place(before),
-            "aim": {
-                "changed": str(after.path),
-                "names": [site.name for site in _new_sites(before, after)],
-                "costs": dict(saved_us),
-                "fraction": fraction,
-                "time_limit_s": time_limit_s,
-            },
-        },
-    )
-    return Choice(**{**answer, "layers": tuple(answer["layers"])}) if answer else None
+    start = workshop.apply(before)
+    made = {form: workshop.apply(Recipe((*before.steps, step))) for form, step in forms.items()}
+    paths: dict[str, Json] = {form: str(built.path) for form, built in made.items()}
+    names: dict[str, Json] = {f: [site.name for site in _new_sites(start, b)] for f, b in made.items()}
+    aim: dict[str, Json] = {
+        "forms": paths,
+        "names": names,
+        "saves": {form: dict(saved) for form, saved in saves.items()},
+        "fraction": fraction,
+        "time_limit_s": time_limit_s,
+    }
+    answer = workshop.ask("sensitivity:choose_in_child", {**workshop.place(start), "aim": aim})
+    return Choice(**answer) if answer else None
+
+
+def mixed(forms: Mapping[str, Step], choice: Choice) -> Step:
+    """One step that gives every layer its form: the first unless it says otherwise."""
+    first = next(iter(forms.values()))
+    params: dict[str, Json] = dict(first.params)
+    for form, step in list(forms.items())[1:]:
+        named: Any = params.get("weights_of") or {}
+        params["weights_of"] = {**named, **dict.fromkeys(choice.layers(form), step.params["weights"])}
+    return without(Step(first.method, params), choice.layers(LEFT))
+
+
+def without(step: Step, layers: Collection[str]) -> Step:
+    """The step with these layers, too, left out."""
+    before: Any = step.params.get("exclude") or ()
+    excluded: list[Json] = [*sorted({*layers, *before})]
+    return Step(step.method, {**step.params, "exclude": excluded} if excluded else step.params)
 
 
 def layer_errors(workshop: Workshop, recipe: Recipe) -> tuple[LayerError, ...]:
@@ -68,13 +101,12 @@ def layer_errors(workshop: Workshop, recipe: Recipe) -> tuple[LayerError, ...]:
     return tuple(sorted(found, key=lambda e: e.sqnr_db if e.sqnr_db is not None else float("inf")))
 
 
-def saved_us(before: tuple[Kernel, ...], after: tuple[Kernel, ...]) -> dict[str, float]:
-    """The time each layer saves in the second form; below zero where it is slower."""
-    slow, fast = _times_us(before), _times_us(after)
-    return {name: slow[name] - fast[name] for name in slow if name in fast}
+def saved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """What each layer saves in the second form, in the unit of both; below zero where it costs more."""
+    return {name: before[name] - after[name] for name in before if name in after}
 
 
-def _times_us(kernels: tuple[Kernel, ...]) -> dict[str, float]:
+def times_us(kernels: Iterable[Kernel]) -> dict[str, float]:
     """The time of each node of the graph; a kernel's time counts for every node it stands for."""
     found: dict[str, float] = {}
     for kernel in kernels:

@@ -1,7 +1,7 @@
-"""How much harm does each changed layer do? Read from a switchboard of the graph before and after a method.
+"""How much harm does each layer do in each form? Read from a switchboard of the graph in these forms.
 
-The damage of a set of layers is the normalized error ‖y - ŷ‖² / ‖y‖² of the model's outputs, on calibration
-samples, when only these layers are changed. Errors of layers add up where they are small and independent.
+The damage of a choice of forms is the normalized error ‖y - ŷ‖² / ‖y‖² of the model's outputs, on calibration
+samples. Errors of layers add up where they are small and independent.
 
 These functions run in a child process.
 """
@@ -9,7 +9,7 @@ These functions run in a child process.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name
 from hasten.graph.switches import Switchboard
-from hasten.numerics.knapsack import cheapest_cover
+from hasten.numerics.knapsack import Option, cheapest_choice
+from hasten.search.repair import LEFT
 
 _SAMPLES = 24
 """Calibration samples that damage is measured on, at most: enough to rank layers, few enough to be quick."""
 _FEWEST = 4
+_CHANGED = "changed"
 _ROUNDS = 6
 """How often the choice is made stricter until the error is as asked for: damages do not quite add up."""
 
@@ -34,23 +36,32 @@ class Bench:
     """A switchboard, opened, and samples with the outputs of the unchanged model."""
 
     def __init__(
-        self, before: Graph, after: Graph, names: Iterable[str], samples: Dataset, threads: int
+        self,
+        before: Graph,
+        forms: Mapping[str, Graph],
+        names: Mapping[str, Collection[str]],
+        samples: Dataset,
+        threads: int,
     ) -> None:
-        self.board = Switchboard(before, after, names)
+        self.board = Switchboard(before, forms, names)
         self.layers = tuple(self.board.layers)
         self._evaluator = self.board.open(threads=threads)
         reference = Evaluator(before, threads=threads)
         self._feeds = [batch.feeds(before.inputs) for batch in samples.batches(1)]
         self._expected = [reference.run(feeds) for feeds in self._feeds]
 
-    def error(self, on: Collection[str], samples: int | None = None) -> float:
-        """The damage of a set of layers: of the worst output, over the first ``samples``."""
+    def all_in(self, form: str) -> dict[str, str]:
+        """Every layer that has it in this form."""
+        return {name: form for name, switched in self.board.layers.items() if form in switched.flags}
+
+    def error(self, chosen: Mapping[str, str], samples: int | None = None) -> float:
+        """The damage of layers in these forms: of the worst output, over the first ``samples``."""
         taken = list(zip(self._feeds, self._expected, strict=True))[:samples]
         names = list(self._expected[0])
         wrong = dict.fromkeys(names, 0.0)
         total = dict.fromkeys(names, 0.0)
         for feeds, expected in taken:
-            got = self._evaluator.run(self.board.feeds(feeds, on), names)
+            got = self._evaluator.run(self.board.feeds(feeds, chosen), names)
             for name in names:
                 if expected[name].dtype.kind == "f":
                     wrong[name] += _square(expected[name].astype(np.float64) - got[name])
@@ -58,15 +69,18 @@ class Bench:
         worst = max((wrong[n] / total[n] for n in names if total[n]), default=0.0)
         return worst if np.isfinite(worst) else float("inf")
 
-    def damages(self, time_limit_s: float) -> dict[str, float]:
-        """The damage of each layer alone, on as many samples as the time allows."""
+    def damages(self, time_limit_s: float) -> dict[str, dict[str, float]]:
+        """The damage of each layer alone in each of its forms, on as many samples as the time allows."""
         began = time.monotonic()
-        self.error(self.layers[:1], 1)
-        self.error(self.layers[:1], 1)
+        self.error({}, 1)
+        self.error({}, 1)
         each_s = (time.monotonic() - began) / 2
-        affordable = int(time_limit_s / max(each_s * len(self.layers), 1e-6))
-        samples = min(_SAMPLES, max(_FEWEST, affordable))
-        return {name: self.error((name,), samples) for name in self.layers}
+        count = sum(len(switched.flags) for switched in self.board.layers.values())
+        samples = min(_SAMPLES, max(_FEWEST, int(time_limit_s / max(each_s * count, 1e-6))))
+        return {
+            name: {form: self.error({name: form}, samples) for form in switched.flags}
+            for name, switched in self.board.layers.items()
+        }
 
 
 def choose_in_child(
@@ -77,38 +91,53 @@ def choose_in_child(
     settings: dict[str, int],
     aim: dict[str, Any],
 ) -> dict[str, Any] | None:
-    """The layers to leave unchanged so that the error falls to a fraction of itself at the least cost.
+    """The form of each layer for which the error falls to a fraction of itself at the least cost.
 
-    aim: ``changed``, the graph file in which all ``names`` are changed; ``costs``, what leaving a layer as it
-    was costs (equal where missing); ``fraction``; ``time_limit_s``. None where no choice achieves it.
+    aim: ``forms``, the graph files in which layers are changed, by form, the first that whose error is to
+    fall; ``names``, of the layers that each form changed; ``saves``, of each form what a layer in it saves
+    against being left as it was; ``fraction``; ``time_limit_s``. None where no choice achieves it.
     """
     if store is None:
         return None
     samples = Roles.open(Path(store)).calibration.take(_SAMPLES)
-    bench = Bench(Graph.open(graph), Graph.open(aim["changed"]), aim["names"], samples, settings["threads"])
-    everything = bench.error(bench.layers)
+    forms = {form: Graph.open(path) for form, path in aim["forms"].items()}
+    bench = Bench(Graph.open(graph), forms, aim["names"], samples, settings["threads"])
+    now = bench.all_in(next(iter(forms)))
+    everything = bench.error(now)
     if not bench.layers or not everything:
         return None
     damages = bench.damages(aim["time_limit_s"])
-    # A layer whose time is not known costs as much as an average one.
-    known: Mapping[str, float] = aim["costs"]
-    usual = float(np.mean(list(known.values()))) if known else 1.0
-    costs = {name: known.get(name, usual) for name in bench.layers}
+    items = {name: _options(name, damages[name], aim["saves"]) for name in bench.layers}
     wanted = aim["fraction"] * everything
-    allowed = aim["fraction"] * sum(d for d in damages.values() if np.isfinite(d))
+    alone = [items[name][form].weight for name, form in now.items()]
+    allowed = aim["fraction"] * sum(damage for damage in alone if np.isfinite(damage))
     for _ in range(_ROUNDS):
-        left = cheapest_cover(damages, costs, allowed)
-        after = bench.error([name for name in bench.layers if name not in left])
-        if after <= wanted or len(left) == len(bench.layers):
+        chosen = cheapest_choice(items, allowed)
+        changed = {name: form for name, form in chosen.items() if form != LEFT}
+        after = bench.error(changed)
+        if after <= wanted or not changed:
             break
         allowed *= max(0.1, 0.8 * wanted / after)
-    if len(left) == len(bench.layers) or after >= everything:
+    if not changed or after >= everything:
         return None
+    worst_first = sorted(chosen, key=lambda name: -max(damages[name].values()))
     return {
-        "layers": sorted(left, key=lambda name: -damages[name]),
+        "forms": {name: chosen[name] for name in worst_first},
         "error_before": everything,
         "error_after": after,
     }
+
+
+def _options(
+    name: str, damages: Mapping[str, float], saves: Mapping[str, Mapping[str, float]]
+) -> dict[str, Option]:
+    """A layer's forms; of one that it is not known for what is saved is what it saves on average."""
+    options = {}
+    for form, damage in damages.items():
+        known = saves.get(form, {})
+        usual = float(np.mean(list(known.values()))) if known else 1.0
+        options[form] = Option(damage, -known.get(name, usual))
+    return {**options, LEFT: Option(0.0, 0.0)}
 
 
 def errors_in_child(
@@ -126,21 +155,22 @@ def errors_in_child(
     """
     if store is None:
         return []
-    before, after = Graph.open(graph), Graph.open(changed)
-    board = Switchboard(before, after, sites)
-    inner = [name for s in board.layers.values() for name in (s.original, s.changed)]
+    before = Graph.open(graph)
+    board = Switchboard(before, {_CHANGED: Graph.open(changed)}, {_CHANGED: sites})
+    inner = [name for s in board.layers.values() for name in (s.original, s.outputs[_CHANGED])]
+    everything = dict.fromkeys(board.layers, _CHANGED)
     combined = board.open(inner, threads=settings["threads"])
     signal = dict.fromkeys(board.layers, 0.0)
     alone, together = dict(signal), dict(signal)
     for batch in Roles.open(Path(store)).calibration.take(_SAMPLES).batches(1):
         feeds = batch.feeds(before.inputs)
         kept = combined.run(board.feeds(feeds))
-        spoilt = combined.run(board.feeds(feeds, board.layers))
+        spoilt = combined.run(board.feeds(feeds, everything))
         for name, switched in board.layers.items():
             expected = kept[switched.original].astype(np.float64)
             signal[name] += _square(expected)
-            alone[name] += _square(expected - kept[switched.changed])
-            together[name] += _square(expected - spoilt[switched.changed])
+            alone[name] += _square(expected - kept[switched.outputs[_CHANGED]])
+            together[name] += _square(expected - spoilt[switched.outputs[_CHANGED]])
     operators = {layer_name(node): node.op_type for node in before.ir_model.graph}
     return [
         LayerError(

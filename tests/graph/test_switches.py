@@ -29,17 +29,21 @@ def run(graph, feeds):
     return Evaluator(graph, optimized=False).run(feeds)
 
 
-def switched(board, feeds, on):
-    return board.open().run(board.feeds(feeds, on))
+def board_of(graph, change):
+    return Switchboard(graph, {"int8": change.graph}, {"int8": [site.name for site in change.sites]})
+
+
+def switched(board, feeds, chosen):
+    return board.open().run(board.feeds(feeds, chosen))
 
 
 def test_off_is_the_original_and_on_is_the_changed_graph(graph, tmp_path):
     change = changed_by(graph, Step("quantize_dynamic"), tmp_path)
-    board = Switchboard(graph, change.graph, [site.name for site in change.sites])
+    board = board_of(graph, change)
     assert set(board.layers) == {site.name for site in change.sites}
     feeds = feeds_of(graph)
-    for on, wanted in ((), graph), (board.layers, change.graph):
-        got = switched(board, feeds, on)
+    for chosen, wanted in ({}, graph), (dict.fromkeys(board.layers, "int8"), change.graph):
+        got = switched(board, feeds, chosen)
         for name, expected in run(wanted, feeds).items():
             np.testing.assert_allclose(got[name], expected, rtol=1e-4, atol=1e-5)
 
@@ -50,7 +54,7 @@ def test_one_switch_is_the_method_applied_to_one_layer(make, tmp_path):
     name_nodes(graph)
     change = changed_by(graph, Step("quantize_static", {"layout": "openvino"}), tmp_path)
     names = [site.name for site in change.sites]
-    board = Switchboard(graph, change.graph, names)
+    board = board_of(graph, change)
     assert board.layers
     feeds = feeds_of(graph)
     for name in board.layers:
@@ -58,7 +62,7 @@ def test_one_switch_is_the_method_applied_to_one_layer(make, tmp_path):
         alone = changed_by(
             graph, Step("quantize_static", {"layout": "openvino", "exclude": others}), tmp_path
         )
-        got = switched(board, feeds, [name])
+        got = switched(board, feeds, {name: "int8"})
         for output, expected in run(alone.graph, feeds).items():
             np.testing.assert_allclose(got[output], expected, rtol=1e-3, atol=1e-3)
 
@@ -67,11 +71,11 @@ def test_with_all_off_the_changed_outputs_show_each_layers_own_error(tmp_path):
     graph = conv_net()
     name_nodes(graph)
     change = changed_by(graph, Step("quantize_static"), tmp_path)
-    board = Switchboard(graph, change.graph, [site.name for site in change.sites])
-    inner = [name for layer in board.layers.values() for name in (layer.original, layer.changed)]
+    board = board_of(graph, change)
+    inner = [name for layer in board.layers.values() for name in (layer.original, layer.outputs["int8"])]
     values = board.open(inner).run(board.feeds(feeds_of(graph)))
     for layer in board.layers.values():
-        signal, got = values[layer.original], values[layer.changed]
+        signal, got = values[layer.original], values[layer.outputs["int8"]]
         noise = np.square(signal - got).sum() / np.square(signal).sum()
         assert 0 < noise < 0.01
 
@@ -80,5 +84,31 @@ def test_layers_that_are_not_there_have_no_switch(tmp_path):
     graph = mlp()
     name_nodes(graph)
     change = changed_by(graph, Step("quantize_static"), tmp_path)
-    assert not Switchboard(graph, change.graph, ["nothing"]).layers
-    assert not Switchboard(graph, graph, []).layers
+    assert not Switchboard(graph, {"int8": change.graph}, {"int8": ["nothing"]}).layers
+    assert not Switchboard(graph, {"int8": graph}, {"int8": []}).layers
+
+
+def test_each_form_is_the_graph_that_has_it_everywhere(tmp_path):
+    graph = conv_net()
+    name_nodes(graph)
+    steps = {
+        form: Step("quantize_static", {"weights": form, "layout": "openvino"}) for form in ("int8", "int4")
+    }
+    made = {form: changed_by(graph, step, tmp_path) for form, step in steps.items()}
+    board = Switchboard(
+        graph,
+        {form: change.graph for form, change in made.items()},
+        {form: [site.name for site in change.sites] for form, change in made.items()},
+    )
+    feeds = feeds_of(graph)
+    got = {form: switched(board, feeds, dict.fromkeys(board.layers, form)) for form in made}
+    for form, change in made.items():
+        for name, expected in run(change.graph, feeds).items():
+            np.testing.assert_allclose(got[form][name], expected, atol=0.05)
+    *others, last = board.layers
+    mixed = switched(board, feeds, {last: "int4", **dict.fromkeys(others, "int8")})
+    step = Step("quantize_static", {**steps["int8"].params, "weights_of": {last: "int4"}})
+    for name, expected in run(changed_by(graph, step, tmp_path).graph, feeds).items():
+        # Where a value lies between two integers, either may be taken: fusing changes its last bits.
+        off = {which: np.square(expected - values[name]).sum() for which, values in got.items()}
+        assert np.square(expected - mixed[name]).sum() < 0.1 * min(off.values())

@@ -326,8 +326,35 @@ def test_four_bits_are_stored_in_half_the_bytes(quantize):
 def test_four_bits_need_an_operator_set_that_has_them(quantize):
     graph = conv_net()
     graph.ir_model.opset_imports[""] = 17
-    with pytest.raises(MethodError, match="int4 weights need 21"):
+    with pytest.raises(MethodError, match="int4 needs 21"):
         quantize(graph, weights="int4")
+
+
+def test_single_layers_may_take_other_bits(quantize):
+    graph = conv_net()
+    names = [site.name for site in quantize(graph).sites]
+    change = quantize(graph, weights_of={names[0]: "int4", "nowhere": "int4"})
+    stored = [
+        v.const_value.dtype.name.lower()
+        for name, v in change.graph.weights.items()
+        if name.endswith(".integers") and v.const_value.dtype != ir.DataType.INT32
+    ]
+    assert sorted(stored) == sorted(["int4", *["int8"] * (len(stored) - 1)])
+    assert ["4 bits" in site.what for site in change.sites if "weights" in site.what].count(True) == 1
+    assert "weights_of names nothing in the graph: nowhere" in change.notes
+
+
+def test_activations_of_16_bits_have_256_times_the_levels(quantize):
+    scales = {}
+    for activations in ("uint8", "uint16"):
+        graph = quantize(conv_net(), activations=activations).graph
+        Evaluator(graph).run(feeds_of(graph))
+        pairs = [node for node in graph.ir_model.graph if node.op_type == "QuantizeLinear"]
+        assert {node.inputs[2].const_value.dtype.name for node in pairs} == {activations.upper()}
+        scales[activations] = {node.name: node.inputs[1].const_value.numpy() for node in pairs}
+    assert scales["uint8"].keys() == scales["uint16"].keys()
+    for name, scale in scales["uint8"].items():
+        np.testing.assert_allclose(scale / scales["uint16"][name], 65535 / 255, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("asked", "largest"), [(True, 63), (False, 127)])

@@ -1,38 +1,57 @@
-"""The exact choice of what to take out, against all choices tried."""
+"""The exact choice of a form for each item, against all choices tried."""
 
 from __future__ import annotations
 
-from itertools import chain, combinations
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hasten.numerics.knapsack import cheapest_cover
+from hasten.numerics.knapsack import Option, cheapest_choice
 
-ITEMS = st.lists(st.tuples(st.integers(0, 50), st.integers(-20, 100)), min_size=1, max_size=8)
+OPTION = st.builds(Option, st.integers(0, 50).map(float), st.integers(-20, 100).map(float))
+ITEMS = st.dictionaries(
+    st.sampled_from("abcde"), st.dictionaries(st.sampled_from("xyz"), OPTION, min_size=1), min_size=1
+)
+INFINITE = float("inf")
+
+
+def weight(items, chosen):
+    return sum(items[item][option].weight for item, option in chosen.items())
+
+
+def cost(items, chosen):
+    return sum(items[item][option].cost for item, option in chosen.items())
 
 
 @given(ITEMS, st.integers(0, 200))
-def test_no_other_choice_is_cheaper(items: list[tuple[int, int]], allowed: int) -> None:
-    weights = {f"i{n}": float(w) for n, (w, _) in enumerate(items)}
-    costs = {f"i{n}": float(c) for n, (_, c) in enumerate(items)}
-    found = cheapest_cover(weights, costs, float(allowed))
-
-    def left(taken: frozenset[str]) -> float:
-        return sum(w for name, w in weights.items() if name not in taken)
-
-    every = chain.from_iterable(combinations(weights, k) for k in range(len(weights) + 1))
-    least = min(sum(costs[n] for n in taken) for taken in map(frozenset, every) if left(taken) <= allowed)
-    assert left(found) <= allowed + 1e-6
-    assert sum(costs[n] for n in found) == pytest.approx(least, abs=1e-6)
+def test_no_other_choice_is_cheaper(items, allowed):
+    found = cheapest_choice(items, float(allowed))
+    every = [dict(zip(items, options, strict=True)) for options in product(*items.values())]
+    fitting = [chosen for chosen in every if weight(items, chosen) <= allowed]
+    assert set(found) == set(items)
+    if fitting:
+        assert weight(items, found) <= allowed + 1e-6
+        assert cost(items, found) == pytest.approx(min(cost(items, c) for c in fitting), abs=1e-6)
+    else:
+        assert weight(items, found) == min(weight(items, c) for c in every)
 
 
-def test_what_is_not_finite_is_taken_out() -> None:
-    assert cheapest_cover({"a": float("inf"), "b": 1.0}, {"a": 9.0, "b": 1.0}, 5.0) == {"a"}
+def test_what_is_not_finite_is_not_chosen():
+    items = {
+        "a": {"changed": Option(INFINITE, 0.0), "left": Option(0.0, 9.0)},
+        "b": {"changed": Option(1.0, 0.0), "left": Option(0.0, 1.0)},
+    }
+    assert cheapest_choice(items, 5.0) == {"a": "left", "b": "changed"}
 
 
-def test_greed_by_harm_alone_would_pay_more() -> None:
-    weights = {"worst": 10.0, "bad": 6.0, "worse": 5.0}
-    costs = {"worst": 100.0, "bad": 10.0, "worse": 10.0}
-    assert cheapest_cover(weights, costs, 10.0) == {"bad", "worse"}
+def test_greed_by_harm_alone_would_pay_more():
+    harms = {"worst": (10.0, 100.0), "bad": (6.0, 10.0), "worse": (5.0, 10.0)}
+    items = {n: {"changed": Option(w, 0.0), "left": Option(0.0, c)} for n, (w, c) in harms.items()}
+    assert cheapest_choice(items, 10.0) == {"worst": "changed", "bad": "left", "worse": "left"}
+
+
+def test_of_equally_cheap_options_the_first():
+    items = {"a": {"left": Option(1.0, 2.0), "right": Option(0.0, 2.0)}}
+    assert cheapest_choice(items, 5.0) == {"a": "left"}

@@ -56,24 +56,24 @@ def test_the_layer_that_int8_ruins_is_found(case):
     place, changed, sites = case
     before, after = Graph.open(place["graph"]), Graph.open(changed)
     samples = Roles.open(Path(place["store"])).calibration
-    bench = Bench(before, after, sites, samples, threads=1)
-    damages = bench.damages(time_limit_s=5.0)
+    bench = Bench(before, {"int8": after}, {"int8": sites}, samples, threads=1)
+    damages = {name: forms["int8"] for name, forms in bench.damages(time_limit_s=5.0).items()}
     assert set(damages) == {STURDY, FRAGILE}
     assert damages[FRAGILE] > 100 * damages[STURDY]
-    assert bench.error(bench.layers) == pytest.approx(sum(damages.values()), rel=0.3)
-    assert bench.error(()) < 1e-9
+    assert bench.error(bench.all_in("int8")) == pytest.approx(sum(damages.values()), rel=0.3)
+    assert bench.error({}) < 1e-9
 
 
 def choose(case, **aim):
     place, changed, sites = case
-    given = {"costs": {}, "fraction": 0.1, "time_limit_s": 5.0, **aim}
-    return choose_in_child(**place, aim={"changed": changed, "names": list(sites), **given})
+    given = {"saves": {}, "fraction": 0.1, "time_limit_s": 5.0, **aim}
+    return choose_in_child(**place, aim={"forms": {"int8": changed}, "names": {"int8": list(sites)}, **given})
 
 
 def test_it_is_left_as_it_was(case):
     found = choose(case)
     assert found is not None
-    assert found["layers"] == [FRAGILE]
+    assert found["forms"] == {FRAGILE: "left", STURDY: "int8"}
     assert found["error_after"] <= 0.1 * found["error_before"]
 
 

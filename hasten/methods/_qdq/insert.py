@@ -7,7 +7,7 @@ section 2.4), so adding it needs no arithmetic but the addition.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -89,11 +89,17 @@ def erased_channels(layer: Layer, grid: Grid) -> int:
 class WeightWriter:
     """Writes layers' weights and biases as integers; a weight that layers share is stored once.
 
-    moments: of what layers read, by name; the weights of these are rounded for the least error of outputs.
+    grid: the integers that a layer's weights become. moments: of what layers read, by name; the weights of
+    these are rounded for the least error of outputs.
     """
 
     def __init__(
-        self, editor: Editor, grid: Grid, *, per_channel: bool, moments: Mapping[str, Moments]
+        self,
+        editor: Editor,
+        grid: Callable[[Layer], Grid],
+        *,
+        per_channel: bool,
+        moments: Mapping[str, Moments],
     ) -> None:
         self._editor = editor
         self._grid = grid
@@ -107,16 +113,15 @@ class WeightWriter:
         axis = layer.axis if self._per_channel else None
         moments = moments_of(self._moments, layer)
         # Few levels are better spent on the many small weights than on the one largest.
-        few = self._grid.bits <= _FEW_BITS
-        bounds = (
-            least_squares_bounds(layer.array, self._grid, axis) if few else slice_bounds(layer.array, axis)
-        )
+        grid = self._grid(layer)
+        few = grid.bits <= _FEW_BITS
+        bounds = least_squares_bounds(layer.array, grid, axis) if few else slice_bounds(layer.array, axis)
         bias = self._bias(layer, moments)
         if bias is not None:
             # A channel of tiny weights gets a larger scale if its bias would not fit into int32 otherwise.
-            needed = np.abs(bias) * (self._grid.high / (_LARGEST_BIAS * float(activation.scale)))
+            needed = np.abs(bias) * (grid.high / (_LARGEST_BIAS * float(activation.scale)))
             bounds = np.maximum(bounds, (needed if axis is not None else needed.max()).astype(np.float32))
-        quantizer = symmetric(bounds, self._grid, axis)
+        quantizer = symmetric(bounds, grid, axis)
         weight = node.inputs[1]
         assert weight is not None
         key = (weight.name, axis, quantizer.scale.tobytes())
