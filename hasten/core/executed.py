@@ -1,17 +1,16 @@
 """What a model's kernels say: which layers run as the recipe meant them, and what was paid for without use.
 
-Everything follows from a ``Best``: its kernels are what the runtime executes, its layers what the exported
-graph says that they compute in.
+Kernels are what the runtime executes, layers what the exported graph says that they compute in.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hasten.core.record import Best, Kernel, LayerCost
+from hasten.core.record import Kernel, LayerCost
 
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "FakeQuantize"})
 _CASTS = frozenset({"Convert", "Cast"})
@@ -51,15 +50,18 @@ class Executed:
     finding: Finding
 
 
-def executed(best: Best, inputs: Collection[str] = ()) -> tuple[Executed, ...]:
+def executed(
+    kernels: Sequence[Kernel], layers: Iterable[LayerCost], inputs: Collection[str] = ()
+) -> tuple[Executed, ...]:
     """Every kernel, in the order of execution, with its share of the time and what is to be said of it.
 
-    inputs: names of the model's inputs; rounding them is needed once and is not held against a runtime.
+    layers: of the graph that the kernels execute. inputs: names of the model's inputs; rounding them is
+    needed once and is not held against a runtime.
     """
-    costs = {cost.name: cost for cost in best.layers}
-    total = sum(kernel.time_us or 0.0 for kernel in best.kernels)
+    costs = {cost.name: cost for cost in layers}
+    total = sum(kernel.time_us or 0.0 for kernel in kernels)
     needed = {name for given in inputs for name in (given, f"{given}.quantize")}
-    return tuple(_executed(kernel, costs, total, needed) for kernel in best.kernels)
+    return tuple(_executed(kernel, costs, total, needed) for kernel in kernels)
 
 
 def _executed(

@@ -101,7 +101,7 @@ def explain(record: RunRecord) -> Explanation:
         kept = "the original was kept, so no layer was changed"
         return Explanation((), (), (), (), None, kept, kept, kept)
     trial = record.trial(best.trial)
-    found = executed(best, _inputs(record))
+    found = executed(best.kernels, best.layers, _inputs(record))
     lines = _lines(found, record)
     flipped = _flipped(best, record)
     return Explanation(
@@ -120,7 +120,7 @@ def as_values(record: RunRecord) -> dict[str, Any]:
     """The same as JSON values, with the record's own numbers; raises RecordError."""
     made = explain(record)
     best = record.best
-    found = executed(best, _inputs(record)) if best else ()
+    found = executed(best.kernels, best.layers, _inputs(record)) if best else ()
     kernels = [
         {
             **each.kernel.model_dump(mode="json"),

@@ -14,8 +14,9 @@ from hasten.core.record import Trial
 from hasten.search.advise import Advice
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, leader, within_budget
+from hasten.search.layers import fell_back, saved
 from hasten.search.learn import quantize_aware
-from hasten.search.repair import choose_forms, forms_of, mixed, saved, times_us, without
+from hasten.search.repair import choose_forms, forms_of, mixed, without
 from hasten.search.trial import Lab
 
 _REPAIR_SHARE = 0.5
@@ -154,40 +155,32 @@ class Proposer:
         fraction = _MARGIN * min(1.0, trial.quality.allowed / max(trial.quality.drop, 1e-12))
         forms = forms_of(step)
         try:
-            saves = {form: self._saved(trial, other) for form, other in forms.items()}
+            saves = {form: saved(self.lab, _candidate(trial), other) for form, other in forms.items()}
             limit_s = _REPAIR_SHARE * left_s
             choice = choose_forms(self.lab.workshop, before, forms, saves, fraction, limit_s)
         except TrialError:
             return None
         return Recipe((*before.steps, mixed(forms, choice))) if choice is not None else None
 
-    def _saved(self, trial: Trial, step: Step) -> dict[str, float]:
-        """What each layer saves by this step in place of the trial's last, bytes or µs; raises TrialError."""
-        before = Recipe(trial.recipe.steps[:-1])
-        costs = (self._layer_costs(trial, recipe) for recipe in (before, Recipe((*before.steps, step))))
-        return saved(*costs)
-
-    def _layer_costs(self, trial: Trial, recipe: Recipe) -> dict[str, float]:
-        """What each layer of a recipe costs where the trial ran: bytes where size is the objective, or µs."""
-        if self.lab.budget.objective == "size":
-            layers = self.lab.workshop.cost(self.lab.workshop.apply(recipe)).layers
-            return {layer.name: float(layer.weight_bytes) for layer in layers}
-        return times_us(self.lab.kernels(self.lab.subject(replace(_candidate(trial), recipe=recipe))))
-
     def _mixed(self, done: Sequence[Trial]) -> Iterator[Candidate]:
-        """The best so far without the layers that its last step made slower."""
+        """The best so far without the layers that its last step made slower, or the runtime does not run so.
+
+        A layer that is computed in floats all the same has paid for rounding and gained nothing.
+        """
         best = leader(done, self.baseline, self.lab.budget)
         if best is None or self.lab.budget.objective == "size" or not _can_exclude(best.recipe.steps[-1]):
             return
         try:
-            gains = self._saved(best, best.recipe.steps[-1])
+            gains = saved(self.lab, _candidate(best), best.recipe.steps[-1])
+            fallen = fell_back(self.lab, _candidate(best))
         except TrialError:
             return
         changed = {site.name for site in best.sites}
-        slower = [name for name, us in gains.items() if us < 0 and name in changed]
-        if -sum(gains[name] for name in slower) > _WORTH * sum(map(abs, gains.values())):
+        slower = {name for name, us in gains.items() if us < 0 and name in changed}
+        fallen = fallen & changed
+        if fallen or -sum(gains[name] for name in slower) > _WORTH * sum(map(abs, gains.values())):
             *first, last = best.recipe.steps
-            yield replace(_candidate(best), recipe=Recipe((*first, without(last, slower))))
+            yield replace(_candidate(best), recipe=Recipe((*first, without(last, slower | fallen))))
 
     def _thread_counts(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Fewer threads for the best so far, halved as long as it helps: small models pay for each thread.

@@ -7,13 +7,13 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hasten import methods
 from hasten.core.recipe import Json, Recipe, Step
-from hasten.core.record import Kernel, LayerError, Site
+from hasten.core.record import LayerError, Site
 from hasten.search.build import Built, Workshop
 
 LEFT = "left"
@@ -99,20 +99,6 @@ def layer_errors(workshop: Workshop, recipe: Recipe) -> tuple[LayerError, ...]:
     place: dict[str, Json] = {**workshop.place(before), "changed": str(after.path), "sites": sites}
     found = [LayerError(**error) for error in workshop.ask("sensitivity:errors_in_child", place)]
     return tuple(sorted(found, key=lambda e: e.sqnr_db if e.sqnr_db is not None else float("inf")))
-
-
-def saved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """What each layer saves in the second form, in the unit of both; below zero where it costs more."""
-    return {name: before[name] - after[name] for name in before if name in after}
-
-
-def times_us(kernels: Iterable[Kernel]) -> dict[str, float]:
-    """The time of each node of the graph; a kernel's time counts for every node it stands for."""
-    found: dict[str, float] = {}
-    for kernel in kernels:
-        for name in kernel.layers if kernel.time_us is not None else ():
-            found[name] = found.get(name, 0.0) + (kernel.time_us or 0.0)
-    return found
 
 
 def _new_sites(before: Built, after: Built) -> tuple[Site, ...]:

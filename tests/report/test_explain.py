@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hasten.core.executed import by_precision, executed
-from hasten.core.record import Best, Flips, Kernel, LayerCost, LayerError, RunRecord, Scorecard
+from hasten.core.record import Flips, Kernel, LayerCost, LayerError, RunRecord
 from hasten.report import render
 from hasten.report.explain import as_values, explain
 
@@ -31,12 +31,8 @@ def cost(name: str, dtype: str, macs: int = 100) -> LayerCost:
     )
 
 
-def best(kernels: list[Kernel], layers: list[LayerCost]) -> Best:
-    return Best(trial="t4", holdout=Scorecard(), layers=tuple(layers), kernels=tuple(kernels))
-
-
 def found(kernels: list[Kernel], layers: list[LayerCost]) -> dict[str, str]:
-    return {e.layer: e.finding for e in executed(best(kernels, layers), inputs=("image",))}
+    return {e.layer: e.finding for e in executed(kernels, layers, inputs=("image",))}
 
 
 def test_a_quantized_layer_in_a_float_kernel_fell_back() -> None:
@@ -73,20 +69,20 @@ def test_what_a_precision_option_asks_for_is_no_finding() -> None:
     ],
 )
 def test_conversions_are_told_from_the_rest(made: Kernel, finding: str) -> None:
-    assert [e.finding for e in executed(best([made], []), inputs=("image",))] == [finding]
+    assert [e.finding for e in executed([made], [], inputs=("image",))] == [finding]
 
 
 def test_a_kernel_stands_for_its_costliest_layer() -> None:
     layers = [cost("bias", "float32", macs=0), cost("product", "int8", macs=900)]
-    (only,) = executed(best([kernel("k", "FullyConnected", "int8", layers=("bias", "product"))], layers))
+    (only,) = executed([kernel("k", "FullyConnected", "int8", layers=("bias", "product"))], layers)
     assert (only.layer, only.intended, only.finding) == ("product", "int8", "")
 
 
 def test_shares_are_of_all_kernels_and_unknown_without_times() -> None:
-    made = executed(best([kernel("a", "Conv", "int8", 30.0), kernel("b", "Conv", "float32", 10.0)], []))
+    made = executed([kernel("a", "Conv", "int8", 30.0), kernel("b", "Conv", "float32", 10.0)], [])
     assert [e.share for e in made] == [0.75, 0.25]
     assert [(a.precision, a.share) for a in by_precision(made)] == [("int8", 0.75), ("float32", 0.25)]
-    untimed = executed(best([kernel("a", "Conv", "int8", None)], []))
+    untimed = executed([kernel("a", "Conv", "int8", None)], [])
     assert [e.share for e in untimed] == [None]
     assert [(a.count, a.share) for a in by_precision(untimed)] == [(1, None)]
 

@@ -1,20 +1,9 @@
-"""Choosing the layers to leave as they were, on real graphs: few culprits, measured damages."""
+"""Forms of layers, and the one step that gives each layer its own."""
 
 from __future__ import annotations
 
 from hasten.core.recipe import Step
-from hasten.core.record import Kernel
-from hasten.search.repair import Choice, forms_of, mixed, saved, times_us, without
-
-
-def kernel(name: str, time_us: float | None, *layers: str) -> Kernel:
-    return Kernel(name=name, op_type="Conv", kind="k", precision="int8", layers=layers, time_us=time_us)
-
-
-def test_time_saved_is_of_the_kernels_of_each_layer() -> None:
-    before = (kernel("a", 10.0, "conv", "relu"), kernel("b", 4.0, "fc"), kernel("c", None, "other"))
-    after = (kernel("a", 3.0, "conv"), kernel("q", 1.0, "conv"), kernel("b", 5.0, "fc"))
-    assert saved(times_us(before), times_us(after)) == {"conv": 6.0, "fc": -1.0}
+from hasten.search.repair import Choice, forms_of, mixed, without
 
 
 def test_a_mixed_step_says_what_differs_from_the_first_form() -> None:

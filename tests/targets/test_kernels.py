@@ -60,7 +60,7 @@ def test_an_excluded_layer_runs_in_float(name, tmp_path):
     found = precisions(kernels)
     assert (found["Conv:c"], found["Gemm:logits"]) == ("float32", "int8")
     best = Best(trial="t", holdout=Scorecard(), layers=layer_costs(graph), kernels=kernels)
-    assert "fell back" not in {each.finding for each in executed(best, ["image"])}
+    assert "fell back" not in {each.finding for each in executed(best.kernels, best.layers, ["image"])}
 
 
 def test_a_float_model_runs_in_float(name, tmp_path):
@@ -84,7 +84,7 @@ def test_a_pair_that_does_not_fuse_is_found(name, tmp_path):
     graph = models.build(nodes, float_vector[:1], float_vector[1:], [*constants, axis])
     kernels = opened(name, graph, tmp_path).kernels({"x": np.ones((1, 64), np.float32)})
     best = Best(trial="t", holdout=Scorecard(), layers=layer_costs(graph), kernels=kernels)
-    lone = [each for each in executed(best, ["x"]) if each.finding == "not fused"]
+    lone = [each for each in executed(best.kernels, best.layers, ["x"]) if each.finding == "not fused"]
     assert lone, [(k.name, k.op_type, k.kind, k.layers) for k in kernels]
     assert all(each.share is not None for each in lone)
     assert any("a.quantize" in each.kernel.layers for each in lone)
@@ -103,6 +103,6 @@ def test_a_layer_that_onnxruntime_takes_back_to_float_is_found(tmp_path):
     findings = {}
     for kind, kernels in (("all", runner.kernels(feeds)), ("disabled", plain.kernels(feeds))):
         best = Best(trial="t", holdout=Scorecard(), layers=layers, kernels=kernels)
-        findings[kind] = {each.layer: each.finding for each in executed(best)}
+        findings[kind] = {each.layer: each.finding for each in executed(best.kernels, best.layers)}
     assert findings["all"]["Gemm:logits"] == ""
     assert findings["disabled"]["Gemm:logits"] == "fell back"

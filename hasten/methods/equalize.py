@@ -1,0 +1,171 @@
+"""Scales moved from layer to layer so that weights and activations quantize better, nothing else changed.
+
+A channel that a layer makes is divided by a factor, and the weights of all layers that read it are multiplied
+by the factor. Where everything in between lets factors pass, the graph computes the same function with other
+weights: cross-layer equalization, and SmoothQuant, are two ways to choose the factors.
+
+Sources: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section
+4.1; Xiao et al. 2023, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language
+Models", section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from hasten.core.data import Array
+from hasten.core.errors import MethodError
+from hasten.core.record import Site, Skip
+from hasten.graph import Graph
+from hasten.graph.evaluate import Evaluator
+from hasten.graph.feeds import feeds_to_try
+from hasten.graph.names import layer_name, name_nodes
+from hasten.methods import Change, Context, Facts
+from hasten.methods._equal.channels import Resolved
+from hasten.methods._equal.layers import LAYERS
+from hasten.methods._equal.moving import MOVING
+from hasten.methods._equal.pointwise import POINTWISE
+from hasten.methods._equal.trace import Part, Reader, Trace
+from hasten.methods._observe.samples import in_memory, spread
+from hasten.numerics.equalization import Weight, accumulate, equalize, scaled
+from hasten.rewrites.editor import Editor
+from hasten.rewrites.equality import Equality
+
+FACTS = Facts(
+    summary="scales moved between layers so that they quantize better, the same function",
+    exact=True,
+)
+
+_RULES = {**LAYERS, **MOVING, **POINTWISE}
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Params:
+    """Hyper-parameters of ``equalize``.
+
+    by: what is balanced with the weights that read a channel: the ``weights`` that make it (cross-layer
+        equalization, without data), or its ``activations`` on calibration samples (SmoothQuant).
+    strength: how much of the differences is moved into the weights that read: 0 evens these out alone, 1 what
+        they are balanced with alone. rounds: how often all layers are gone through at most.
+    samples: at most this many calibrate. exclude: names of nodes that keep their constants.
+    """
+
+    by: Literal["weights", "activations"] = "weights"
+    strength: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    rounds: Annotated[int, Field(ge=1)] = 20
+    samples: Annotated[int, Field(ge=1)] = 200
+    exclude: tuple[str, ...] = ()
+
+
+def apply(graph: Graph, params: Params, context: Context) -> Change:
+    """Move the scales of all channels that have someone to take them in on both sides.
+
+    Raises MethodError without samples where ``by`` needs them, and when the graph cannot be run on them.
+    """
+    if params.by == "activations" and not context.calibration:
+        raise MethodError("equalize by activations has no samples to calibrate on; give --data")
+    changed = graph.copy()
+    name_nodes(changed)
+    passes.LiftConstantsToInitializersPass()(changed.ir_model)
+    trace = Trace(changed, _RULES, frozenset(params.exclude))
+    found = trace.channels.resolve()
+    values = _values(graph, trace.readers, found, params, context)
+    weights = [
+        Weight(np.abs(part.array), found.numbers(part.made), found.numbers(part.read))
+        for part in trace.parts
+        if part.role != "term"
+    ]
+    scales = equalize(weights, found.count, strength=params.strength, rounds=params.rounds, values=values)
+    sites = list(_write(Editor(changed), trace.parts, found, scales))
+    skipped = _left(trace, found, {site.name for site in sites}, params)
+    notes = _unknown(changed, params)
+    problem = _problem(graph, changed, context) if sites else None
+    if problem is not None:
+        reason = f"undone: {problem}"
+        return Change(graph, skipped=(Skip(name="graph", op_type="graph", reason=reason),), notes=notes)
+    return Change(changed if sites else graph, tuple(sites), tuple(skipped), notes)
+
+
+def _values(
+    graph: Graph, readers: list[Reader], found: Resolved, params: Params, context: Context
+) -> Array | None:
+    """The largest magnitude of each channel's values where layers read them."""
+    if params.by == "weights":
+        return None
+    assert context.calibration is not None
+    samples = spread(context.calibration, params.samples)
+    largest = np.zeros(found.count)
+    wanted = {str(r.value.name): found.numbers(r.labels) for r in readers if found.numbers(r.labels).any()}
+    for names in in_memory(graph, list(wanted), samples, context):
+        evaluator = Evaluator(graph, names, threads=context.threads)
+        for batch in samples.batches(context.batch):
+            for name, array in evaluator.run(batch.feeds(graph.inputs), names).items():
+                accumulate(largest, np.abs(array), wanted[name])
+    return largest
+
+
+def _write(editor: Editor, parts: list[Part], found: Resolved, scales: Array) -> Iterator[Site]:
+    """Change the constants; a weight that layers share stays one."""
+    moved: dict[ir.Node, list[tuple[Array, Array]]] = {}
+    for part in parts:
+        made, read = scales[found.numbers(part.made)], scales[found.numbers(part.read)]
+        if np.all(made == 1.0) and np.all(read == 1.0):
+            continue
+        array = scaled(part.array, made, read).astype(part.array.dtype)
+        value = part.node.inputs[part.index]
+        if part.role == "weight" and value is not None:
+            value.const_value = ir.tensor(array, name=value.name)
+        else:
+            editor.set_input(part.node, part.index, array)
+        moved.setdefault(part.node, []).append((made, read))
+    for node, factors in moved.items():
+        made, read = (
+            np.concatenate([side.reshape(-1) for side in sides]) for sides in zip(*factors, strict=True)
+        )
+        told = [_told(read, "what it reads is multiplied by"), _told(made, "what it makes is divided by")]
+        yield Site(name=layer_name(node), op_type=node.op_type, what="; ".join(filter(None, told)))
+
+
+def _told(factors: Array, what: str) -> str:
+    return "" if np.all(factors == 1.0) else f"{what} {factors.min():.3g} to {factors.max():.3g}"
+
+
+def _left(trace: Trace, found: Resolved, changed: set[str], params: Params) -> list[Skip]:
+    """The layers that keep all of their constants, with what keeps their outputs from being scaled."""
+    reasons: dict[ir.Node, str] = {}
+    for node in trace.nodes:
+        labels = trace.outputs.get(node)
+        if layer_name(node) in params.exclude:
+            reasons[node] = "excluded by the recipe"
+        elif node.op_type in LAYERS and labels is not None and layer_name(node) not in changed:
+            reasons[node] = found.reason(labels) or "its channels are even already"
+    return [Skip(name=layer_name(n), op_type=n.op_type, reason=reason) for n, reason in reasons.items()]
+
+
+def _unknown(graph: Graph, params: Params) -> tuple[str, ...]:
+    known = {layer_name(node) for node in graph.ir_model.graph}
+    return tuple(f"exclude names nothing in the graph: {n}" for n in sorted(set(params.exclude) - known))
+
+
+def _problem(graph: Graph, changed: Graph, context: Context) -> str | None:
+    """How the graphs differ on the first inputs they run on: a sample, or random ones without samples."""
+    if context.calibration:
+        samples: list[dict[str, Array]] = [
+            next(iter(context.calibration.batches(context.batch))).feeds(graph.inputs)
+        ]
+    else:
+        samples = list(feeds_to_try(graph.inputs, context.seed))
+    for feeds in samples:
+        try:
+            equality = Equality(graph, [feeds], threads=context.threads)
+        except MethodError:
+            continue
+        return equality.difference(changed)
+    return None

@@ -1,0 +1,50 @@
+"""What does each layer of a candidate cost where it runs, and in which form does it really run there?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from hasten.core.executed import executed
+from hasten.core.recipe import Recipe, Step
+from hasten.core.record import Kernel
+from hasten.search.candidate import Candidate
+from hasten.search.trial import Lab
+
+
+def saved(lab: Lab, candidate: Candidate, step: Step) -> dict[str, float]:
+    """What each layer saves by this step in place of the candidate's last; below zero where it costs more.
+
+    In bytes where size is the objective, otherwise in µs where the candidate runs. Raises TrialError.
+    """
+    before = Recipe(candidate.recipe.steps[:-1])
+    recipes = before, Recipe((*before.steps, step))
+    return difference(*(_costs(lab, replace(candidate, recipe=recipe)) for recipe in recipes))
+
+
+def _costs(lab: Lab, candidate: Candidate) -> dict[str, float]:
+    if lab.budget.objective == "size":
+        layers = lab.workshop.cost(lab.workshop.apply(candidate.recipe)).layers
+        return {layer.name: float(layer.weight_bytes) for layer in layers}
+    return times_us(lab.kernels(lab.subject(candidate)))
+
+
+def difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Before minus after, of what both know."""
+    return {name: before[name] - after[name] for name in before if name in after}
+
+
+def times_us(kernels: Iterable[Kernel]) -> dict[str, float]:
+    """The time of each node of the graph; a kernel's time counts for every node it stands for."""
+    found: dict[str, float] = {}
+    for kernel in kernels:
+        for name in kernel.layers if kernel.time_us is not None else ():
+            found[name] = found.get(name, 0.0) + (kernel.time_us or 0.0)
+    return found
+
+
+def fell_back(lab: Lab, candidate: Candidate) -> frozenset[str]:
+    """The layers that the runtime computes in more bits than the graph says. Raises TrialError."""
+    kernels = lab.kernels(lab.subject(candidate))
+    layers = lab.workshop.cost(lab.workshop.apply(candidate.recipe)).layers
+    return frozenset(each.layer for each in executed(kernels, layers) if each.finding == "fell back")
