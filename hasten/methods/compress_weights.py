@@ -22,8 +22,11 @@ from hasten.core.record import Site
 from hasten.graph import Graph
 from hasten.graph.names import layer_name
 from hasten.methods import Change, Context, Facts
+from hasten.methods._observe.samples import spread
 from hasten.methods._stored.decode import Decoder
+from hasten.methods._stored.inputs import Inputs
 from hasten.methods._stored.schemes import Request, Scheme, Stored, store
+from hasten.methods._stored.solve import Goal, Range, Rounding
 from hasten.methods._stored.weights import Unfit, Weight, read, slots
 from hasten.numerics.codes import entropy_bits
 from hasten.numerics.powers import Midpoint
@@ -52,6 +55,10 @@ class Params:
     group: weights of a channel that share a scale (``linear``, ``float8_*``, ``float4``); None: all.
     symmetric: zero points are zero (``linear``). sigmas: standard deviations to each side of the mean that
         are kept (``mean_variance``); None: the best for normally distributed weights.
+    range: of linear codes: all of a group (``minmax``), clipped where that lowers the squared error of its
+        weights (``mse``) or of what they add to the ``outputs`` on calibration samples.
+    rounding: of linear codes: each to the ``nearest``, or all of a layer together so that its ``outputs`` on
+        calibration samples are nearest the original's. samples: at most this many calibrate.
     midpoint: where rounding to powers of two changes (``log2``).
     min_elements: weights of fewer numbers stay as they are. exclude: names of layers to leave.
     """
@@ -60,6 +67,9 @@ class Params:
     bits: Annotated[int, Field(ge=2, le=8)] | None = None
     group: Annotated[int, Field(ge=2)] | None = None
     symmetric: bool = True
+    range: Range = "minmax"
+    rounding: Rounding = "nearest"
+    samples: Annotated[int, Field(ge=1)] = 200
     sigmas: Annotated[float, Field(gt=0)] | None = None
     midpoint: Midpoint = "arithmetic"
     min_elements: Annotated[int, Field(ge=0)] = 1024
@@ -72,6 +82,8 @@ class Params:
             "bits": self.bits is not None and self.scheme not in _BITS,
             "group": self.group is not None and self.scheme not in _GROUPED,
             "symmetric": not self.symmetric and self.scheme != "linear",
+            "range": self.range != "minmax" and self.scheme != "linear",
+            "rounding": self.rounding != "nearest" and self.scheme != "linear",
             "sigmas": self.sigmas is not None and self.scheme != "mean_variance",
             "midpoint": self.midpoint != "arithmetic" and self.scheme != "log2",
         }
@@ -80,18 +92,31 @@ class Params:
                 raise ValueError(f"{name} is nothing that scheme {self.scheme} has; leave it out")
         return self
 
+    @property
+    def observes(self) -> bool:
+        """Whether calibration samples are needed."""
+        return "outputs" in {self.range, self.rounding}
+
 
 def apply(graph: Graph, params: Params, context: Context) -> Change:
-    """Store every weight that qualifies; raises MethodError for an operator set that is too old."""
+    """Store every weight that qualifies.
+
+    Raises MethodError for an operator set that is too old, and without samples where parameters need them.
+    """
     if graph.opset < OLDEST_OPSET:
         raise MethodError(
             f"the graph has operator set {graph.opset} and this needs {OLDEST_OPSET}; "
             "apply optimize_graph first"
         )
+    if params.observes and (context.calibration is None or not len(context.calibration)):
+        raise MethodError("compress_weights has no samples to look at outputs on; give --data")
     changed = graph.copy()
     passes.LiftConstantsToInitializersPass()(changed.ir_model)
     work = _Work(Editor(changed), params)
     weights = work.find()
+    if params.observes and context.calibration is not None:
+        samples = spread(context.calibration, params.samples)
+        work.inputs = Inputs(graph, work.editor.main, weights, samples, context)
     for done, weight in enumerate(weights):
         context.progress(weight.name, done / len(weights))
         work.compress(weight)
@@ -108,6 +133,7 @@ class _Work:
     def __init__(self, editor: Editor, params: Params) -> None:
         self.editor = editor
         self.stored: dict[ir.Node, list[str]] = {}
+        self.inputs: Inputs | None = None
         self._params = params
         bits = params.bits or _BITS.get(params.scheme, 8)
         self._request = Request(
@@ -148,7 +174,7 @@ class _Work:
     def compress(self, weight: Weight) -> None:
         """Store one weight, or record why not."""
         try:
-            stored = store(weight, self._request)
+            stored = store(weight, self._request, self._goal(weight))
             kept, size = self._decoder.write(weight, stored)
         except Unfit as unfit:
             for user in weight.users:
@@ -159,6 +185,10 @@ class _Work:
         self._kept, self._decoded = self._kept + kept, self._decoded + (not kept)
         for user in weight.users:
             self.stored.setdefault(user, []).append(_what(weight, stored, size, kept=kept))
+
+    def _goal(self, weight: Weight) -> Goal:
+        seen = None if self.inputs is None else self.inputs.of(weight)
+        return Goal(self._params.range, self._params.rounding, seen)
 
     def sites(self) -> list[Site]:
         """One for each layer, in the order of the graph."""

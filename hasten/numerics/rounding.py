@@ -90,17 +90,29 @@ def bias_shift(difference: NDArray[Any], moments: Moments) -> NDArray[np.float64
 
 
 def round_columns(
-    weight: NDArray[Any], scale: NDArray[Any], low: int, high: int, moments: Moments
+    weight: NDArray[Any],
+    scale: NDArray[Any],
+    low: int,
+    high: int,
+    moments: Moments,
+    zero_point: NDArray[Any] | None = None,
 ) -> NDArray[np.int64]:
-    """Integers in [low, high] whose multiples of ``scale`` keep the layer's outputs nearest (GPTQ).
+    """Integers q in [low, high] whose scale · (q - zero_point) keep the layer's outputs nearest (GPTQ).
 
-    weight: (groups, outputs, size). scale: (groups, outputs), positive. Columns are rounded in the order of
-    their inputs' second moments, largest first, so that the loudest have the most columns left to make up
-    for their error.
+    weight: (groups, outputs, size). scale, zero_point: (groups, outputs), or (groups, outputs, size) where
+    parts of an output's inputs have their own; scales are positive, no zero point means 0. Columns are
+    rounded in the order of their inputs' second moments, largest first, so that the loudest have the most
+    columns left to make up for their error; scales are those given for each column, in whatever order.
     """
     hessian = moments.second
     order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
-    rest = np.take_along_axis(weight.astype(np.float64), order[:, None, :], axis=2)
+
+    def ordered(array: NDArray[Any]) -> NDArray[np.float64]:
+        whole = np.broadcast_to(array if array.ndim == 3 else array[:, :, None], weight.shape)
+        return np.take_along_axis(whole.astype(np.float64), order[:, None, :], axis=2)
+
+    rest, steps = ordered(weight), ordered(scale)
+    zero = ordered(np.zeros((1, 1, 1)) if zero_point is None else zero_point)
     factor = _factor(hessian, order)
     integers = np.zeros(weight.shape, dtype=np.int64)
     size = weight.shape[2]
@@ -108,9 +120,10 @@ def round_columns(
         end = min(start + _BLOCK, size)
         errors = np.zeros((*weight.shape[:2], end - start))
         for i in range(start, end):
-            column = rest[:, :, i]
-            integers[:, :, i] = np.clip(np.rint(column / scale), low, high)
-            error = (column - integers[:, :, i] * scale) / factor[:, i, i, None]
+            column, step = rest[:, :, i], steps[:, :, i]
+            rounded = np.clip(np.rint(column / step) + zero[:, :, i], low, high)
+            integers[:, :, i] = rounded
+            error = (column - (rounded - zero[:, :, i]) * step) / factor[:, i, i, None]
             rest[:, :, i:end] -= error[:, :, None] * factor[:, i, None, i:end]
             errors[:, :, i - start] = error
         rest[:, :, end:] -= errors @ factor[:, start:end, end:]

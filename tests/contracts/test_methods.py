@@ -33,6 +33,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     "compress_weights": [
         {},
         {"bits": 6, "group": 16, "symmetric": False},
+        {"bits": 5, "group": 16, "range": "outputs", "rounding": "outputs"},
         {"scheme": "float8_e4m3"},
         {"scheme": "mxfp8"},
         {"scheme": "clusters", "bits": 6},

@@ -8,12 +8,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto
-from small_graphs import Net, attention, branching, conv_net, feeds_of, lstm, mlp
+from small_graphs import Net, attention, branching, calibration_for, conv_net, feeds_of, lstm, mlp
 
 from hasten import methods, targets
 from hasten.core.errors import MethodError, RecipeError
 from hasten.core.recipe import Recipe, Step
 from hasten.graph.evaluate import Evaluator
+from hasten.methods._stored import inputs
 from hasten.numerics import floats
 from hasten.numerics.affine import Grid, asymmetric, symmetric
 from hasten.numerics.blocks import extremes_of, largest_of
@@ -22,8 +23,8 @@ from hasten.numerics.moments import mean_variance
 from hasten.numerics.powers import powers
 
 
-def compressed(graph, tmp_path, *before, **params):
-    context = methods.Context(calibration=None, work=tmp_path)
+def compressed(graph, tmp_path, *before, data=None, **params):
+    context = methods.Context(calibration=data, work=tmp_path, batch=4)
     return methods.apply(Recipe([*before, Step("compress_weights", params)]), graph, context)
 
 
@@ -234,6 +235,8 @@ def test_reasons(tmp_path):
         {"scheme": "log2", "symmetric": False},
         {"sigmas": 2.0},
         {"midpoint": "geometric"},
+        {"scheme": "clusters", "rounding": "outputs"},
+        {"scheme": "float4", "range": "mse"},
     ],
 )
 def test_what_a_scheme_does_not_have_is_refused(params, tmp_path):
@@ -248,3 +251,64 @@ def test_an_old_operator_set_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(MethodError, match=r"operator set 17 .* 21; apply optimize_graph first"):
         compressed(graph, tmp_path)
     assert compressed(graph, tmp_path, Step("optimize_graph")).effective
+
+
+def error_of(graph, changed, feeds):
+    wanted, got = (Evaluator(g, optimized=False).run(feeds) for g in (graph, changed))
+    return max(np.square(wanted[n] - got[n]).sum() / np.square(wanted[n]).sum() for n in wanted)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("make", [conv_net, mlp])
+def test_what_layers_read_makes_their_outputs_better(make, symmetric, tmp_path):
+    graph, feeds = make(), feeds_of(make(), batch=8)
+    data = calibration_for(graph, tmp_path / "store", 64)
+
+    def error(**params):
+        change = compressed(graph, tmp_path, data=data, bits=3, group=16, symmetric=symmetric, **params)
+        return error_of(graph, change.graph, feeds)
+
+    plain = error()
+    assert error(range="outputs") < 0.9 * plain
+    assert error(rounding="outputs") < 0.75 * plain
+    assert error(rounding="outputs", range="mse") < 0.75 * plain
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("group", [None, 16])
+@pytest.mark.parametrize("make", [product, convolution])
+def test_solved_codes_are_decoded_like_others(make, group, symmetric, tmp_path):
+    graph = make()
+    data = calibration_for(graph, tmp_path / "store")
+    params = {"bits": 4, "group": group, "symmetric": symmetric}
+    weight = graph.weights["w"].const_value.numpy()
+    plain = decoded(compressed(graph, tmp_path, **params))
+    solved = decoded(compressed(graph, tmp_path, data=data, rounding="outputs", **params))
+    # The same grid, but not the nearest points of it.
+    assert 0 < np.abs(solved - plain).max() <= 8 * np.abs(plain - weight).max()
+
+
+def test_layers_that_cannot_be_observed_are_rounded_to_the_nearest(tmp_path):
+    graph = branching()
+    data = calibration_for(graph, tmp_path / "store")
+    change = compressed(graph, tmp_path, data=data, rounding="outputs", bits=4)
+    assert all("rounded to the nearest (what its layer" in site.what for site in change.sites)
+    plain = compressed(graph, tmp_path, bits=4)
+    assert change.graph.weights.keys() == plain.graph.weights.keys()
+
+
+def test_moments_are_gathered_for_few_layers_at_a_time(tmp_path, monkeypatch):
+    graph = attention()
+    data = calibration_for(graph, tmp_path / "store")
+    (tmp_path / "a").mkdir()
+    whole = compressed(graph, tmp_path / "a", data=data, rounding="outputs", bits=4)
+    monkeypatch.setattr(inputs, "_MOMENTS_BYTES", 10_000)
+    parts = compressed(graph, tmp_path, data=data, rounding="outputs", bits=4)
+    assert parts.graph.fingerprint == whole.graph.fingerprint
+    assert sum("rounded for the outputs" in site.what for site in whole.sites) == 6
+
+
+def test_outputs_need_samples(tmp_path):
+    for params in ({"rounding": "outputs"}, {"range": "outputs"}):
+        with pytest.raises(MethodError, match=r"no samples to look at outputs on; give --data"):
+            compressed(mlp(), tmp_path, **params)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hasten.numerics.affine import Grid, asymmetric
+from hasten.numerics.blocks import extremes_of
 from hasten.numerics.rounding import Moments, bias_shift, output_error, round_columns
 
 
@@ -116,3 +118,25 @@ def test_inputs_that_never_vary_do_no_harm() -> None:
     scale = np.abs(weight).max(axis=2) / 7
     found = round_columns(weight, scale, -8, 7, moments_of(np.zeros((1, 10, 300), np.float32)))
     np.testing.assert_array_equal(found, nearest(weight, scale, -8, 7))
+
+
+def test_parts_of_an_output_may_have_scales_and_zero_points_of_their_own() -> None:
+    rng = np.random.default_rng(7)
+    x, weight = correlated(rng, 2, 900, 24), rng.standard_normal((2, 6, 24)) + 0.3
+    quantizer = asymmetric(*extremes_of(weight, 2, 8), Grid(3, signed=False), 2, 8)
+    scale, zero = (np.repeat(part, 8, axis=2) for part in (quantizer.scale, quantizer.zero_point))
+    moments = moments_of(x)
+    found = round_columns(weight, scale, 0, 7, moments, zero)
+    assert found.min() >= 0
+    assert found.max() <= 7
+    lost = output_error(weight - quantizer.dequantize(found), moments)
+    assert lost < 0.5 * output_error(weight - quantizer.round_trip(weight), moments)
+
+
+def test_a_scale_for_all_inputs_is_the_same_as_one_for_each() -> None:
+    rng = np.random.default_rng(8)
+    x, weight = correlated(rng, 1, 400, 150), rng.standard_normal((1, 5, 150))
+    scale = np.abs(weight).max(axis=2) / 7
+    moments = moments_of(x)
+    apart = round_columns(weight, np.repeat(scale[:, :, None], 150, axis=2), -8, 7, moments)
+    np.testing.assert_array_equal(round_columns(weight, scale, -8, 7, moments), apart)

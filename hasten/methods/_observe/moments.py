@@ -6,6 +6,7 @@ that are rounded anew at the same time, it would make up for errors that are no 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,46 +52,56 @@ def observe(
 ) -> dict[str, Moments]:
     """The moments of what each layer that can be solved reads in ``graph``, by the layer's name.
 
-    They are kept in the context's folder, as the histograms are.
+    Layers that read the same share them. They are kept in the context's folder, as the histograms are.
     """
-    cache = context.work / f"moments-{key(graph, samples, context.batch, POSITIONS)}.npz"
-    known = _load(cache)
-    wanted = [layer for layer in layers if solvable(layer)]
-    missing = [layer for layer in wanted if layer.name not in known]
+    folder = context.work / f"moments-{key(graph, samples, context.batch, POSITIONS)}"
+    folder.mkdir(exist_ok=True)
+    readers: dict[str, list[Layer]] = {}
+    for layer in filter(solvable, layers):
+        readers.setdefault(_source(layer), []).append(layer)
+    files = {source: folder / f"{source}.npz" for source in readers}
+    found = {source: _load(file) for source, file in files.items() if file.exists()}
+    missing = {source: same[0] for source, same in readers.items() if source not in found}
     if missing:
-        known |= _gather(graph, missing, samples, context)
-        _save(cache, known)
-    return {layer.name: known[layer.name] for layer in wanted if layer.name in known}
+        gathered = _gather(graph, missing, samples, context)
+        for source, moments in gathered.items():
+            _save(files[source], moments)
+        found |= gathered
+    return {layer.name: found[source] for source, same in readers.items() for layer in same}
 
 
-def _load(path: Path) -> dict[str, Moments]:
-    if not path.exists():
-        return {}
+def _source(layer: Layer) -> str:
+    """Names what a layer multiplies its rows with."""
+    told: list[object] = [layer.activation.name]
+    if layer.node.op_type == "Conv":
+        window = ("dilations", "group", "pads", "strides")
+        attributes = layer.node.attributes
+        told += [layer.array.shape[1:], *((name, str(attributes.get(name))) for name in window)]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:24]
+
+
+def _load(path: Path) -> Moments:
     with np.load(path, allow_pickle=False) as arrays:
-        return {
-            str(name): Moments.restore(arrays[f"mean{i}"], arrays[f"second{i}"], int(count))
-            for i, (name, count) in enumerate(zip(arrays["names"], arrays["counts"], strict=True))
-        }
+        return Moments.restore(arrays["mean"], arrays["second"], int(arrays["count"]))
 
 
-def _save(path: Path, known: Mapping[str, Moments]) -> None:
-    arrays: dict[str, Array] = {
-        "names": np.array(list(known)),
-        "counts": np.array([moments.count for moments in known.values()]),
+def _save(path: Path, moments: Moments) -> None:
+    # Half the bytes; what is lost is far below the damping.
+    arrays = {
+        "mean": moments.mean.astype(np.float32),
+        "second": moments.second.astype(np.float32),
+        "count": np.array(moments.count),
     }
-    for i, moments in enumerate(known.values()):
-        # Half the bytes; what is lost is far below the damping.
-        arrays[f"mean{i}"] = moments.mean.astype(np.float32)
-        arrays[f"second{i}"] = moments.second.astype(np.float32)
     replace_arrays(path, arrays)
 
 
 def _gather(
-    graph: Graph, layers: Sequence[Layer], samples: Calibration, context: Context
+    graph: Graph, wanted: Mapping[str, Layer], samples: Calibration, context: Context
 ) -> dict[str, Moments]:
-    readers: dict[str, list[Layer]] = {}
-    for layer in layers:
-        readers.setdefault(str(layer.activation.name), []).append(layer)
+    """wanted: one of the layers of each source."""
+    readers: dict[str, list[str]] = {}
+    for source, layer in wanted.items():
+        readers.setdefault(str(layer.activation.name), []).append(source)
     found: dict[str, Moments] = {}
     parts = list(in_memory(graph, list(readers), samples, context))
     done, total = 0, len(samples) * len(parts)
@@ -99,21 +110,23 @@ def _gather(
         for batch in samples.batches(context.batch):
             feeds = batch.feeds(graph.inputs)
             values = feeds | evaluator.run(feeds)
-            for name in part:
-                for layer in readers[name]:
-                    rows = inputs_of(layer, values[name], _positions(layer, len(samples)))
-                    if layer.name not in found:
-                        found[layer.name] = Moments(rows.shape[0], rows.shape[2])
-                    found[layer.name].update(rows)
+            for source in (source for name in part for source in readers[name]):
+                layer = wanted[source]
+                seen = values[str(layer.activation.name)]
+                rows = inputs_of(layer, seen, _positions(layer, len(samples)))
+                if source not in found:
+                    found[source] = Moments(rows.shape[0], rows.shape[2])
+                found[source].update(rows)
             done += len(batch.indices)
             context.progress("gathering what layers read", done / total)
     return found
 
 
 def moments_of(found: Mapping[str, Moments], layer: Layer) -> Moments | None:
-    """The layer's moments, or None where it was not observed or read only samples without a position."""
+    """The layer's moments; None where it was not observed, or read nothing or what is not finite."""
     moments = found.get(layer.name)
-    return moments if moments is not None and moments.count else None
+    usable = moments is not None and moments.count and np.isfinite(moments.second).all()
+    return moments if usable else None
 
 
 def as_rows(layer: Layer, array: Array) -> Array:

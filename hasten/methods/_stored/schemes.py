@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 
 from hasten.core.data import Array
+from hasten.methods._stored.solve import Goal, linear_codes
 from hasten.methods._stored.weights import Unfit, Weight
 from hasten.numerics import clusters, floats
-from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
-from hasten.numerics.blocks import extremes_of, largest_of
+from hasten.numerics.affine import Grid
 from hasten.numerics.moments import mean_variance
 from hasten.numerics.powers import Midpoint, powers
 
@@ -64,10 +64,10 @@ class Stored:
     group: int | None = None
 
 
-def store(weight: Weight, request: Request) -> Stored:
-    """Quantize a weight; raises Unfit where the scheme does not apply to it."""
+def store(weight: Weight, request: Request, goal: Goal) -> Stored:
+    """Quantize a weight; raises Unfit where the scheme does not apply to it. goal: of linear codes."""
     if request.scheme == "linear":
-        return _linear(weight, request)
+        return _linear(weight, request, goal)
     if request.scheme == "mean_variance":
         shifted = mean_variance(weight.matrix, Grid(request.bits), weight.axis, request.sigmas)
         codes, scale = shifted.quantize(weight.matrix), shifted.quantizer.scale
@@ -86,21 +86,12 @@ def store(weight: Weight, request: Request) -> Stored:
     return _float(weight, request)
 
 
-def _linear(weight: Weight, request: Request) -> Stored:
-    axis, group, scope = _blocks(weight, request.group)
-    quantizer = _affine(weight.matrix, request, axis, group)
-    codes = quantizer.quantize(weight.matrix)
-    zero = None if request.symmetric else quantizer.zero_point
+def _linear(weight: Weight, request: Request, goal: Goal) -> Stored:
+    _, group, scope = _blocks(weight, request.group)
+    made = linear_codes(weight, Grid(request.bits, signed=request.symmetric), group, goal)
     kind = "a scale" if request.symmetric else "a scale and a zero point"
-    what = f"{request.bits}-bit integers, {kind} for each {scope}"
-    return Stored(codes, request.bits, what, zero=zero, scale=quantizer.scale, group=group)
-
-
-def _affine(matrix: Array, request: Request, axis: int, group: int | None) -> Affine:
-    if request.symmetric:
-        return symmetric(largest_of(matrix, axis, group), Grid(request.bits), axis, group)
-    low, high = extremes_of(matrix, axis, group)
-    return asymmetric(low, high, Grid(request.bits, signed=False), axis, group)
+    what = f"{request.bits}-bit integers, {kind} for each {scope}{goal.what}"
+    return Stored(made.codes, request.bits, what, zero=made.zero, scale=made.scale, group=group)
 
 
 def _float(weight: Weight, request: Request) -> Stored:

@@ -1,0 +1,115 @@
+"""What the layers of stored weights read, of a bounded number of layers at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from hasten.core.data import Array, Calibration
+from hasten.graph import Graph
+from hasten.graph.names import layer_name
+from hasten.methods import Context
+from hasten.methods._observe.moments import moments_of, observe, solvable
+from hasten.methods._stored.weights import Weight
+from hasten.numerics.rounding import Moments
+from hasten.rewrites.editor import constant
+
+_MOMENTS_BYTES = 512 << 20
+"""About how much second moments may take; for the layers beyond the samples are computed again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """The one layer that multiplies by a weight, as ``hasten.methods._observe`` wants it."""
+
+    node: ir.Node
+    weight: Weight
+
+    @property
+    def name(self) -> str:
+        """What reports call the layer."""
+        return layer_name(self.node)
+
+    @property
+    def array(self) -> Array:
+        """The weight as the operator reads it."""
+        array = constant(self.weight.value)
+        assert array is not None
+        return array
+
+    @property
+    def axis(self) -> int:
+        """The axis of output channels."""
+        return self.weight.axis
+
+    @property
+    def activation(self) -> ir.Value:
+        """What the layer multiplies by its weight."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
+
+
+class Inputs:
+    """Moments of what layers of ``graph`` read on the samples, for weights asked for in their order.
+
+    main: the graph that the weights are of, a copy of ``graph``.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        main: ir.Graph,
+        weights: Sequence[Weight],
+        samples: Calibration,
+        context: Context,
+    ) -> None:
+        self._graph, self._samples, self._context = graph, samples, context
+        found = ((weight.value, _reader(main, weight)) for weight in weights)
+        self._readers = {value: reader for value, reader in found if reader is not None}
+        self._parts = _parts(list(self._readers.values()))
+        self._part: list[Reader] = []
+        self._found: dict[str, Moments] = {}
+
+    def of(self, weight: Weight) -> Moments | None:
+        """The moments of what its layer reads; None where the layer cannot be solved."""
+        wanted = self._readers.get(weight.value)
+        if wanted is None:
+            return None
+        while wanted not in self._part:
+            self._part = next(self._parts)
+            self._found = {}  # let go of the last ones before there are others
+            self._found = observe(self._graph, self._part, self._samples, self._context)
+            for reader in self._part:
+                reader.weight.release()
+        return moments_of(self._found, wanted)
+
+
+def _reader(main: ir.Graph, weight: Weight) -> Reader | None:
+    """The weight's layer, where it is in the main graph and one whose outputs are sums of products."""
+    if len(weight.users) != 1:
+        return None
+    node = weight.users[0]
+    product = weight.product or node.op_type == "Conv"
+    product |= node.op_type == "Gemm" and not node.attributes.get_int("transA", 0)
+    if node.graph is not main or not product or constant(node.inputs[0]) is not None:
+        return None
+    reader = Reader(node, weight)
+    return reader if solvable(reader) else None
+
+
+def _parts(readers: Sequence[Reader]) -> Iterator[list[Reader]]:
+    part: list[Reader] = []
+    held = 0
+    for reader in readers:
+        channels = reader.node.attributes.get_int("group", 1)
+        needed = 8 * channels * reader.weight.depth**2
+        if part and held + needed > _MOMENTS_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(reader)
+        held += needed
+    if part:
+        yield part
