@@ -15,7 +15,7 @@ from hasten.core.errors import MethodError, RecipeError
 from hasten.core.recipe import Recipe, Step
 from hasten.graph.evaluate import Evaluator
 from hasten.methods._stored import inputs
-from hasten.numerics import floats
+from hasten.numerics import floats, nvfp4
 from hasten.numerics.affine import Grid, asymmetric, symmetric
 from hasten.numerics.blocks import extremes_of, largest_of
 from hasten.numerics.clusters import codebook
@@ -74,6 +74,7 @@ SCHEMES = [
     ({"scheme": "float4", "group": 16}, _float("e2m1", 16), 0.24),
     ({"scheme": "mxfp8"}, lambda w, axis: floats.microscaled(w, "e4m3", 1 - axis), 0.32),
     ({"scheme": "mxfp4"}, lambda w, axis: floats.microscaled(w, "e2m1", 1 - axis), 0.2),
+    ({"scheme": "nvfp4"}, lambda w, axis: nvfp4.two_levels(w, 1 - axis), 0.21),
 ]
 """Parameters, the same in numerics, and the most that the file may keep of its weights' bytes."""
 
@@ -224,6 +225,7 @@ def test_reasons(tmp_path):
     }
     tiny = reasons(compressed(graph, tmp_path, scheme="mxfp4", min_elements=0))
     assert tiny["MatMul_e"] == "the 2 weights of a channel do not divide into blocks of 32"
+    assert "blocks of 16" in reasons(compressed(graph, tmp_path, scheme="nvfp4", min_elements=0))["MatMul_e"]
     assert "would not get fewer" in reasons(compressed(graph, tmp_path, min_elements=0))["MatMul_e"]
 
 

@@ -45,7 +45,7 @@ class Decoder:
         packed = not kept and stored.bits == 2 and stored.codes.size % PER_BYTE == 0
         codes = pack(stored.codes) if packed else narrow(stored.codes, stored.bits)
         zero = None if stored.zero is None else narrow(stored.zero, stored.bits)
-        parts = (codes, zero, stored.scale, stored.exponents, stored.mean)
+        parts = (codes, zero, stored.scale, stored.tensor_scale, stored.exponents, stored.mean)
         size = sum(_bytes(part) for part in parts if part is not None)
         before = 4 * weight.size
         if size + _NODES_BYTES >= before:
@@ -113,9 +113,13 @@ class Decoder:
             bytes_ = kept(_broadcastable(stored.exponents, weight, stored.group), "exponents")
             table = self._shared("e8m0", e8m0_table)
             value = node("Mul", value, node("Gather", table, node("Cast", bytes_, to=_INT32)))
-        for op_type, parameter, what in (("Mul", stored.scale, "scale"), ("Add", stored.mean, "mean")):
-            if parameter is not None:
-                value = node(op_type, value, kept(_broadcastable(parameter, weight, stored.group), what))
+        if stored.scale is not None:
+            scale = kept(_broadcastable(stored.scale, weight, stored.group), "scale")
+            if stored.tensor_scale is not None:
+                scale = node("Mul", node("Cast", scale, to=_FLOAT), kept(stored.tensor_scale, "tensor_scale"))
+            value = node("Mul", value, scale)
+        if stored.mean is not None:
+            value = node("Add", value, kept(_broadcastable(stored.mean, weight, stored.group), "mean"))
         return value if view == weight.shape else reshaped(value, weight.shape)
 
     def _shared(self, key: str, make: Callable[[], Array]) -> ir.Value:

@@ -11,7 +11,7 @@ import numpy as np
 from hasten.core.data import Array
 from hasten.methods._stored.solve import Goal, linear_codes
 from hasten.methods._stored.weights import Unfit, Weight
-from hasten.numerics import clusters, floats
+from hasten.numerics import clusters, floats, nvfp4
 from hasten.numerics.affine import Grid
 from hasten.numerics.moments import mean_variance
 from hasten.numerics.powers import Midpoint, powers
@@ -26,6 +26,7 @@ Scheme: TypeAlias = Literal[
     "float4",
     "mxfp8",
     "mxfp4",
+    "nvfp4",
 ]
 
 _FORMATS = {"float8_e4m3": "e4m3", "float8_e5m2": "e5m2", "float4": "e2m1", "mxfp8": "e4m3", "mxfp4": "e2m1"}
@@ -49,8 +50,8 @@ class Stored:
 
     codes: as the weight's matrix; integers or small floats. bits: of a code. lookup: what codes stand for,
     indexed as ONNX's Gather does, from the end for negative ones. zero, scale, mean: float32 or the codes'
-    type, of shape () or (channels,), or with ``group`` of the matrix's rank. exponents: the scale as E8M0
-    bytes. what: the scheme in words.
+    type, of shape () or (channels,), or with ``group`` of the matrix's rank. tensor_scale: float32, what scales
+    in float8 are multiplied by. exponents: the scale as E8M0 bytes. what: the scheme in words.
     """
 
     codes: Array
@@ -59,6 +60,7 @@ class Stored:
     lookup: Array | None = None
     zero: Array | None = None
     scale: Array | None = None
+    tensor_scale: Array | None = None
     exponents: Array | None = None
     mean: Array | None = None
     group: int | None = None
@@ -83,6 +85,8 @@ def store(weight: Weight, request: Request, goal: Goal) -> Stored:
         bits = max(2, int(len(book.values) - 1).bit_length())
         what = f"{bits}-bit indices of {len(book.values)} shared values"
         return Stored(book.quantize(weight.matrix), bits, what, lookup=book.values)
+    if request.scheme == "nvfp4":
+        return _nvfp4(weight)
     return _float(weight, request)
 
 
@@ -98,8 +102,7 @@ def _float(weight: Weight, request: Request) -> Stored:
     format_ = floats.FORMATS[_FORMATS[request.scheme]]
     if request.scheme.startswith("mxfp"):
         block = floats.MX_BLOCK
-        if weight.depth % block:
-            raise Unfit(f"the {weight.depth} weights of a channel do not divide into blocks of {block}")
+        _check_depth(weight, block)
         shared = floats.microscaled(weight.matrix, format_.name, 1 - weight.axis)
         what = f"{format_.name} floats of {format_.bits} bits, a power of two for each {block} weights"
         codes = _patterns(shared.quantize(weight.matrix), format_)
@@ -116,6 +119,29 @@ def _float(weight: Weight, request: Request) -> Stored:
     codes = _patterns(quantizer.quantize(weight.matrix), format_)
     what = f"{format_.name} floats of {format_.bits} bits, a scale for each {scope}"
     return Stored(codes, format_.bits, what, lookup=_lookup(format_), scale=quantizer.scale, group=group)
+
+
+def _nvfp4(weight: Weight) -> Stored:
+    _check_depth(weight, nvfp4.BLOCK)
+    levels = nvfp4.two_levels(weight.matrix, 1 - weight.axis)
+    quantizer = levels.quantizer
+    codes = _patterns(quantizer.quantize(weight.matrix), quantizer.format)
+    bits = quantizer.format.bits
+    what = f"e2m1 floats of {bits} bits, an e4m3 scale for each {nvfp4.BLOCK} weights and one for all"
+    return Stored(
+        codes,
+        bits,
+        what,
+        lookup=_lookup(quantizer.format),
+        scale=levels.blocks,
+        tensor_scale=levels.tensor,
+        group=nvfp4.BLOCK,
+    )
+
+
+def _check_depth(weight: Weight, block: int) -> None:
+    if weight.depth % block:
+        raise Unfit(f"the {weight.depth} weights of a channel do not divide into blocks of {block}")
 
 
 def _patterns(elements: Array, format_: floats.Format) -> Array:
