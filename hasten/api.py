@@ -20,6 +20,8 @@ from hasten.core.target import usable_cores
 from hasten.core.tensor import TensorSpec
 from hasten.deliver import publish
 from hasten.graph import Graph
+from hasten.graph.packed import is_packed, unpack
+from hasten.loaders.onnx import naming
 from hasten.measuring import Conditions
 from hasten.methods import Change, Context
 from hasten.search.request import Listener, Request, silent
@@ -258,9 +260,24 @@ def measure(
 ) -> list[Scorecard | TrialError]:
     """Measure files side by side; the first is the reference.
 
-    models: ``.onnx``, OpenVINO ``.xml`` or ``.pt2`` files, or folders that ``optimize`` saved. Without data
-    the inputs are random and quality is not judged. A model that fails yields its TrialError in its place.
+    models: ``.onnx``, ``.onnx.zst`` (unpacked first), OpenVINO ``.xml`` or ``.pt2`` files, or folders that
+    ``optimize`` saved. Without data the inputs are random and quality is not judged. A model that fails
+    yields its TrialError in its place.
     Raises InputError when the reference cannot be opened or the data do not fit.
     """
     conditions = Conditions(batch=batch, threads=threads or usable_cores(), seed=seed)
-    return measure_files([Path(m) for m in models], data, metric, conditions, budget or Budget())
+    with tempfile.TemporaryDirectory(prefix="hasten-") as folder:
+        paths = [_unpacked(Path(m), Path(folder) / str(i)) for i, m in enumerate(models)]
+        return measure_files(paths, data, metric, conditions, budget or Budget())
+
+
+def _unpacked(path: Path, folder: Path) -> Path:
+    """A compressed model as the ``.onnx`` file that runtimes open, in ``folder``; other paths as they are."""
+    if not is_packed(path):
+        return path
+    with naming(str(path)):
+        message = unpack(path)
+    folder.mkdir()
+    file = folder / path.stem
+    file.write_bytes(message)
+    return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,12 @@ from hasten.core.errors import OutputError
 def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command line
     model: options.ModelArgument,
     recipe: Annotated[Path, typer.Option("--recipe", help="The recipe, as YAML or JSON.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.onnx", help="File to write.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="File to write: .onnx, or .onnx.zst to compress it too."
+        ),
+    ],
     data: options.MaybeDataOption = None,
     shape: options.ShapeOption = None,
     input_: options.InputOption = None,
@@ -25,16 +31,21 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     """Apply one recipe to MODEL and write the changed model, without searching or measuring."""
     if output.exists() and not force:
         raise OutputError(f"{output} exists already; choose another name or replace it with --force")
-    if output.suffix != ".onnx":
-        raise OutputError(f"{output} must end in .onnx")
 
     from hasten import api
     from hasten.cli import show
     from hasten.core.recipe import Recipe
+    from hasten.graph.packed import SUFFIX, is_packed
+
+    if output.suffix != ".onnx" and not is_packed(output):
+        raise OutputError(f"{output} must end in .onnx or {SUFFIX}")
 
     options.import_from_here(model, data)
     steps = Recipe.read(recipe)
     graph = api.read(model, inputs=tuple(input_ or ()), shapes=options.read_shapes(shape))
     change = api.apply(graph, steps, data, seed=seed)
     change.graph.stripped().write(output)
+    if is_packed(output):
+        unpacking = f"no runtime opens {output.name} as it is: unpack it first, with `zstd -d {output.name}`"
+        change = replace(change, notes=(*change.notes, unpacking))
     show.change(change, output, as_json=json)

@@ -15,7 +15,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     models: Annotated[
         list[Path],
         typer.Argument(
-            metavar="MODEL...", help="Files (.onnx, .xml, .pt2) or saved folders; the first is the reference."
+            metavar="MODEL...",
+            help="Files (.onnx, .onnx.zst, .xml, .pt2) or saved folders; the first is the reference.",
         ),
     ],
     data: options.MaybeDataOption = None,

@@ -12,8 +12,8 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="An .onnx, .pt2 or .keras file, a SavedModel folder, or package.module:function that returns a "
-        "torch module or a Keras model.",
+        help="An .onnx, .onnx.zst, .pt2 or .keras file, a SavedModel folder, or package.module:function that "
+        "returns a torch module or a Keras model.",
     ),
 ]
 DataOption = Annotated[

@@ -14,6 +14,7 @@ import onnx_ir.passes.common as passes
 
 from hasten.core.errors import ModelError, OutputError
 from hasten.core.tensor import TensorSpec
+from hasten.graph.packed import is_packed, pack
 
 PROTOBUF_LIMIT_BYTES = 2_000_000_000 - (64 << 20)
 """What a model in one message may weigh: a protobuf message holds at most 2 GiB."""
@@ -102,10 +103,18 @@ class Graph:
     def write(self, path: str | Path) -> tuple[Path, ...]:
         """Write the model as ``.onnx``, whole or not at all; returns the files written.
 
-        Models of 512 MiB and more get their weights in ``<name>.data`` beside them: one message of all would
-        be in memory three times while it is written, and cannot be larger than 2 GiB. Raises OutputError.
+        A name that ends in ``.onnx.zst`` gives one compressed file (``hasten.graph.packed``). Other models
+        of 512 MiB and more get their weights in ``<name>.data`` beside them: one message of all would be in
+        memory three times while it is written, and cannot be larger than 2 GiB. Raises OutputError.
         """
         path = Path(path)
+        if is_packed(path):
+            if self.weight_bytes > PROTOBUF_LIMIT_BYTES:
+                raise OutputError(
+                    f"{path}: a compressed file holds at most 2 GiB of weights; write an .onnx file"
+                )
+            pack(self.to_bytes(), path)
+            return (path,)
         partial = path.with_name(f".{path.name}.partial")
         heavy = self.weight_bytes > _INLINE_BYTES
         data = path.name + ".data"

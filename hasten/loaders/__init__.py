@@ -17,6 +17,7 @@ from hasten.loaders.loaded import Loaded, Request
 
 TABLE = {
     ".onnx": "hasten.loaders.onnx",
+    ".onnx.zst": "hasten.loaders.packed",
     "onnx.onnx_ml_pb2.ModelProto": "hasten.loaders.onnx",
     ".pt2": "hasten.loaders.torch",
     ".keras": "hasten.loaders.keras",
@@ -57,6 +58,7 @@ REFUSED = {
     ".pkl": _PICKLE,
     ".bin": _PICKLE,
     ".safetensors": "it holds weights, no network; give package.module:function that returns the module",
+    ".zst": "the name must say what is compressed; call it NAME.onnx.zst if it is an ONNX model",
     ".ort": "it is ONNX Runtime's internal format; give the .onnx file it was made from",
 }
 """Suffixes that are known and not opened, and the way out."""
@@ -172,6 +174,8 @@ def _find(source: Any) -> tuple[str, Loader]:
 
 def _loader_of_file(path: Path) -> Loader:
     suffix = path.suffix.lower()
+    if path.name.lower().endswith(".onnx.zst"):
+        suffix = ".onnx.zst"
     entries = {entry.name: entry for entry in entry_points(group="hasten.loaders")}
     if suffix in TABLE:
         return _loader(suffix)

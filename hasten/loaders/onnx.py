@@ -68,10 +68,10 @@ def open_file(path: Path) -> tuple[Graph, tuple[str, ...]]:
 
     Raises ModelError.
     """
-    return to_graph(_parse(path), path.parent)
+    return to_graph(parse(_content(path)), path.parent)
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def _content(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise ModelError("there is no such file" if not path.exists() else "it is not a file")
@@ -83,9 +83,13 @@ def _parse(path: Path) -> onnx.ModelProto:
                 f"the file has {size} bytes, but a protobuf message holds at most 2 GiB; save the model "
                 "with its weights as external data (onnx.save(..., save_as_external_data=True))"
             )
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ModelError(f"it cannot be read: {error.strerror}") from error
+
+
+def parse(content: bytes) -> onnx.ModelProto:
+    """The message in a file's bytes; raises ModelError."""
     try:
         model = onnx.ModelProto()
         model.ParseFromString(content)

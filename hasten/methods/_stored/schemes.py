@@ -50,8 +50,8 @@ class Stored:
 
     codes: as the weight's matrix; integers or small floats. bits: of a code. lookup: what codes stand for,
     indexed as ONNX's Gather does, from the end for negative ones. zero, scale, mean: float32 or the codes'
-    type, of shape () or (channels,), or with ``group`` of the matrix's rank. tensor_scale: float32, what scales
-    in float8 are multiplied by. exponents: the scale as E8M0 bytes. what: the scheme in words.
+    type, of shape () or (channels,), or with ``group`` of the matrix's rank. tensor_scale: float32, what
+    scales in float8 are multiplied by. exponents: the scale as E8M0 bytes. what: the scheme in words.
     """
 
     codes: Array
