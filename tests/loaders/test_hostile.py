@@ -259,7 +259,7 @@ def test_names_in_messages_are_escaped(tmp_path: Path) -> None:
         ("model.pth", "pickle"),
         ("model.safetensors", "package.module:function"),
         ("model.ort", "give the .onnx file"),
-        ("model.txt", r"hasten does not read \.txt; give one of \.onnx, \.pt2"),
+        ("model.txt", r"hasten does not read \.txt; give one of \.onnx, \.onnx\.zst, \.pt2"),
         ("model", "hasten does not read files without a suffix"),
     ],
 )
