@@ -1,0 +1,130 @@
+"""What ranges and rounding for a layer's outputs keep when only weights are stored in few bits.
+
+    python -m benchmarks.stored_outputs --models OUT_DIR --out FILE.md [NAME]...
+
+``OUT_DIR`` is what ``benchmarks/models.py`` wrote. The first 200 samples calibrate, without their labels; the
+next ones judge (600 pairs of sentences, 2000 small pictures, 400 large ones). ``change`` is the relative
+difference of the outputs from the float model's, ‖y − ŷ‖ / ‖y‖: of labels as few as these, quality tells
+apart only large differences. Computed by ONNX Runtime, which rounds the activations of products to 8 bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+import hasten
+from hasten.core.target import cpu_name
+from hasten.graph.evaluate import Evaluator
+
+CALIBRATION, THREADS, BATCH = 200, 2, 10
+JUDGED = {"minilm": 600, "resnet20": 2000, "efficientnet_lite0": 400}
+GROUPS = {"minilm": 64, "resnet20": 16, "efficientnet_lite0": 16}
+WAYS: tuple[dict[str, Any], ...] = (
+    {},
+    {"range": "mse"},
+    {"range": "outputs"},
+    {"rounding": "outputs"},
+    {"range": "mse", "rounding": "outputs"},
+    {"range": "outputs", "rounding": "outputs"},
+)
+FLOATS: tuple[dict[str, Any], ...] = ({"scheme": "mxfp4"}, {"scheme": "nvfp4"})
+
+
+def main() -> None:
+    """Compress, judge, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("names", nargs="*", choices=[*JUDGED, []], help="some of the models; all by default")
+    arguments = parser.parse_args()
+    lines = [
+        "# Stored weights: ranges and rounding for the outputs",
+        "",
+        f"`compress_weights` after `optimize_graph`, {CALIBRATION} samples calibrate, nothing trained; judged "
+        "on `n` others, computed by ONNX Runtime.",
+        f"`change`: ‖y − ŷ‖ / ‖y‖ of the outputs. `seconds`: to apply the method, on {THREADS} threads of a "
+        f"shared machine ({cpu_name()}).",
+        "`MB`: of the `.onnx.zst` file. Written by `benchmarks/stored_outputs.py`.",
+        "",
+        "| model | metric | n | parameters | MB | change | quality | lost | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in arguments.names or JUDGED:
+        for line in table(name, arguments.models / name):
+            lines.append(line)
+            print(line, flush=True)
+            arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def table(name: str, folder: Path) -> list[str]:
+    """The rows of one model."""
+    graph = hasten.read(folder / "model.onnx")
+    with np.load(folder / "data.npz") as file:
+        data = {key: file[key][: CALIBRATION + JUDGED[name]] for key in file.files}
+    inputs = [spec.name for spec in graph.inputs]
+    labels = data["labels"][CALIBRATION:]
+    seen = {key: data[key][:CALIBRATION] for key in inputs}
+    unseen = {key: data[key][CALIBRATION:] for key in inputs}
+    metric, judge = ("Spearman", _spearman) if name == "minilm" else ("accuracy", _accuracy)
+    clean = _applied(graph, "optimize_graph", {}, seen)
+    wanted = _answers(clean, unseen)
+    whole = judge(wanted, labels)
+    start = f"| {name} | {metric} | {len(labels)} |"
+    rows = [f"{start} float32 | {_megabytes(clean):.2f} | | {whole:.4f} | | |"]
+    linear = {"group": GROUPS[name], "symmetric": False}
+    steps = [{"bits": bits, **linear, **way} for bits in (4, 3) for way in WAYS]
+    for params in [*steps, *FLOATS]:
+        began = time.monotonic()
+        made = _applied(clean, "compress_weights", params, seen)
+        seconds = time.monotonic() - began
+        answers = _answers(made, unseen)
+        found = judge(answers, labels)
+        change = float(np.linalg.norm(answers - wanted) / np.linalg.norm(wanted))
+        rows.append(
+            f"{start} `{json.dumps(params)}` | {_megabytes(made):.2f} | {change:.4f} | {found:.4f} "
+            f"| {whole - found:+.4f} | {seconds:.0f} |"
+        )
+    return rows
+
+
+def _applied(graph: hasten.Graph, method: str, params: dict[str, Any], seen: dict[str, Any]) -> hasten.Graph:
+    recipe = hasten.Recipe([hasten.Step(method, params)])
+    return hasten.apply(graph, recipe, seen, threads=THREADS, batch=BATCH).graph
+
+
+def _megabytes(graph: hasten.Graph) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        (path,) = graph.write(Path(folder) / "model.onnx.zst")
+        return path.stat().st_size / 1e6
+
+
+def _answers(graph: hasten.Graph, data: dict[str, Any]) -> Any:
+    evaluator = Evaluator(graph, threads=THREADS)
+    count = len(next(iter(data.values())))
+    found = [
+        next(iter(evaluator.run({key: array[i : i + 20] for key, array in data.items()}).values()))
+        for i in range(0, count, 20)
+    ]
+    return np.concatenate(found)
+
+
+def _accuracy(answers: Any, labels: Any) -> float:
+    return float(np.mean(answers.argmax(axis=1) == labels))
+
+
+def _spearman(answers: Any, labels: Any) -> float:
+    return float(spearmanr(answers, labels).statistic)
+
+
+if __name__ == "__main__":
+    main()
