@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
@@ -38,9 +37,10 @@ from hasten.methods._qdq.insert import WeightWriter, erased_channels, insert
 from hasten.methods._qdq.layers import Layer, find_layers, skip
 from hasten.methods._qdq.lookup import LookupWriter, find_lookups
 from hasten.methods._qdq.placement import LAYOUTS, Keep, Plan, make_plan, must_round
+from hasten.methods._qdq.ranges import ActivationType, Ranges, Rule
 from hasten.methods._qdq.saturation import Rounded, saturation
-from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
-from hasten.numerics.ranges import Histogram, Range, entropy, extremes, least_squares, mean_sigma, percentile
+from hasten.numerics.affine import Affine, Grid
+from hasten.numerics.ranges import Histogram
 from hasten.numerics.rounding import Moments
 from hasten.rewrites.editor import Editor
 
@@ -55,7 +55,6 @@ OLDEST_OPSET = {"int8": 13, "int4": 21, "uint16": 21}
 """The first operator set whose DequantizeLinear takes a scale for each channel, and that which has the types
 of 4 and 16 bits."""
 
-ActivationType: TypeAlias = Literal["uint8", "int8", "uint16"]
 WeightType: TypeAlias = Literal["int8", "int4"]
 
 
@@ -69,9 +68,11 @@ class Params:
     activations: ``uint8``, asymmetric (what x86 kernels prefer), ``int8``, symmetric where a value takes
         both signs, or ``uint16``, asymmetric, which NPUs compute with and CPUs only store; it needs operator
         set 21.
-    range: what part of the calibrated values the integers cover: all (``minmax``), all but the outermost
-        (``percentile``), the part with the least squared error of rounding (``mse``), or whose rounded
-        distribution tells most of the original (``entropy``), or the mean ± ``sigmas`` (``sigma``).
+    range: what part of the calibrated values the integers cover: all (``minmax``), the averages of each
+        batch's extremes (``moving``), all but the outermost (``percentile``), the part with the least
+        squared error of rounding (``mse``), or whose rounded distribution tells most of the original
+        (``entropy``), the mean ± ``sigmas`` (``sigma``), or of these, for each activation by itself, what
+        changes the outputs of the layers that read it least (``outputs``).
     rounding: how weights become integers: each to the ``nearest``, or all of a layer together so that its
         ``outputs`` on the calibration samples are nearest the original's; biases keep the mean.
     percentile: per cent of values covered by ``percentile``. samples: at most this many calibrate.
@@ -88,7 +89,7 @@ class Params:
     weights: WeightType = "int8"
     weights_of: Mapping[str, WeightType] = Field(default_factory=dict)
     activations: ActivationType = "uint8"
-    range: Literal["minmax", "percentile", "mse", "entropy", "sigma"] = "minmax"
+    range: Rule = "minmax"
     rounding: Literal["nearest", "outputs"] = "nearest"
     percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.999
     sigmas: Annotated[float, Field(gt=0.0)] = 6.0
@@ -152,6 +153,8 @@ class _Work:
         assert self._context.calibration is not None
         samples = spread(self._context.calibration, self._params.samples)
         layout = LAYOUTS[self._params.layout]
+        asked = self._params
+        ranges = Ranges(asked.activations, asked.range, asked.percentile, asked.sigmas)
         main = self._editor.main
         absorb_biases(self._graph, self._editor, self._exclude)
         layers, self.skipped = find_layers(main, layout.layers, self._exclude)
@@ -165,7 +168,7 @@ class _Work:
             seen = collect(self._original, names, samples, self._context)
             found = _broken(plan, seen)
             if not found:
-                self._quantizers = self._make_quantizers(plan, seen)
+                self._quantizers = ranges.quantizers(plan, seen, self._original, samples, self._context)
                 return plan
             broken |= found
             layers = [layer for layer in layers if self._can_round(must_round(layer, layout), layer, broken)]
@@ -197,25 +200,6 @@ class _Work:
         if problem:
             self.skipped.append(skip(layer.node, problem))
         return problem is None
-
-    def _make_quantizers(self, plan: Plan, seen: Mapping[str, Histogram]) -> dict[ir.Value, Affine]:
-        quantizer = partial(_quantizer, self._params.activations)
-        made = {}
-        for group, values in plan.groups().items():
-            ranges = [self._range(seen[str(value.name)]) for value in values]
-            made[group] = quantizer(min(low for low, _ in ranges), max(high for _, high in ranges))
-        return made
-
-    def _range(self, histogram: Histogram) -> Range:
-        if self._params.range == "percentile":
-            return percentile(histogram, self._params.percentile)
-        if self._params.range == "entropy":
-            return entropy(histogram)
-        if self._params.range == "sigma":
-            return mean_sigma(histogram, self._params.sigmas)
-        if self._params.range == "mse":
-            return least_squares(histogram, partial(_quantizer, self._params.activations))
-        return extremes(histogram)
 
     def write(self, plan: Plan, lookups: list[ir.Node]) -> None:
         """Change the graph."""
@@ -283,14 +267,6 @@ def _check(graph: Graph, changed: Graph, context: Context) -> None:
     for name, values in Evaluator(changed, threads=context.threads).run(feeds).items():
         if values.dtype.kind == "f" and np.isfinite(wanted[name]).all() and not np.isfinite(values).all():
             raise MethodError(f"output {name!r} is not finite once its layers compute in int8; exclude them")
-
-
-def _quantizer(activations: ActivationType, low: float, high: float) -> Affine:
-    if activations != "int8":
-        return asymmetric(low, high, Grid(bits=16 if activations == "uint16" else 8, signed=False))
-    if low >= 0.0:
-        return asymmetric(low, high, Grid(signed=True))
-    return symmetric(max(-low, high), Grid(signed=True))
 
 
 def _broken(plan: Plan, seen: Mapping[str, Histogram]) -> dict[ir.Value, str]:

@@ -1,4 +1,4 @@
-"""Means and variances: of a stream, and of weights whose channels are shifted to have mean zero.
+"""Weights whose channels are shifted to have mean zero, and cut at so many standard deviations.
 
 A channel whose weights do not lie around zero wastes half of a symmetric grid. Taken out before quantization
 and given back after it, the mean costs one number a channel:
@@ -8,8 +8,7 @@ and given back after it, the mean costs one number a channel:
 with k standard deviations to each side, what lies beyond being clipped. For normally distributed weights the
 k with the least squared error depends on the number of bits alone (``normal_sigmas``).
 
-Sources: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample
-Variances", equation 2.1; Banner et al. 2019, "Post training 4-bit quantization of convolutional networks for
+Source: Banner et al. 2019, "Post training 4-bit quantization of convolutional networks for
 rapid-deployment", sections 2 (clipping) and 4 (the mean of a channel).
 """
 
@@ -24,49 +23,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from hasten.numerics.affine import Affine, Grid, symmetric
 from hasten.numerics.blocks import spread
-
-
-class RunningMoments:
-    """Mean and variance of a stream of arrays, in float64 and without loss by cancellation.
-
-    Two sets of n_a and n_b values merge with d = mean_b - mean_a into mean = mean_a + d · n_b / n and
-    M2 = M2_a + M2_b + d² · n_a · n_b / n, where M2 is the sum of squared deviations (Chan et al. 1979).
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = 0.0
-        self._squares = 0.0
-
-    @property
-    def variance(self) -> float:
-        """The mean squared deviation (divided by the count; 0 before the first value)."""
-        return self._squares / self.count if self.count else 0.0
-
-    @property
-    def sigma(self) -> float:
-        """The standard deviation."""
-        return float(np.sqrt(self.variance))
-
-    def update(self, values: NDArray[Any]) -> None:
-        """Take in an array of any shape."""
-        flat = np.ravel(values).astype(np.float64)
-        if not flat.size:
-            return
-        mean = float(flat.mean())
-        other = RunningMoments()
-        other.count, other.mean, other._squares = flat.size, mean, float(np.square(flat - mean).sum())
-        self.merge(other)
-
-    def merge(self, other: RunningMoments) -> None:
-        """Take in all values of another stream."""
-        count = self.count + other.count
-        if not count:
-            return
-        apart = other.mean - self.mean
-        self._squares += other._squares + apart * apart * self.count * other.count / count
-        self.mean += apart * other.count / count
-        self.count = count
 
 
 @dataclass(frozen=True)

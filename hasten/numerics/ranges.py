@@ -3,8 +3,8 @@
 A ``Histogram`` gathers a stream of arrays of any number and shapes in fixed memory; the functions read a
 range off it: all values (``extremes``), all but the outermost (``percentile``), the range with the least
 squared error of quantization (``least_squares``), the one whose quantized distribution is nearest to the
-original (``entropy``), or so many standard deviations about the mean (``mean_sigma``). ``MovingExtremes``
-needs the order of the stream and gathers for itself.
+original (``entropy``), so many standard deviations about the mean (``mean_sigma``), or the extremes of each
+array, averaged (``moving``).
 
 Sources: Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference", section 3.1
 (min-max); Wu et al. 2020, "Integer Quantization for Deep Learning Inference: Principles and Empirical
@@ -32,6 +32,8 @@ _STEPS = 64
 _SMALLEST_SHARE = 0.05
 _TRIED = 256
 """Thresholds that the entropy calibration tries."""
+_RATE = 0.01
+"""The weight of the newest array in moving averages."""
 _SMOOTHED = 1e-4
 """The share of a bin that quantization leaves empty and clipping does not."""
 
@@ -43,7 +45,8 @@ class Histogram:
     so no value is ever dropped and no second pass over the data is needed.
 
     low, high: the extremes of all finite values so far (0 before the first). count: the number of values
-    counted. finite: False once a NaN or an infinity was seen.
+    counted. finite: False once a NaN or an infinity was seen. moving: the extremes of each array, averaged
+    exponentially in the order of the stream: m ← m + 0.01 · (extreme - m), the first array setting both.
     """
 
     def __init__(self, bins: int = BINS) -> None:
@@ -51,6 +54,7 @@ class Histogram:
             raise ValueError(f"a histogram needs an even number of bins, not {bins}")
         self.counts: NDArray[np.int64] = np.zeros(bins, dtype=np.int64)
         self.low = self.high = 0.0
+        self.moving: Range = (0.0, 0.0)
         self.finite = True
         self._start = 0.0
         self._width = 0.0
@@ -62,12 +66,14 @@ class Histogram:
         made.counts = counts.copy()
         made.low, made.high, made._start, made._width = (float(number) for number in state[:4])
         made.finite = bool(state[4])
+        made.moving = float(state[5]), float(state[6])
         return made
 
     @property
     def state(self) -> NDArray[np.float64]:
-        """Everything but the counts, as five numbers."""
-        return np.array([self.low, self.high, self._start, self._width, self.finite], dtype=np.float64)
+        """Everything but the counts, as seven numbers."""
+        told = self.low, self.high, self._start, self._width, self.finite, *self.moving
+        return np.array(told, dtype=np.float64)
 
     @property
     def count(self) -> int:
@@ -101,6 +107,9 @@ class Histogram:
             low, high = float(flat.min()), float(flat.max())
         if at_most is not None and flat.size > at_most:
             flat = flat[:: _stride(flat.size, at_most)]
+        rate = _RATE if self._width else 1.0
+        before = self.moving
+        self.moving = before[0] + rate * (low - before[0]), before[1] + rate * (high - before[1])
         self._include(low, high)
         scaled = (flat - np.float64(self._start)) * (1.0 / self._width)
         index = np.clip(scaled, 0, len(self.counts) - 1).astype(np.intp)
@@ -139,6 +148,15 @@ def _stride(size: int, at_most: int) -> int:
 def extremes(histogram: Histogram) -> Range:
     """The smallest and the largest value."""
     return histogram.low, histogram.high
+
+
+def moving(histogram: Histogram) -> Range:
+    """The extremes of each array, averaged: rare outliers move the range only a little.
+
+    It follows the order of the data, as the observers of TensorFlow and PyTorch do (Jacob et al. 2018,
+    section 3.1).
+    """
+    return histogram.moving
 
 
 def percentile(histogram: Histogram, share: float) -> Range:
@@ -195,10 +213,13 @@ def entropy(histogram: Histogram, bits: int = 8) -> Range:
     below t into the levels that the grid has for magnitudes, and spreads each level evenly over those of its
     bins that hold anything. The threshold with the least Σ P log(P / Q) wins. Where Q is empty and P is not,
     Q is given a share of 1e-4: otherwise one outlier over an empty bin would rule every threshold out.
+    The bin at zero counts no more than its neighbour.
     Levels: 2^(bits-1), or 2^bits where no value is negative (Migacz 2017, "Entropy calibration").
     """
     levels = 1 << (bits if histogram.low >= 0.0 else bits - 1)
     counts, width = _magnitudes(histogram)
+    # Zero, of which ReLUs make many, is exact in any range: its peak would count as spread over its level.
+    counts[0] = min(counts[0], counts[1])
     if not counts.any() or len(counts) <= levels:
         return extremes(histogram)
     ends = np.unique(np.linspace(levels, len(counts), _TRIED).astype(np.intp))
@@ -240,42 +261,6 @@ def _divergence(counts: NDArray[np.float64], end: int, levels: int) -> float:
     p, q = p[present] / p.sum(), q[present] / q.sum()
     q = np.where(q > 0.0, q, _SMOOTHED)
     return float(p @ np.log(p / (q / q.sum())))
-
-
-class MovingExtremes:
-    """The extremes of each batch, averaged exponentially: low ← low + rate · (min(x) - low), high alike.
-
-    The first batch sets both. rate: the weight of the newest batch in (0, 1]; 1 keeps the last batch's.
-    Rare outliers move the range only a little, at the price that it follows the order of the data. This is
-    what the observers of TensorFlow and PyTorch do (Jacob et al. 2018, section 3.1). finite: False once a
-    NaN or an infinity was seen; such values are left out.
-    """
-
-    def __init__(self, rate: float = 0.01) -> None:
-        if not 0.0 < rate <= 1.0:
-            raise ValueError(f"the rate of a moving average must be in (0, 1], not {rate}")
-        self.low = self.high = 0.0
-        self.batches = 0
-        self.finite = True
-        self._rate = rate
-
-    @property
-    def range(self) -> Range:
-        """The averaged extremes; (0, 0) before the first batch."""
-        return self.low, self.high
-
-    def update(self, values: NDArray[Any]) -> None:
-        """Take in one batch."""
-        flat = np.ravel(values)
-        usable = np.isfinite(flat)
-        if not usable.all():
-            self.finite, flat = False, flat[usable]
-        if not flat.size:
-            return
-        rate = self._rate if self.batches else 1.0
-        self.low += rate * (float(flat.min()) - self.low)
-        self.high += rate * (float(flat.max()) - self.high)
-        self.batches += 1
 
 
 def least_squares(histogram: Histogram, quantizer: Callable[[float, float], Affine]) -> Range:

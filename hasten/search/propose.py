@@ -28,7 +28,7 @@ _REPAIRS = 3
 _WORTH = 0.01
 """Part of the layers' times that layers which became slower must make up to be worth a trial of their own."""
 
-_RANGES = ("minmax", "mse", "percentile")
+_RANGES = ("minmax", "outputs", "mse")
 """Ways of setting ranges worth a trial each, where one loses too much; of the others a recipe may ask."""
 
 _MARGIN = 0.5

@@ -148,7 +148,7 @@ def test_openvino_computes_a_residual_net_in_integers(quantize, layout):
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
-@pytest.mark.parametrize("ranges", ["minmax", "percentile", "mse", "entropy", "sigma"])
+@pytest.mark.parametrize("ranges", ["minmax", "moving", "percentile", "mse", "entropy", "sigma", "outputs"])
 def test_every_range_and_type_keeps_the_function(quantize, ranges, activations):
     graph = residual_net()
     change = quantize(graph, activations=activations, range=ranges)

@@ -13,12 +13,12 @@ from hypothesis.extra.numpy import arrays
 from hasten.numerics.affine import Grid, asymmetric, slice_bounds, symmetric
 from hasten.numerics.ranges import (
     Histogram,
-    MovingExtremes,
     entropy,
     extremes,
     least_squares,
     least_squares_bounds,
     mean_sigma,
+    moving,
     percentile,
     squared_error,
 )
@@ -253,23 +253,18 @@ def test_sigmas_are_those_of_all_values():
     assert mean_sigma(histogram_of([]), 1.0) == entropy(histogram_of([])) == (0.0, 0.0)
 
 
-@given(streams, st.floats(0.01, 1.0))
-def test_moving_extremes_are_the_recurrence(stream, rate):
-    moving = MovingExtremes(rate)
+@given(streams)
+def test_moving_extremes_are_the_recurrence(stream):
     low = high = None
     for part in stream:
-        moving.update(part)
         a, b = float(part.min()), float(part.max())
-        low = a if low is None else (1 - rate) * low + rate * a
-        high = b if high is None else (1 - rate) * high + rate * b
-    assert moving.range == pytest.approx((low, high), rel=1e-6, abs=1e-6 * max(abs(low), abs(high), 1e-30))
+        low = a if low is None else 0.99 * low + 0.01 * a
+        high = b if high is None else 0.99 * high + 0.01 * b
+    found = histogram_of(*stream)
+    assert moving(found) == pytest.approx((low, high), rel=1e-6, abs=1e-6 * max(abs(low), abs(high), 1e-30))
+    assert moving(Histogram.restore(found.counts, found.state)) == moving(found)
 
 
 def test_moving_extremes_leave_out_what_is_not_finite():
-    moving = MovingExtremes(0.5)
-    moving.update(np.array([np.nan]))
-    assert (moving.range, moving.finite, moving.batches) == ((0.0, 0.0), False, 0)
-    moving.update(np.array([1.0, np.inf, 3.0]))
-    assert moving.range == (1.0, 3.0)
-    with pytest.raises(ValueError, match="rate"):
-        MovingExtremes(0.0)
+    assert moving(histogram_of([np.nan])) == (0.0, 0.0)
+    assert moving(histogram_of([np.nan], [1.0, np.inf, 3.0], [1.0, 103.0])) == pytest.approx((1.0, 4.0))
