@@ -7,8 +7,8 @@ original in ONNX Runtime, OpenVINO and, where there is a module, eager PyTorch; 
 ``quantize_static`` and ``quantize_dynamic`` and NNCF's ``quantize``, each with its defaults, on the same
 calibration samples; then all of them in interleaved rounds, judged on the same holdout. Shapes are fixed
 alike for everyone. ``--more`` adds what else the peers have to choose from: ONNX Runtime's calibration by
-percentile and by entropy, NNCF's mixed preset. Writes ``<name>.json``, ``<name>.record.json`` (hasten's own
-record) and ``table.md``; ``--only NAME`` does one model.
+percentile and by entropy, NNCF's mixed preset and its accuracy control. Writes ``<name>.json``,
+``<name>.record.json`` (hasten's own record) and ``table.md``; ``--only NAME`` does one model.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def run(case: Case, arguments: argparse.Namespace) -> None:
         made = Peers(work)
         peers(made, case, fixed, roles, module)
         if arguments.more:
-            other_ways(made, fixed, roles)
+            other_ways(made, case, fixed, roles)
         subjects = made.subjects
         subjects.append(_saved(result.record, result.folder))
         cards = measuring.compare(
@@ -222,13 +222,17 @@ def peers(made: Peers, case: Case, fixed: Path, roles: Roles, module: Any) -> No
         made.subjects.append(Subject(artifact, program.parent, "PyTorch eager"))
 
 
-def other_ways(made: Peers, fixed: Path, roles: Roles) -> None:
+def other_ways(made: Peers, case: Case, fixed: Path, roles: Roles) -> None:
     """What else the peers offer for post-training quantization in 8 bits."""
+    from benchmarks.accuracy_control import accuracy_control
+
     work, feeds = made.work, _feeds(fixed, roles)
     for way in ("Percentile", "Entropy"):
         name = f"ONNX Runtime quantize_static, {way.lower()}"
         made.add(name, partial(_ort_static, fixed, feeds, work / f"ort_{way}", way))
     made.add("NNCF quantize, mixed", partial(_nncf, fixed, feeds, work / "nncf_mixed", preset="MIXED"))
+    controlled = partial(accuracy_control, fixed, feeds, roles, case.metric, work / "nncf_control")
+    made.add("NNCF quantize, accuracy control", controlled)
 
 
 def _feeds(fixed: Path, roles: Roles) -> list[dict[str, Any]]:
