@@ -32,6 +32,7 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"range": "mse"},
     {"range": "outputs"},
     {"rounding": "outputs"},
+    {"rounding": "outputs", "importance": "gradients"},
     {"range": "mse", "rounding": "outputs"},
     {"range": "outputs", "rounding": "outputs"},
 )
@@ -50,8 +51,8 @@ def main() -> None:
     lines = [
         "# Stored weights: ranges and rounding for the outputs",
         "",
-        f"`compress_weights` after `optimize_graph`, {CALIBRATION} samples calibrate, nothing trained; judged "
-        "on `n` others, computed by ONNX Runtime.",
+        f"`compress_weights` after `optimize_graph`, {CALIBRATION} samples calibrate, nothing trained; "
+        "judged on `n` others, computed by ONNX Runtime.",
         f"`change`: ‖y − ŷ‖ / ‖y‖ of the outputs. `seconds`: to apply the method, on {THREADS} threads of a "
         f"shared machine ({cpu_name()}).",
         "`MB`: of the `.onnx.zst` file. Written by `benchmarks/stored_outputs.py`.",

@@ -10,6 +10,7 @@ Compression"; the schemes' own sources are in ``hasten.numerics``.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import onnx_ir as ir
@@ -22,6 +23,7 @@ from hasten.core.record import Site
 from hasten.graph import Graph
 from hasten.graph.names import layer_name
 from hasten.methods import Change, Context, Facts
+from hasten.methods._observe.moments import Importance, observe
 from hasten.methods._observe.samples import spread
 from hasten.methods._stored.decode import Decoder
 from hasten.methods._stored.inputs import Inputs
@@ -59,6 +61,8 @@ class Params:
         weights (``mse``) or of what they add to the ``outputs`` on calibration samples.
     rounding: of linear codes: each to the ``nearest``, or all of a layer together so that its ``outputs`` on
         calibration samples are nearest the original's. samples: at most this many calibrate.
+    importance: of the positions (pixels, tokens) of a layer's outputs: ``equal``, or by the model's
+        ``gradients`` there, so that padding does not count; needs PyTorch.
     midpoint: where rounding to powers of two changes (``log2``).
     min_elements: weights of fewer numbers stay as they are. exclude: names of layers to leave.
     """
@@ -69,6 +73,7 @@ class Params:
     symmetric: bool = True
     range: Range = "minmax"
     rounding: Rounding = "nearest"
+    importance: Importance = "equal"
     samples: Annotated[int, Field(ge=1)] = 200
     sigmas: Annotated[float, Field(gt=0)] | None = None
     midpoint: Midpoint = "arithmetic"
@@ -84,12 +89,15 @@ class Params:
             "symmetric": not self.symmetric and self.scheme != "linear",
             "range": self.range != "minmax" and self.scheme != "linear",
             "rounding": self.rounding != "nearest" and self.scheme != "linear",
+            "importance": self.importance != "equal" and self.scheme != "linear",
             "sigmas": self.sigmas is not None and self.scheme != "mean_variance",
             "midpoint": self.midpoint != "arithmetic" and self.scheme != "log2",
         }
         for name, given in ignored.items():
             if given:
                 raise ValueError(f"{name} is nothing that scheme {self.scheme} has; leave it out")
+        if self.importance != "equal" and not self.observes:
+            raise ValueError("importance only matters to range: outputs or rounding: outputs; leave it out")
         return self
 
     @property
@@ -116,7 +124,8 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     weights = work.find()
     if params.observes and context.calibration is not None:
         samples = spread(context.calibration, params.samples)
-        work.inputs = Inputs(graph, work.editor.main, weights, samples, context)
+        observed = partial(observe, graph, samples=samples, context=context, importance=params.importance)
+        work.inputs = Inputs(observed, work.editor.main, weights)
     for done, weight in enumerate(weights):
         context.progress(weight.name, done / len(weights))
         work.compress(weight)

@@ -29,19 +29,22 @@ class Moments:
     """Means and second moments of a layer's inputs, of each group of a grouped convolution by itself.
 
     Of ``groups`` groups with ``size`` inputs each, over ``count`` positions so far; sums are in float64.
+    Positions may count by weights: E[x] is then Σ w x / Σ w.
     """
 
     def __init__(self, groups: int, size: int) -> None:
         self.count = 0
         self._sum = np.zeros((groups, size))
         self._squares = np.zeros((groups, size, size))
-        self._waiting: list[NDArray[Any]] = []
+        self._weight = 0.0
+        self._waiting: list[tuple[NDArray[Any], NDArray[np.float64]]] = []
 
     @classmethod
     def restore(cls, mean: NDArray[Any], second: NDArray[Any], count: int) -> Moments:
         """The moments whose ``mean``, ``second`` and ``count`` these were."""
         made = cls(*mean.shape)
         made.count = count
+        made._weight = float(count)
         made._sum += mean.astype(np.float64) * count
         made._squares += second.astype(np.float64) * count
         return made
@@ -50,28 +53,31 @@ class Moments:
     def mean(self) -> NDArray[np.float64]:
         """E[x], of shape (groups, size)."""
         self._add_up()
-        return self._sum / max(self.count, 1)
+        return self._sum / (self._weight or 1.0)
 
     @property
     def second(self) -> NDArray[np.float64]:
         """E[x xᵀ], of shape (groups, size, size)."""
         self._add_up()
-        return self._squares / max(self.count, 1)
+        return self._squares / (self._weight or 1.0)
 
-    def update(self, x: NDArray[Any]) -> None:
-        """Count inputs, of shape (groups, positions, size)."""
+    def update(self, x: NDArray[Any], weights: NDArray[np.float64] | None = None) -> None:
+        """Count inputs, of shape (groups, positions, size). weights: of the positions, none negative."""
         self.count += x.shape[1]
-        self._waiting.append(x)
+        self._waiting.append((x, np.ones(x.shape[1]) if weights is None else weights))
         # Products of many rows at once: to add up large matrices takes longer than to multiply a few rows.
-        if sum(waiting.shape[1] for waiting in self._waiting) >= _ROWS:
+        if sum(waiting.shape[1] for waiting, _ in self._waiting) >= _ROWS:
             self._add_up()
 
     def _add_up(self) -> None:
         if self._waiting:
-            x = np.concatenate(self._waiting, axis=1)
+            x = np.concatenate([waiting for waiting, _ in self._waiting], axis=1)
+            weights = np.concatenate([waiting for _, waiting in self._waiting])
             self._waiting = []
-            self._sum += x.sum(axis=1, dtype=np.float64)
-            self._squares += x.swapaxes(1, 2) @ x
+            self._weight += float(weights.sum())
+            self._sum += weights @ x
+            half = np.sqrt(weights).astype(x.dtype)[:, None]
+            self._squares += (x * half).swapaxes(1, 2) @ (x * half)
 
 
 def output_error(difference: NDArray[Any], moments: Moments) -> float:

@@ -310,6 +310,18 @@ def test_moments_are_gathered_for_few_layers_at_a_time(tmp_path, monkeypatch):
     assert sum("rounded for the outputs" in site.what for site in whole.sites) == 6
 
 
+def test_positions_may_count_by_gradients(tmp_path):
+    graph = attention()
+    data = calibration_for(graph, tmp_path / "store")
+    params = {"rounding": "outputs", "bits": 4, "data": data}
+    alike = compressed(graph, tmp_path, **params)
+    weighed = compressed(graph, tmp_path, importance="gradients", **params)
+    again = compressed(graph, tmp_path, importance="gradients", **params)
+    assert weighed.graph.fingerprint == again.graph.fingerprint != alike.graph.fingerprint
+    with pytest.raises(RecipeError, match="importance only matters to"):
+        compressed(graph, tmp_path, importance="gradients")
+
+
 def test_outputs_need_samples(tmp_path):
     for params in ({"rounding": "outputs"}, {"range": "outputs"}):
         with pytest.raises(MethodError, match=r"no samples to look at outputs on; give --data"):

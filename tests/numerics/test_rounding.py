@@ -45,6 +45,17 @@ def test_moments_are_those_of_all_positions(pieces: int) -> None:
     np.testing.assert_allclose(again.mean, found.mean)
 
 
+def test_positions_of_double_weight_count_twice() -> None:
+    x = correlated(np.random.default_rng(9), 2, 3000, 5)
+    weights = np.random.default_rng(9).integers(0, 3, 3000).astype(np.float64)
+    found = Moments(2, 5)
+    for piece, w in zip(np.array_split(x, 7, axis=1), np.array_split(weights, 7), strict=True):
+        found.update(piece, w)
+    twice = moments_of(np.repeat(x, weights.astype(int), axis=1))
+    np.testing.assert_allclose(found.mean, twice.mean, rtol=1e-5)
+    np.testing.assert_allclose(found.second, twice.second, rtol=1e-3, atol=1e-4)
+
+
 def test_the_error_is_that_of_the_outputs() -> None:
     rng = np.random.default_rng(1)
     x = correlated(rng, 2, 400, 5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -18,9 +18,11 @@ from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
+from hasten.methods._observe.gradients import Gradients
 from hasten.methods._observe.samples import in_memory, key, replace_arrays
 from hasten.numerics.rounding import Moments
 
+Importance: TypeAlias = Literal["equal", "gradients"]
 POSITIONS = 64
 """Positions of one sample (pixels, tokens) whose inputs are counted at most, evenly spread."""
 _FEWEST, _FOR_EACH_INPUT = 1024, 8
@@ -48,31 +50,40 @@ class Layer(Protocol):
 
 
 def observe(
-    graph: Graph, layers: Sequence[Layer], samples: Calibration, context: Context
+    graph: Graph,
+    layers: Sequence[Layer],
+    samples: Calibration,
+    context: Context,
+    importance: Importance = "equal",
 ) -> dict[str, Moments]:
     """The moments of what each layer that can be solved reads in ``graph``, by the layer's name.
 
-    Layers that read the same share them. They are kept in the context's folder, as the histograms are.
+    importance: whether each position counts alike, or by how much the model's outputs depend on what the
+    layer computes there, which takes a pass through the graph in PyTorch, and back. Layers that read the
+    same share moments of equal importance. They are kept in the context's folder, as the histograms are.
+    Raises Unavailable for gradients without PyTorch, MethodError for operators that the bridge lacks.
     """
     folder = context.work / f"moments-{key(graph, samples, context.batch, POSITIONS)}"
     folder.mkdir(exist_ok=True)
     readers: dict[str, list[Layer]] = {}
     for layer in filter(solvable, layers):
-        readers.setdefault(_source(layer), []).append(layer)
+        readers.setdefault(_source(layer, importance), []).append(layer)
     files = {source: folder / f"{source}.npz" for source in readers}
     found = {source: _load(file) for source, file in files.items() if file.exists()}
     missing = {source: same[0] for source, same in readers.items() if source not in found}
     if missing:
-        gathered = _gather(graph, missing, samples, context)
-        for source, moments in gathered.items():
+        gather = _gather if importance == "equal" else _gather_weighted
+        for source, moments in gather(graph, missing, samples, context).items():
             _save(files[source], moments)
-        found |= gathered
+            found[source] = _load(files[source])  # as they will be found the next time, to the last bit
     return {layer.name: found[source] for source, same in readers.items() for layer in same}
 
 
-def _source(layer: Layer) -> str:
-    """Names what a layer multiplies its rows with."""
+def _source(layer: Layer, importance: Importance) -> str:
+    """Names what a layer multiplies its rows with, and how that counts."""
     told: list[object] = [layer.activation.name]
+    if importance == "gradients":
+        told.append(layer.node.outputs[0].name)
     if layer.node.op_type == "Conv":
         window = ("dilations", "group", "pads", "strides")
         attributes = layer.node.attributes
@@ -122,6 +133,43 @@ def _gather(
     return found
 
 
+def _gather_weighted(
+    graph: Graph, wanted: Mapping[str, Layer], samples: Calibration, context: Context
+) -> dict[str, Moments]:
+    """The same with positions counted by gradients; all in one pass, since the way back needs all values."""
+    fed = {spec.name for spec in graph.inputs}
+    read = {source: str(layer.activation.name) for source, layer in wanted.items()}
+    made = {source: str(layer.node.outputs[0].name) for source, layer in wanted.items()}
+    names = list(dict.fromkeys(name for name in (*read.values(), *made.values()) if name not in fed))
+    gradients = Gradients(graph, names, context.seed)
+    found: dict[str, Moments] = {}
+    done = 0
+    for batch in samples.batches(context.batch):
+        feeds = batch.feeds(graph.inputs)
+        seen = gradients.of(feeds)
+        for source, layer in wanted.items():
+            values = feeds[read[source]] if read[source] in fed else seen[read[source]][0]
+            most = _positions(layer, len(samples))
+            rows = inputs_of(layer, values, most)
+            if source not in found:
+                found[source] = Moments(rows.shape[0], rows.shape[2])
+            found[source].update(rows, _importance(layer, seen[made[source]][1], most))
+        done += len(batch.indices)
+        context.progress("gathering what layers read, and what depends on it", done / len(samples))
+    return found
+
+
+def _importance(layer: Layer, gradient: Array, most: int) -> Array:
+    """The mean square of the gradient at each position that ``inputs_of`` takes."""
+    squares = np.square(gradient.astype(np.float64))
+    if layer.node.op_type == "Conv":
+        places = squares.mean(axis=1).reshape(len(squares), -1)
+        places = places[:, _evenly(places.shape[1], most)]
+        return np.asarray(places.reshape(-1))
+    rows = squares.reshape(-1, squares.shape[-1]).mean(axis=1)
+    return np.asarray(rows[_chosen(gradient, len(rows), most)])
+
+
 def moments_of(found: Mapping[str, Moments], layer: Layer) -> Moments | None:
     """The layer's moments; None where it was not observed, or read nothing or what is not finite."""
     moments = found.get(layer.name)
@@ -168,8 +216,13 @@ def inputs_of(layer: Layer, values: Array, most: int) -> Array:
     if layer.node.op_type == "Conv":
         return _windows(layer, values, most)
     rows = values.reshape(-1, values.shape[-1])
-    samples = len(values) if values.ndim > 2 else len(rows)
-    return rows[_evenly(len(rows), most * samples)][None]
+    return rows[_chosen(values, len(rows), most)][None]
+
+
+def _chosen(values: Array, rows: int, most: int) -> Array:
+    """Which rows of a product's input or output are counted; without an axis of positions all are samples."""
+    samples = len(values) if values.ndim > 2 else rows
+    return _evenly(rows, most * samples)
 
 
 def _windows(layer: Layer, values: Array, most: int) -> Array:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from hasten.core.data import Array, Calibration
-from hasten.graph import Graph
+from hasten.core.data import Array
 from hasten.graph.names import layer_name
-from hasten.methods import Context
-from hasten.methods._observe.moments import moments_of, observe, solvable
+from hasten.methods._observe.moments import moments_of, solvable
 from hasten.methods._stored.weights import Weight
 from hasten.numerics.rounding import Moments
 from hasten.rewrites.editor import constant
@@ -53,25 +51,23 @@ class Reader:
 
 
 class Inputs:
-    """Moments of what layers of ``graph`` read on the samples, for weights asked for in their order.
+    """Moments of what layers read, for weights asked for in their order.
 
-    main: the graph that the weights are of, a copy of ``graph``.
+    observed: makes the moments of some layers, by their names. main: the graph whose layers are observed.
     """
 
     def __init__(
         self,
-        graph: Graph,
+        observed: Callable[[Sequence[Reader]], Mapping[str, Moments]],
         main: ir.Graph,
         weights: Sequence[Weight],
-        samples: Calibration,
-        context: Context,
     ) -> None:
-        self._graph, self._samples, self._context = graph, samples, context
+        self._observed = observed
         found = ((weight.value, _reader(main, weight)) for weight in weights)
         self._readers = {value: reader for value, reader in found if reader is not None}
         self._parts = _parts(list(self._readers.values()))
         self._part: list[Reader] = []
-        self._found: dict[str, Moments] = {}
+        self._found: Mapping[str, Moments] = {}
 
     def of(self, weight: Weight) -> Moments | None:
         """The moments of what its layer reads; None where the layer cannot be solved."""
@@ -81,7 +77,7 @@ class Inputs:
         while wanted not in self._part:
             self._part = next(self._parts)
             self._found = {}  # let go of the last ones before there are others
-            self._found = observe(self._graph, self._part, self._samples, self._context)
+            self._found = self._observed(self._part)
             for reader in self._part:
                 reader.weight.release()
         return moments_of(self._found, wanted)

@@ -1,0 +1,116 @@
+"""What layers read, counted by how much the outputs depend on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+from small_graphs import Net, calibration_for, conv_net
+
+from hasten import methods
+from hasten.core.data import Calibration, StoreWriter
+from hasten.core.errors import MethodError
+from hasten.methods._observe.gradients import Gradients
+from hasten.methods._observe.moments import inputs_of, observe
+from hasten.methods._qdq.layers import find_layers
+
+FLOAT = TensorProto.FLOAT
+
+
+def masked_mean():
+    """Tokens through a layer, then the mean of those that a mask keeps."""
+    net = Net(3)
+    h = net.node("MatMul", ["x", net.weight("w", 6, 5)], "h")
+    kept = net.node(
+        "Mul", [h, net.node("Unsqueeze", ["mask", net.constant("last", np.array([2]))], "m")], "k"
+    )
+    net.node("ReduceSum", [kept, net.constant("tokens", np.array([1]))], "y", keepdims=0)
+    inputs = [("x", FLOAT, ["n", 7, 6]), ("mask", FLOAT, ["n", 7])]
+    return net.graph(inputs, [("y", FLOAT, ["n", 5])])
+
+
+def layers_of(graph):
+    found, _ = find_layers(graph.ir_model.graph, frozenset({"Conv", "MatMul", "Gemm"}), frozenset())
+    return found
+
+
+def test_padding_counts_nothing(tmp_path):
+    graph, rng = masked_mean(), np.random.default_rng(0)
+    x = rng.standard_normal((12, 7, 6)).astype(np.float32)
+    mask = (np.arange(7) < rng.integers(1, 8, (12, 1))).astype(np.float32)
+    x += 10 * (1 - mask[:, :, None])  # padding is loud
+    writer = StoreWriter(tmp_path / "store", ["x", "mask"])
+    for tokens, kept in zip(x, mask, strict=True):
+        writer.append({"x": tokens, "mask": kept})
+    samples = Calibration(writer.close(), range(12))
+    context = methods.Context(calibration=samples, work=tmp_path, batch=5)
+    layers = layers_of(graph)
+    found = observe(graph, layers, samples, context, "gradients")[layers[0].name]
+    # Samples are kept once each whatever their length: the signs are ±1 and the sum adds all tokens alike,
+    # but each batch's outputs are brought to one size.
+    real = [x[i][mask[i] > 0] for i in range(12)]
+    sizes = [np.sqrt(np.square(_outputs(graph, x[i : i + 5], mask[i : i + 5])).mean()) for i in (0, 5, 10)]
+    weights = np.concatenate([np.full(len(rows), sizes[i // 5] ** -2.0) for i, rows in enumerate(real)])
+    rows = np.concatenate(real).astype(np.float64)
+    np.testing.assert_allclose(found.mean[0], weights @ rows / weights.sum(), rtol=1e-4, atol=1e-5)
+    wanted = (rows * weights[:, None]).T @ rows / weights.sum()
+    np.testing.assert_allclose(found.second[0], wanted, rtol=1e-3, atol=1e-4)
+    alike = observe(graph, layers, samples, context)[layers[0].name]
+    assert np.trace(alike.second[0]) > 5 * np.trace(found.second[0])
+
+
+def _outputs(graph, x, mask):
+    from hasten.graph.evaluate import Evaluator
+
+    return Evaluator(graph).run({"x": x, "mask": mask})["y"]
+
+
+def test_gradients_are_those_of_differences(tmp_path):
+    graph = conv_net()
+    layer = layers_of(graph)[0]
+    samples = calibration_for(graph, tmp_path / "store", 4)
+    feeds = next(iter(samples.batches(2))).feeds(graph.inputs)
+    name = str(layer.node.outputs[0].name)
+    gradients = Gradients(graph, [name], seed=3)
+    value, slope = gradients.of(feeds)[name]
+    assert value.shape == slope.shape
+    assert np.abs(slope).max() > 0
+    same = Gradients(graph, [name], seed=3).of(feeds)[name][1]
+    np.testing.assert_array_equal(slope, same)
+
+
+def test_every_layer_gets_as_many_weights_as_positions(tmp_path):
+    graph = conv_net()
+    samples = calibration_for(graph, tmp_path / "store", 8)
+    context = methods.Context(calibration=samples, work=tmp_path, batch=4)
+    layers = layers_of(graph)
+    alike, weighed = (observe(graph, layers, samples, context, way) for way in ("equal", "gradients"))
+    assert alike.keys() == weighed.keys() != set()
+    for name, moments in weighed.items():
+        assert moments.count == alike[name].count
+        assert moments.second.shape == alike[name].second.shape
+        assert np.linalg.eigvalsh(moments.second).min() > -1e-4
+
+
+def test_layers_that_read_the_same_share_moments(tmp_path):
+    net = Net(5)
+    for y in ("a", "b"):
+        net.node("MatMul", ["x", net.weight(f"{y}w", 6, 4)], y)
+    shape = ["n", 3, 4]
+    graph = net.graph([("x", FLOAT, ["n", 3, 6])], [("a", FLOAT, shape), ("b", FLOAT, shape)])
+    samples = calibration_for(graph, tmp_path / "store", 4)
+    context = methods.Context(calibration=samples, work=tmp_path)
+    layers = layers_of(graph)
+    found = observe(graph, layers, samples, context)
+    assert found[layers[0].name] is found[layers[1].name]
+    apart = observe(graph, layers, samples, context, "gradients")
+    assert apart[layers[0].name] is not apart[layers[1].name]
+    values = np.zeros((2, 3, 6), np.float32)
+    assert inputs_of(layers[0], values, 2).shape == (1, 4, 6)
+
+
+def test_an_operator_without_a_gradient_is_named():
+    graph = masked_mean()
+    next(node for node in graph.ir_model.graph if node.op_type == "Mul").op_type = "Unheard"
+    with pytest.raises(MethodError, match=r"importance: gradients cannot be had of this graph: .*Unheard"):
+        Gradients(graph, ["h"], seed=0)
