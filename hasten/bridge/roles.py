@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 LEARNED = "hasten.bridge.learned"
-"""The mark, in a value's ``meta``, of an initializer to be learned though its use would not say so."""
+"""The mark, in a value's ``meta``, of an initializer to be learned (True) or not, whatever its use."""
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -61,13 +61,14 @@ def is_learned(value: ir.Value) -> bool:
 
     Floats of two elements and more are, and smaller ones where they are a layer's weight or bias; not what
     sets a range or holds statistics, in any of its uses. One number in an arithmetic operator is part of the
-    formula (the 0.5 of a GELU), not a weight. What a method asked to be learned is, whatever its use.
+    formula (the 0.5 of a GELU), not a weight. A method's mark (``LEARNED``) decides before all these.
     """
     tensor = value.const_value
     if tensor is None or tensor.dtype not in _FLOATS:
         return False
-    if value.meta.get(LEARNED):
-        return True
+    asked = value.meta.get(LEARNED)
+    if asked is not None:
+        return bool(asked)
     uses = [(use.node.op_type, use.idx) for use in value.uses()]
     if any(index in _CONSTANT_OF.get(op_type, ()) for op_type, index in uses):
         return False

@@ -29,6 +29,7 @@ from hasten.graph import Graph
 TABLE = {
     "optimize_graph": "hasten.methods.optimize_graph",
     "quantize_static": "hasten.methods.quantize_static",
+    "reconstruct": "hasten.methods.reconstruct",
     "quantize_aware": "hasten.methods.quantize_aware",
     "quantize_dynamic": "hasten.methods.quantize_dynamic",
     "cast": "hasten.methods.cast",

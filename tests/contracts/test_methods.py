@@ -39,12 +39,13 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         {"scheme": "clusters", "bits": 6},
     ],
     "finetune": [{}],
+    "reconstruct": [{"steps": 8}, {"steps": 4, "layers": 1, "learn_scales": False}],
     "quantize_aware": [{"epochs": 1}, {"epochs": 1, "learn_scales": False}],
     "distill": [{}],
 }
 """Hyper-parameters each method is tried with. A new method adds its row."""
 
-BEFORE = {"quantize_aware": (Step("quantize_static"),)}
+BEFORE = {"reconstruct": (Step("quantize_static"),), "quantize_aware": (Step("quantize_static"),)}
 """What a recipe must hold before a method that changes what another one made."""
 
 CASES = [(name, params) for name in NAMES for params in VARIANTS[name]]
