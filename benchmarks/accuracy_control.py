@@ -20,15 +20,18 @@ _PLACE = "place"
 
 
 def accuracy_control(
-    model: Path, feeds: list[dict[str, Any]], roles: Roles, metric: str | None, folder: Path
-) -> Path:
-    """The file of the model that NNCF quantized to lose at most 1 % of the metric on selection samples."""
+    model: Path, feeds: list[dict[str, Any]], store: Path, metric: str | None, folder: Path
+) -> None:
+    """Write the model that NNCF quantized to lose at most 1 % of the metric on selection samples.
+
+    store: the folder of the ingested data, split into roles.
+    """
     import nncf
     import openvino as ov
 
     folder.mkdir()
     inputs = loaders.read(model).graph.inputs
-    batches = list(roles.selection.take(_SAMPLES).batches(1))
+    batches = list(Roles.open(store).selection.take(_SAMPLES).batches(1))
     items = [batch.feeds(inputs) for batch in batches]
     score = _score(
         metric, [None if batch.labels is None else np.asarray(batch.labels)[0] for batch in batches]
@@ -53,7 +56,6 @@ def accuracy_control(
         subset_size=len(feeds),
     )
     ov.save_model(made, folder / "model.xml", compress_to_fp16=False)
-    return folder / "model.xml"
 
 
 def _answers(compiled: Any, items: list[dict[str, Any]]) -> list[Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 import hasten
+from benchmarks.peers_table import table
 from hasten import data as data_room
 from hasten import loaders, measuring
 from hasten.core.data import Roles, split
@@ -136,10 +138,11 @@ def run(case: Case, arguments: argparse.Namespace) -> None:
         graph.write(fixed)
         store, _ = data_room.ingest(samples, graph.inputs, work / "store", seed=0)
         roles = split(store, 0)
+        roles.save()
         made = Peers(work)
         peers(made, case, fixed, roles, module)
         if arguments.more:
-            other_ways(made, case, fixed, roles)
+            other_ways(made, case, fixed, roles, arguments.time_budget)
         subjects = made.subjects
         subjects.append(_saved(result.record, result.folder))
         cards = measuring.compare(
@@ -193,7 +196,15 @@ class Peers:
         began = time.monotonic()
         try:
             artifact, folder = artifact_of(build(), {"threads": usable_cores(), **options})
-        except (HastenError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
+        except (
+            HastenError,
+            TimeoutError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+        ) as error:
             self.failures.append((name, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"))
             return
         self.seconds[name] = round(time.monotonic() - began, 1)
@@ -222,8 +233,8 @@ def peers(made: Peers, case: Case, fixed: Path, roles: Roles, module: Any) -> No
         made.subjects.append(Subject(artifact, program.parent, "PyTorch eager"))
 
 
-def other_ways(made: Peers, case: Case, fixed: Path, roles: Roles) -> None:
-    """What else the peers offer for post-training quantization in 8 bits."""
+def other_ways(made: Peers, case: Case, fixed: Path, roles: Roles, time_s: float) -> None:
+    """What else the peers offer for post-training quantization in 8 bits, in the time hasten's search has."""
     from benchmarks.accuracy_control import accuracy_control
 
     work, feeds = made.work, _feeds(fixed, roles)
@@ -231,8 +242,23 @@ def other_ways(made: Peers, case: Case, fixed: Path, roles: Roles) -> None:
         name = f"ONNX Runtime quantize_static, {way.lower()}"
         made.add(name, partial(_ort_static, fixed, feeds, work / f"ort_{way}", way))
     made.add("NNCF quantize, mixed", partial(_nncf, fixed, feeds, work / "nncf_mixed", preset="MIXED"))
-    controlled = partial(accuracy_control, fixed, feeds, roles, case.metric, work / "nncf_control")
-    made.add("NNCF quantize, accuracy control", controlled)
+    folder = work / "nncf_control"
+    arguments = fixed, feeds, roles.calibration.store.folder, case.metric, folder
+    controlled = partial(_in_time, time_s, accuracy_control, *arguments)
+    made.add("NNCF quantize, accuracy control", lambda: controlled() or folder / "model.xml")
+
+
+def _in_time(limit_s: float, function: Callable[..., object], *arguments: object) -> None:
+    """Call in a process of its own, which is ended when the time is over; raises TimeoutError then."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join(limit_s)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise TimeoutError(f"not done after {limit_s:.0f} s")
+    if process.exitcode:
+        raise RuntimeError(f"ended with status {process.exitcode}")
 
 
 def _feeds(fixed: Path, roles: Roles) -> list[dict[str, Any]]:
@@ -316,71 +342,6 @@ def _program(module: Any, feeds: dict[str, Any], outputs: list[str], work: Path)
     names = json.dumps({"inputs": list(feeds), "outputs": outputs})
     path.with_suffix(SIGNATURE_SUFFIX).write_text(names, encoding="utf-8")
     return path
-
-
-def table(folder: Path) -> str:
-    """All results of a folder as Markdown: a row a model, then a row a subject.
-
-    Ratios are against ONNX Runtime in float32.
-    """
-    found = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.json"))
-        if not path.name.endswith(".record.json")
-    ]
-    lines = [
-        "# Side by side",
-        "",
-        "| model | hasten, times ONNX Runtime fp32 | its loss of quality | fastest peer within 1 % "
-        "| its ratio | times eager PyTorch | search |",
-        "|---|---|---|---|---|---|---|",
-        *(_summary(one) for one in found),
-        "",
-        "| model | subject | quality | drop (95 % interval) | latency ms (95 % interval) "
-        "| times ONNX Runtime fp32 | size MB | made in s |",
-        "|---|---|---|---|---|---|---|---|",
-        *(_line(one["model"], row) for one in found for row in one["rows"]),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _summary(found: dict[str, Any]) -> str:
-    rows = {row["name"]: row for row in found["rows"] if "error" not in row}
-    ours, eager = rows["hasten"], rows.get("PyTorch eager")
-    peers = [
-        row
-        for name, row in rows.items()
-        if name not in ("hasten", "ONNX Runtime fp32") and row["quality"]["budget"] != "missed"
-    ]
-    best = max(peers, key=lambda row: row["speedup"]["median"])
-    quality = ours["quality"]
-    times = f"{eager['latency_ms']['median'] / ours['latency_ms']['median']:.1f}" if eager else "not measured"
-    return (
-        f"| {found['model']} | {_ratio(ours)} | {quality['drop']:+.4f} of {quality['metric']} "
-        f"{quality['reference']:.4f} (n = {quality['n']}) | {best['name']} | {_ratio(best)} | {times} "
-        f"| {found['search_seconds']:.0f} s |"
-    )
-
-
-def _seconds(found: float | None) -> str:
-    return "" if found is None else f"{found:.0f}"
-
-
-def _ratio(row: dict[str, Any]) -> str:
-    ratio = row["speedup"]
-    return f"{ratio['median']:.2f} ({ratio['ci95'][0]:.2f} to {ratio['ci95'][1]:.2f})"
-
-
-def _line(model: str, row: dict[str, Any]) -> str:
-    if "error" in row:
-        return f"| {model} | {row['name']} | failed: {row['error']} | | | | | |"
-    quality, time_ms = row["quality"], row["latency_ms"]
-    return (
-        f"| {model} | {row['name']} | {quality['metric']} {quality['value']:.4f} (n = {quality['n']}) "
-        f"| {quality['drop']:+.4f} ({quality['ci95'][0]:+.4f} to {quality['ci95'][1]:+.4f}) "
-        f"| {time_ms['median']:.3f} ({time_ms['ci95'][0]:.3f} to {time_ms['ci95'][1]:.3f}) | {_ratio(row)} "
-        f"| {row['size_bytes'] / 1e6:.2f} | {_seconds(row.get('build_seconds'))} |"
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Would training mend a quantized model, and how much of it fits into the time left?"""
+"""Would learning mend a quantized model, and how much of it fits into the time left?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,24 @@ EfficientNet-Lite0 with its depthwise convolutions the most; benchmarks/training
 training that has begun is not cut short when the time is spent."""
 
 _SHARE = 0.6
-"""Part of the time left that training may take; what it made must still be measured."""
+"""Part of the time left that learning may take; what it made must still be measured."""
+
+_FEWEST_HELD_BACK = 40
+"""Samples with which ``reconstruct`` has a few to judge each block by."""
+_SEEN = 2048.0
+"""Samples that ``reconstruct`` shows each block: its steps times a batch, and those that judge it."""
+
+
+def reconstruct(samples: int, inference_ms: float, seconds_left: float) -> Step | None:
+    """The step that mends a quantized graph block by block; None without the time, samples or means for it.
+
+    samples: of the calibration role. inference_ms: one inference of one sample in float32.
+    """
+    if samples < _FEWEST_HELD_BACK or not _can_learn():
+        return None
+    # All blocks together are one model, so what each is shown costs as much as showing it to the model.
+    needed_s = _SEEN * _INFERENCES * inference_ms / 1e3
+    return Step("reconstruct") if needed_s <= _SHARE * seconds_left else None
 
 
 def quantize_aware(samples: int, inference_ms: float, seconds_left: float) -> Step | None:
@@ -25,14 +42,18 @@ def quantize_aware(samples: int, inference_ms: float, seconds_left: float) -> St
 
     samples: of the calibration role. inference_ms: one inference of one sample in float32.
     """
-    if samples < FEWEST_SAMPLES:
-        return None
-    try:
-        train.require()
-    except Unavailable:
+    if samples < FEWEST_SAMPLES or not _can_learn():
         return None
     epoch_s = samples * _INFERENCES * inference_ms / 1e3
     epochs = min(_MOST_EPOCHS, _SHARE * seconds_left / epoch_s)
     if epochs < _FEWEST_EPOCHS:
         return None
     return Step("quantize_aware", {"epochs": round(epochs, 1)})
+
+
+def _can_learn() -> bool:
+    try:
+        train.require()
+    except Unavailable:
+        return False
+    return True

@@ -15,7 +15,7 @@ from hasten.search.advise import Advice
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, leader, within_budget
 from hasten.search.layers import fell_back, saved
-from hasten.search.learn import quantize_aware
+from hasten.search.learn import quantize_aware, reconstruct
 from hasten.search.repair import choose_forms, forms_of, mixed, without
 from hasten.search.trial import Lab
 
@@ -125,7 +125,7 @@ class Proposer:
             current = min(pays, key=_drop, default=None)
 
     def _trained(self, done: Sequence[Trial]) -> Iterator[Candidate]:
-        """The fastest quantized version that lost too much, trained with its rounding, where it would pay."""
+        """The best quantized version that lost too much, mended: block by block, otherwise as a whole."""
         best = leader(done, self.baseline, self.lab.budget)
         lost = [
             t
@@ -135,13 +135,14 @@ class Proposer:
         ]
         if not lost or self.baseline.latency_ms is None:
             return
-        step = quantize_aware(
-            self.samples,
-            self.baseline.latency_ms.median / self.lab.conditions.batch,
-            self.deadline - monotonic(),
-        )
-        if step is not None:
-            yield Candidate(Recipe((*lost[0].recipe.steps, step)), lost[0].target, lost[0].options)
+        inference_ms = self.baseline.latency_ms.median / self.lab.conditions.batch
+        for mend in (reconstruct, quantize_aware):
+            step = mend(self.samples, inference_ms, self.deadline - monotonic())
+            if step is not None:
+                candidate = Candidate(Recipe((*lost[0].recipe.steps, step)), lost[0].target, lost[0].options)
+                yield candidate
+                if any(t.id == candidate.id and t.quality is not None and within_budget(t) for t in done):
+                    return
 
     def _cost(self, trial: Trial) -> float:
         return cost(trial, self.lab.budget)

@@ -6,6 +6,7 @@ import pytest
 
 from hasten import train
 from hasten.core.errors import Unavailable
+from hasten.core.recipe import Step
 from hasten.search import learn
 
 
@@ -26,8 +27,16 @@ def test_where_it_would_not_pay_nothing_is_proposed(samples: int, seconds: float
     assert learn.quantize_aware(samples=samples, inference_ms=5.0, seconds_left=seconds) is None
 
 
+def test_blocks_are_mended_where_there_is_time_for_all_of_them() -> None:
+    # 2048 samples at 34 inferences of 5 ms are 348 s, and 0.6 of the time is given
+    assert learn.reconstruct(samples=100, inference_ms=5.0, seconds_left=600.0) == Step("reconstruct")
+    assert learn.reconstruct(samples=100, inference_ms=5.0, seconds_left=500.0) is None
+    assert learn.reconstruct(samples=20, inference_ms=5.0, seconds_left=1e5) is None
+
+
 def test_without_the_means_nothing_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "find_spec", lambda name: None)
     with pytest.raises(Unavailable, match=r"PyTorch, accelerate.*pip install 'hasten\[train\]'"):
         train.require()
     assert learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=1e5) is None
+    assert learn.reconstruct(samples=1000, inference_ms=5.0, seconds_left=1e5) is None
