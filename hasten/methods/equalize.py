@@ -34,7 +34,7 @@ from hasten.methods._equal.moving import MOVING
 from hasten.methods._equal.pointwise import POINTWISE
 from hasten.methods._equal.trace import Part, Reader, Trace
 from hasten.methods._observe.samples import in_memory, spread
-from hasten.numerics.equalization import Weight, accumulate, equalize, scaled
+from hasten.numerics.equalization import Values, Weight, accumulate, add_squares, equalize, scaled, smooth
 from hasten.rewrites.editor import Editor
 from hasten.rewrites.equality import Equality
 
@@ -43,6 +43,8 @@ FACTS = Facts(
     exact=True,
 )
 
+_EVEN = 0.5
+"""With this strength both sides end with the same ranges."""
 _RULES = {**LAYERS, **MOVING, **POINTWISE}
 
 
@@ -53,12 +55,17 @@ class Params:
     by: what is balanced with the weights that read a channel: the ``weights`` that make it (cross-layer
         equalization, without data), or its ``activations`` on calibration samples (SmoothQuant).
     strength: how much of the differences is moved into the weights that read: 0 evens these out alone, 1 what
-        they are balanced with alone. rounds: how often all layers are gone through at most.
-    samples: at most this many calibrate. exclude: names of nodes that keep their constants.
+        they are balanced with alone. None: half of it by weights; by activations what is predicted to lose
+        least in each place, and nothing where that would lose more. bits: of the weights in that prediction.
+    residuals: also scale values that go on through sums, with one factor a channel for all that is summed.
+    rounds: how often all layers are gone through at most, by weights. samples: at most this many calibrate.
+    exclude: names of nodes that keep their constants.
     """
 
     by: Literal["weights", "activations"] = "weights"
-    strength: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    strength: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    bits: Annotated[int, Field(ge=2, le=8)] = 8
+    residuals: bool = False
     rounds: Annotated[int, Field(ge=1)] = 20
     samples: Annotated[int, Field(ge=1)] = 200
     exclude: tuple[str, ...] = ()
@@ -74,15 +81,15 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     changed = graph.copy()
     name_nodes(changed)
     passes.LiftConstantsToInitializersPass()(changed.ir_model)
-    trace = Trace(changed, _RULES, frozenset(params.exclude))
+    trace = Trace(changed, _RULES, frozenset(params.exclude), residuals=params.residuals)
     found = trace.channels.resolve()
-    values = _values(graph, trace.readers, found, params, context)
-    weights = [
-        Weight(np.abs(part.array), found.numbers(part.made), found.numbers(part.read))
-        for part in trace.parts
-        if part.role != "term"
-    ]
-    scales = equalize(weights, found.count, strength=params.strength, rounds=params.rounds, values=values)
+    weights = list(_weights(trace.parts, found))
+    if params.by == "weights":
+        strength = _EVEN if params.strength is None else params.strength
+        scales = equalize(weights, found.count, strength=strength, rounds=params.rounds)
+    else:
+        values = _values(graph, trace.readers, found, params, context)
+        scales = smooth(weights, values, strength=params.strength, bits=params.bits)
     sites = list(_write(Editor(changed), trace.parts, found, scales))
     skipped = _left(trace, found, {site.name for site in sites}, params)
     notes = _unknown(changed, params)
@@ -93,22 +100,23 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     return Change(changed if sites else graph, tuple(sites), tuple(skipped), notes)
 
 
-def _values(
-    graph: Graph, readers: list[Reader], found: Resolved, params: Params, context: Context
-) -> Array | None:
-    """The largest magnitude of each channel's values where layers read them."""
-    if params.by == "weights":
-        return None
+def _values(graph: Graph, readers: list[Reader], found: Resolved, params: Params, context: Context) -> Values:
+    """What each channel holds where layers read it."""
     assert context.calibration is not None
     samples = spread(context.calibration, params.samples)
-    largest = np.zeros(found.count)
     wanted = {str(r.value.name): found.numbers(r.labels) for r in readers if found.numbers(r.labels).any()}
-    for names in in_memory(graph, list(wanted), samples, context):
+    largest, squares, counts = np.zeros(found.count), np.zeros(found.count), np.zeros(found.count)
+    groups = list(in_memory(graph, list(wanted), samples, context))
+    done, total = 0, len(samples) * len(groups)
+    for names in groups:
         evaluator = Evaluator(graph, names, threads=context.threads)
         for batch in samples.batches(context.batch):
             for name, array in evaluator.run(batch.feeds(graph.inputs), names).items():
                 accumulate(largest, np.abs(array), wanted[name])
-    return largest
+                add_squares(squares, counts, array, wanted[name])
+            done += len(batch.indices)
+            context.progress("looking at channels", done / total)
+    return Values(largest, squares / np.maximum(counts, 1))
 
 
 def _write(editor: Editor, parts: list[Part], found: Resolved, scales: Array) -> Iterator[Site]:

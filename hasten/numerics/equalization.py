@@ -1,16 +1,16 @@
 """One positive factor for each channel that passes between layers, so that both sides quantize better.
 
-A layer that makes channel k divides it by s_k, and every layer that reads it multiplies its weights by s_k: for
-operators in between that are positively homogeneous, f(x / s) = f(x) / s, the function stays the same. With
-u_k, the largest magnitude on the making side, and r_k, that of the weights that read the channel,
+A layer that makes channel k divides it by s_k, and every layer that reads it multiplies its weights by s_k:
+for operators in between that are positively homogeneous, f(x / s) = f(x) / s, the function stays the same.
+With u_k, the largest magnitude on the making side, and r_k, that of the weights that read the channel,
 
     s_k = u_k^a / r_k^(1-a)
 
-With u of the weights that make the channel and a = ½, both sides end with the range √(u·r): that is cross-layer
-equalization. With u of the channel's own values on calibration samples it is SmoothQuant.
+With u of the weights that make the channel and a = ½, both sides end with the range √(u·r): that is
+cross-layer equalization. With u of the channel's own values on calibration samples it is SmoothQuant.
 
 Sources: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section
-4.1 and appendix A (equation 11); Meller et al. 2019, "Same, Same But Different", section 3; Xiao et al. 2023,
+4.1; Meller et al. 2019, "Same, Same But Different", section 3; Xiao et al. 2023,
 "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", equation 4.
 """
 
@@ -27,6 +27,9 @@ LARGEST_SCALE = 1024.0
 """Factors stay between this and its inverse: a channel of nearly nothing is not worth more."""
 CONVERGED = 0.01
 """Rounds end when no factor changes by more than this part; factors that near to 1 are 1."""
+
+STRENGTHS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+"""Exponents that are compared where none is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,34 +53,85 @@ class _Set:
     readers: list[Weight]
 
 
-def equalize(
-    weights: Sequence[Weight],
-    count: int,
-    *,
-    strength: float,
-    rounds: int,
-    values: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
-    """The factors s, of shape (count,); that of channel 0 is 1.
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What channels hold on samples: the largest magnitudes and the mean squares, of shape (count,)."""
 
-    strength: the exponent a, from 0 to 1. values: the largest magnitude of each channel's values, of shape
-    (count,), to be used instead of that of the weights that make it. Since the weights between two sets of
-    channels belong to both, sets are balanced in turn, ``rounds`` times or until they no longer change.
+    largest: NDArray[np.float64]
+    square: NDArray[np.float64]
+
+
+def equalize(weights: Sequence[Weight], count: int, *, strength: float, rounds: int) -> NDArray[np.float64]:
+    """The factors s, of shape (count,), that balance weights with weights; that of channel 0 is 1.
+
+    strength: the exponent a, from 0 to 1. Since the weights between two sets of channels belong to both, sets
+    are balanced in turn, ``rounds`` times or until they no longer change.
     """
-    found = np.ones(count)
-    sets = _sets(weights)
+    found, sets = np.ones(count), _sets(weights)
     for _ in range(rounds):
         before = found.copy()
         for item in sets:
-            made = _largest(item.makers, found, made=True) if values is None else values / found
-            read = _largest(item.readers, found, made=False)
-            steps = balance(made[item.channels], read[item.channels], strength)
-            moved = found[item.channels] * steps
-            found[item.channels] = np.clip(moved, 1 / LARGEST_SCALE, LARGEST_SCALE)
+            made = _largest(item.makers, found, made=True)[item.channels]
+            read = _largest(item.readers, found, made=False)[item.channels]
+            found[item.channels] = _bounded(found[item.channels] * balance(made, read, strength))
         if np.abs(np.log(found / before)).max(initial=0.0) < CONVERGED:
             break
-    found[np.abs(np.log(found)) < CONVERGED] = 1.0
-    return found
+    return _settled(found)
+
+
+def smooth(
+    weights: Sequence[Weight], values: Values, *, strength: float | None, bits: int
+) -> NDArray[np.float64]:
+    """The factors s, of shape (count,), that balance values with the weights that read them.
+
+    strength: the exponent a; None: for each set of channels that of ``STRENGTHS`` for which
+    ``predicted_error`` is least, or no factors where none makes it less. bits: of the weights in that
+    prediction.
+    """
+    found = np.ones(len(values.largest))
+    for item in _sets(weights):
+        read = _largest(item.readers, np.ones_like(found), made=False)[item.channels]
+        best = np.ones(len(item.channels))
+        least = _predicted(item, found, best, values, bits)
+        for a in STRENGTHS if strength is None else (strength,):
+            factors = _bounded(balance(values.largest[item.channels], read, a))
+            error = _predicted(item, found, factors, values, bits)
+            if strength is not None or error < least:
+                best, least = factors, error
+        found[item.channels] = best
+    return _settled(found)
+
+
+def _predicted(
+    item: _Set, found: NDArray[np.float64], factors: NDArray[np.float64], values: Values, bits: int
+) -> float:
+    scales = found.copy()
+    scales[item.channels] = factors
+    return sum(predicted_error(weight, scales, values, bits) for weight in item.readers)
+
+
+def predicted_error(weight: Weight, scales: NDArray[np.float64], values: Values, bits: int) -> float:
+    """The expected squared error of a layer's outputs, before they are scaled, once it is quantized.
+
+    Values are rounded to 8 bits with one scale, weights to ``bits`` with one for each output; a rounding with
+    step d adds d²/12, independent of all others.
+    """
+    size = weight.magnitude * scales[weight.read]
+    row = tuple(axis for axis, length in enumerate(weight.made.shape) if length == 1)
+    step = (values.largest / scales)[weight.read].max() / 2.0**8
+    steps = size.max(axis=row, keepdims=True) / 2.0 ** (bits - 1)
+    squares = np.broadcast_to((values.square / scales**2)[weight.read], size.shape)
+    of_values = np.square(size).sum() * step**2
+    of_weights = (np.square(steps) * squares.sum(axis=row, keepdims=True)).sum()
+    return float(of_values + of_weights) / 12
+
+
+def _bounded(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.clip(factors, 1 / LARGEST_SCALE, LARGEST_SCALE)
+
+
+def _settled(found: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.abs(np.log(found)) < CONVERGED, 1.0, found)
 
 
 def balance(made: NDArray[Any], read: NDArray[Any], strength: float) -> NDArray[np.float64]:
@@ -135,3 +189,13 @@ def accumulate(largest: NDArray[np.float64], size: NDArray[Any], labels: NDArray
     alike = tuple(axis for axis, length in enumerate(labels.shape) if length == 1)
     if size.size:
         np.maximum.at(largest, labels, size.max(axis=alike, keepdims=True))
+
+
+def add_squares(
+    squares: NDArray[np.float64], counts: NDArray[np.float64], values: NDArray[Any], labels: NDArray[np.intp]
+) -> None:
+    """Add, in place, the squares of each channel's elements, and how many there are."""
+    alike = tuple(axis for axis, length in enumerate(labels.shape) if length == 1)
+    sums = np.square(values).sum(axis=alike, keepdims=True, dtype=np.float64)
+    np.add.at(squares, labels, sums)
+    np.add.at(counts, labels, values.size / max(sums.size, 1))

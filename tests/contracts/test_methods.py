@@ -27,6 +27,7 @@ NEEDS = {"calibration", "labels", "gradients"}
 
 VARIANTS: dict[str, list[dict[str, object]]] = {
     "optimize_graph": [{}],
+    "equalize": [{}, {"by": "activations"}],
     "quantize_static": [{}, {"layout": "openvino"}, {"range": "mse"}],
     "quantize_dynamic": [{}, {"form": "weights"}],
     "cast": [{}, {"what": "compute"}],
@@ -34,6 +35,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         {},
         {"bits": 6, "group": 16, "symmetric": False},
         {"bits": 5, "group": 16, "range": "outputs", "rounding": "outputs"},
+        {"bits": 6, "rounding": "outputs", "importance": "gradients"},
         {"scheme": "float8_e4m3"},
         {"scheme": "mxfp8"},
         {"scheme": "clusters", "bits": 6},

@@ -56,7 +56,7 @@ class Channels:
         free = np.ones(total, dtype=bool)
         free[list(reasons)] = False
         renumbered = np.where(free, np.cumsum(free), NOTHING).astype(np.intp)
-        return Resolved(renumbered[component], component, reasons)
+        return Resolved(renumbered[component], component.astype(np.intp), reasons)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ def _convolution(trace: Trace, node: ir.Node) -> list[Labels | None]:
 
 def _gemm(trace: Trace, node: ir.Node) -> list[Labels | None]:
     weight = _weight(trace, node)
-    if weight.ndim != 2 or node.attributes.get_int("transA", 0):
+    if weight.ndim != 2 or node.attributes.get_int("transA", 0) != 0:
         raise Stop("it transposes what it reads")
     rows_are_outputs = bool(node.attributes.get_int("transB", 0))
     outputs, inputs = weight.shape if rows_are_outputs else weight.shape[::-1]

@@ -85,9 +85,9 @@ def _reshape(trace: Trace, node: ir.Node) -> list[Labels | None]:
 def _kept(node: ir.Node, have: tuple[int | None, ...]) -> int:
     """How many of the first axes a Reshape leaves as they are."""
     target = integers(given(node, 1)) if node.op_type == "Reshape" else None
-    if target is None or node.attributes.get_int("allowzero", 0):
+    if target is None or node.attributes.get_int("allowzero", 0) != 0:
         return 0
-    same = [entry == 0 or entry == length for entry, length in zip(target, have, strict=False)]
+    same = [entry in (0, length) for entry, length in zip(target, have, strict=False)]
     return same.index(False) if False in same else len(same)
 
 

@@ -12,6 +12,11 @@ from hasten.methods._equal.channels import NOTHING, Labels
 from hasten.methods._equal.trace import Rule, Stop, Trace
 from hasten.rewrites.editor import constant, given, scalar
 
+_UNBOUNDED = 3e38
+"""Bounds from here on cut nothing off in float32."""
+_LARGEST_GROWN = 1 << 16
+"""Elements up to which a constant may grow for having one number a channel."""
+
 
 def _same(trace: Trace, node: ir.Node) -> list[Labels | None]:
     """Positively homogeneous functions of one input."""
@@ -29,9 +34,6 @@ def _clip(trace: Trace, node: ir.Node) -> list[Labels | None]:
     return [labels]
 
 
-_UNBOUNDED = 3e38
-
-
 def _cast(trace: Trace, node: ir.Node) -> list[Labels | None]:
     labels = trace.labels(node.inputs[0])
     if labels is not None and node.attributes.get_int("to", 0) not in {ir.DataType.FLOAT, ir.DataType.DOUBLE}:
@@ -40,10 +42,12 @@ def _cast(trace: Trace, node: ir.Node) -> list[Labels | None]:
 
 
 def _sum(trace: Trace, node: ir.Node) -> list[Labels | None]:
-    """x / s + y / s: all operands have the same scales, constants are divided by them."""
+    """Operands of a sum have the same scales; constants are divided by them."""
     known = [labels for labels in map(trace.labels, node.inputs) if labels is not None]
     if not known:
         return [None]
+    if len(known) > 1 and not trace.residuals:
+        raise Stop(f"{node.op_type} {node.name} passes it on in a sum (residuals)")
     shape = trace.shape(node.outputs[0])
     if shape is None:
         raise Stop("the shape of a sum is not known")
@@ -57,6 +61,8 @@ def _sum(trace: Trace, node: ir.Node) -> list[Labels | None]:
             array = trace.number(value)
             if array is None:
                 raise Stop(f"{node.op_type} {node.name} adds values to it that cannot be scaled")
+            if np.broadcast(np.empty(array.shape), labels).size > max(array.size, _LARGEST_GROWN):
+                raise Stop(f"the constant of {node.op_type} {node.name} would need a copy for each channel")
             trace.divide(node, index, array, labels)
     return [labels]
 
@@ -67,7 +73,7 @@ def _wider(first: Labels, second: Labels) -> Labels:
 
 
 def _factor(trace: Trace, node: ir.Node, *, inverse: bool) -> list[Labels | None]:
-    """(x / s)·c = (x·c) / s; a constant factor for each channel may also take new scales in."""
+    """Scales pass, (x / s)·c = (x·c) / s; a constant factor for each channel may also take new scales in."""
     left, right = (trace.labels(value) for value in node.inputs[:2])
     if right is not None and (left is not None or inverse):
         raise Stop(f"{node.op_type} {node.name} combines it with values of other scales")
@@ -125,7 +131,7 @@ def _side_by_side(trace: Trace, node: ir.Node, every: list[Labels | None], axis:
         whole = np.full((1,) * rank, NOTHING, np.intp) if labels is None else labels
         target = (*whole.shape[:axis], length, *whole.shape[axis + 1 :])
         parts.append(np.broadcast_to(whole, target))
-    others = np.broadcast_shapes(*(p.shape[:axis] + (1,) + p.shape[axis + 1 :] for p in parts))
+    others = np.broadcast_shapes(*((*p.shape[:axis], 1, *p.shape[axis + 1 :]) for p in parts))
     return [np.broadcast_to(p, (*others[:axis], p.shape[axis], *others[axis + 1 :])) for p in parts]
 
 

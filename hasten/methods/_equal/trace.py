@@ -57,9 +57,12 @@ Rule: TypeAlias = Callable[["Trace", ir.Node], "list[Labels | None]"]
 
 
 class Trace:
-    """One walk through the main graph, in order."""
+    """One walk through the main graph, in order. residuals: whether scales pass through sums of values."""
 
-    def __init__(self, graph: Graph, rules: Mapping[str, Rule], exclude: frozenset[str]) -> None:
+    def __init__(
+        self, graph: Graph, rules: Mapping[str, Rule], exclude: frozenset[str], *, residuals: bool
+    ) -> None:
+        self.residuals = residuals
         self.channels = Channels()
         self.parts: list[Part] = []
         self.readers: list[Reader] = []
