@@ -100,6 +100,14 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     return Change(changed if sites else graph, tuple(sites), tuple(skipped), notes)
 
 
+def _weights(parts: list[Part], found: Resolved) -> Iterator[Weight]:
+    """The magnitudes of what gives channels their size or reads them."""
+    for part in parts:
+        made, read = found.numbers(part.made), found.numbers(part.read)
+        if part.role != "term" and (made.any() or read.any()):
+            yield Weight(np.abs(part.array), made, read)
+
+
 def _values(graph: Graph, readers: list[Reader], found: Resolved, params: Params, context: Context) -> Values:
     """What each channel holds where layers read it."""
     assert context.calibration is not None
