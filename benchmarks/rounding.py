@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,34 +51,59 @@ def main() -> None:
     arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def table(name: str, folder: Path) -> list[str]:
-    """The rows of one model."""
+@dataclass(frozen=True)
+class Case:
+    """A model without superfluous operators, the samples that calibrate, and those that judge."""
+
+    name: str
+    metric: str
+    clean: hasten.Graph
+    seen: dict[str, Any]
+    unseen: dict[str, Any]
+    labels: Any
+
+    def quality(self, model: hasten.Graph) -> float:
+        """The metric on the samples that judge."""
+        judge = _spearman if self.metric == "Spearman" else _accuracy
+        return judge(_answers(model, self.unseen), self.labels)
+
+
+def case(name: str, folder: Path) -> Case:
+    """The model of this name in its folder."""
     graph = hasten.read(folder / "model.onnx")
     with np.load(folder / "data.npz") as file:
         data = dict(file)
     inputs = [spec.name for spec in graph.inputs]
-    labels = data["labels"][CALIBRATION:]
     seen = {key: data[key][:CALIBRATION] for key in inputs}
-    unseen = {key: data[key][CALIBRATION:] for key in inputs}
-    metric, judge = ("Spearman", _spearman) if name == "minilm" else ("accuracy", _accuracy)
+    return Case(
+        name=name,
+        metric="Spearman" if name == "minilm" else "accuracy",
+        clean=hasten.apply(graph, hasten.Recipe([hasten.Step("optimize_graph")]), seen).graph,
+        seen=seen,
+        unseen={key: data[key][CALIBRATION:] for key in inputs},
+        labels=data["labels"][CALIBRATION:],
+    )
 
-    def quality(model: hasten.Graph) -> float:
-        return judge(_answers(model, unseen), labels)
 
-    clean = hasten.apply(graph, hasten.Recipe([hasten.Step("optimize_graph")]), seen).graph
-    whole = quality(clean)
-    rows = [f"| {name} | {metric} | {len(labels)} | float32 | | {whole:.4f} | | |"]
+def quantize(weights: str, rounding: str) -> hasten.Step:
+    """The step that is compared."""
+    return hasten.Step("quantize_static", {"weights": weights, "rounding": rounding, "embeddings": False})
+
+
+def table(name: str, folder: Path) -> list[str]:
+    """The rows of one model."""
+    known = case(name, folder)
+    count = len(known.labels)
+    whole = known.quality(known.clean)
+    rows = [f"| {name} | {known.metric} | {count} | float32 | | {whole:.4f} | | |"]
     for weights in ("int8", "int4"):
         for rounding in ("nearest", "outputs"):
-            step = hasten.Step(
-                "quantize_static", {"weights": weights, "rounding": rounding, "embeddings": False}
-            )
             began = time.monotonic()
-            made = hasten.apply(clean, hasten.Recipe([step]), seen).graph
+            made = hasten.apply(known.clean, hasten.Recipe([quantize(weights, rounding)]), known.seen).graph
             seconds = time.monotonic() - began
-            found = quality(made)
+            found = known.quality(made)
             rows.append(
-                f"| {name} | {metric} | {len(labels)} | {weights} | {rounding} | {found:.4f} "
+                f"| {name} | {known.metric} | {count} | {weights} | {rounding} | {found:.4f} "
                 f"| {whole - found:+.4f} | {seconds:.0f} |"
             )
     return rows

@@ -95,7 +95,8 @@ def _agreement(
     known = {str(v.name) for node in original.ir_model.graph for v in node.outputs}
     guesses = {name: their for name in names for their in [_before_rounding(name)] if their in known}
     restored = _with_weights(unfolded, weights)
-    ours = Evaluator(restored, list(guesses), threads=threads)
+    # Optimizing, ONNX Runtime would round a weight whose neighbours are rounded, and per tensor at that.
+    ours = Evaluator(restored, list(guesses), threads=threads, optimized=False)
     theirs = Evaluator(original, list(dict.fromkeys(guesses.values())), threads=threads)
     errors = dict.fromkeys(guesses, 0.0)
     for feeds in units:
