@@ -156,11 +156,12 @@ def _told(factors: Array, what: str) -> str:
 def _left(trace: Trace, found: Resolved, changed: set[str], params: Params) -> list[Skip]:
     """The layers that keep all of their constants, with what keeps their outputs from being scaled."""
     reasons: dict[ir.Node, str] = {}
+    layers = {part.node for part in trace.parts if part.role != "term" and part.node.op_type in LAYERS}
     for node in trace.nodes:
         labels = trace.outputs.get(node)
         if layer_name(node) in params.exclude:
             reasons[node] = "excluded by the recipe"
-        elif node.op_type in LAYERS and labels is not None and layer_name(node) not in changed:
+        elif node in layers and labels is not None and layer_name(node) not in changed:
             reasons[node] = found.reason(labels) or "its channels are even already"
     return [Skip(name=layer_name(n), op_type=n.op_type, reason=reason) for n, reason in reasons.items()]
 

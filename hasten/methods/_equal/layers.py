@@ -50,7 +50,7 @@ def _gemm(trace: Trace, node: ir.Node) -> list[Labels | None]:
 def _product(trace: Trace, node: ir.Node) -> list[Labels | None]:
     left, right = node.inputs[0], node.inputs[1]
     if constant(right) is None:
-        return [_between(trace, left, right)]
+        return [_between(trace, node)]
     weight, shape = _weight(trace, node), trace.shape(left)
     if weight.ndim != 2 or shape is None or len(shape) < 2:
         raise Stop("its weight is not one matrix for all rows of what it reads")
@@ -59,18 +59,19 @@ def _product(trace: Trace, node: ir.Node) -> list[Labels | None]:
     return [made.reshape(*(1,) * (len(shape) - 1), -1)]
 
 
-def _between(trace: Trace, left: ir.Value | None, right: ir.Value | None) -> Labels | None:
+def _between(trace: Trace, node: ir.Node) -> Labels | None:
     """Two activations: the scales of one pass where none lies on the axis that is summed over."""
+    left, right = node.inputs
     first, second = trace.labels(left), trace.labels(right)
     if first is None and second is None:
         return None
     if first is not None and second is not None:
-        raise Stop("it multiplies two values with scales of their own")
+        raise Stop(f"MatMul {node.name} multiplies it by another value with scales")
     labels, axis = (first, -1) if second is None else (second, -2)
     shapes = trace.shape(left), trace.shape(right)
     ranks = {len(shape) for shape in shapes if shape is not None}
     if labels is None or None in shapes or len(ranks) != 1 or labels.ndim < 2 or labels.shape[axis] != 1:
-        raise Stop("it sums over channels")
+        raise Stop(f"MatMul {node.name} sums over its channels")
     return labels
 
 
