@@ -86,7 +86,7 @@ class Proposer:
         return sorted(wave, key=lambda c: costs.get(c.target, inf))
 
     def _repairs(self, done: Sequence[Trial], since: int) -> Iterator[Candidate]:
-        """Each recipe that lost too much, fastest first: other ranges, then without the layers to blame.
+        """Each recipe that lost too much, fastest first: other ranges and scales, then other forms of layers.
 
         since: the number of trials before those that may be repaired; repairs are not repaired anew.
         """
@@ -98,13 +98,28 @@ class Proposer:
             pays = [t for t in trials if best is None or self._cost(t) < self._cost(best)]
             if not pays:
                 continue
-            family = [Candidate(r, pays[0].target, pays[0].options) for r in _other_ranges(pays[0].recipe)]
+            first = pays[0]
+            others = (*_other_ranges(first.recipe), *self._equalized(first.recipe))
+            family = [Candidate(recipe, first.target, first.options) for recipe in others]
             yield from family
-            ids = {pays[0].id, *(candidate.id for candidate in family)}
+            ids = {first.id, *(candidate.id for candidate in family)}
             tried = [t for t in done if t.id in ids and t.quality is not None]
             if any(within_budget(t) for t in tried):
                 continue
             yield from self._without_culprits(min(tried, key=_drop), pays, done)
+
+    def _equalized(self, recipe: Recipe) -> list[Recipe]:
+        """The recipe with scales moved between layers before its last step, where there are such layers."""
+        *before, last = recipe.steps
+        if last.method != "quantize_static" or any(step.method == "equalize" for step in before):
+            return []
+        bits = 4 if last.params.get("weights") == "int4" else 8
+        equalize = Step("equalize", {"by": "activations", "bits": bits})
+        try:
+            effective = self.lab.workshop.apply(Recipe((*before, equalize))).last_effective
+        except TrialError:
+            return []
+        return [Recipe((*before, equalize, last))] if effective else []
 
     def _without_culprits(
         self, worst: Trial, places: Sequence[Trial], done: Sequence[Trial]

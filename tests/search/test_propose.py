@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
 from hasten.core.target import TargetSpec
 from hasten.search.advise import advise
+from hasten.search.build import Built
 from hasten.search.candidate import Candidate
 from hasten.search.facts import GraphFacts
 from hasten.search.propose import Proposer
@@ -54,10 +56,15 @@ def trial(candidate: Candidate, speed: float) -> Trial:
     )
 
 
+def nothing_to_equalize(recipe: Recipe) -> Built:
+    return Built(Path("model.onnx"), last_effective=False)
+
+
 def proposing() -> Proposer:
     advice = advise(FACTS, [spec("onnxruntime"), spec("openvino")], 2, has_data=True, objective="latency")
     return Proposer(
-        lab=SimpleNamespace(budget=Budget()),  # type: ignore[arg-type]  # what is asked of it needs only this
+        # What is asked of it needs only this.
+        lab=SimpleNamespace(budget=Budget(), workshop=SimpleNamespace(apply=nothing_to_equalize)),  # type: ignore[arg-type]
         advice=advice,
         baseline=trial(Candidate(Recipe(), "onnxruntime"), 1.0),
         threads=None,
