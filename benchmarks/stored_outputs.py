@@ -3,7 +3,7 @@
     python -m benchmarks.stored_outputs --models OUT_DIR --out FILE.md [NAME]...
 
 ``OUT_DIR`` is what ``benchmarks/models.py`` wrote. The first 200 samples calibrate, without their labels; the
-next ones judge (600 pairs of sentences, 2000 small pictures, 400 large ones). ``change`` is the relative
+next ones judge (400 pairs of sentences, 2000 small pictures, 400 large ones). ``change`` is the relative
 difference of the outputs from the float model's, ‖y − ŷ‖ / ‖y‖: of labels as few as these, quality tells
 apart only large differences. Computed by ONNX Runtime, which rounds the activations of products to 8 bits.
 """
@@ -14,6 +14,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import hasten
+from hasten import methods
+from hasten.core.data import Calibration, StoreWriter
 from hasten.core.target import cpu_name
 from hasten.graph.evaluate import Evaluator
 
 CALIBRATION, THREADS, BATCH = 200, 2, 10
-JUDGED = {"minilm": 600, "resnet20": 2000, "efficientnet_lite0": 400}
+JUDGED = {"minilm": 400, "resnet20": 2000, "efficientnet_lite0": 400}
 GROUPS = {"minilm": 64, "resnet20": 16, "efficientnet_lite0": 16}
 WAYS: tuple[dict[str, Any], ...] = (
     {},
@@ -54,53 +57,59 @@ def main() -> None:
         f"`compress_weights` after `optimize_graph`, {CALIBRATION} samples calibrate, nothing trained; "
         "judged on `n` others, computed by ONNX Runtime.",
         f"`change`: ‖y − ŷ‖ / ‖y‖ of the outputs. `seconds`: to apply the method, on {THREADS} threads of a "
-        f"shared machine ({cpu_name()}).",
+        f"busy machine ({cpu_name()});",
+        "what layers read is gathered once for each `importance` and kept.",
         "`MB`: of the `.onnx.zst` file. Written by `benchmarks/stored_outputs.py`.",
         "",
         "| model | metric | n | parameters | MB | change | quality | lost | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in arguments.names or JUDGED:
-        for line in table(name, arguments.models / name):
-            lines.append(line)
-            print(line, flush=True)
-            arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with tempfile.TemporaryDirectory() as work:
+            for line in table(name, arguments.models / name, Path(work)):
+                lines.append(line)
+                print(line, flush=True)
+                arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def table(name: str, folder: Path) -> list[str]:
-    """The rows of one model."""
+def table(name: str, folder: Path, work: Path) -> Iterator[str]:
+    """The rows of one model; ``work`` is an empty folder."""
     graph = hasten.read(folder / "model.onnx")
     with np.load(folder / "data.npz") as file:
         data = {key: file[key][: CALIBRATION + JUDGED[name]] for key in file.files}
     inputs = [spec.name for spec in graph.inputs]
     labels = data["labels"][CALIBRATION:]
-    seen = {key: data[key][:CALIBRATION] for key in inputs}
+    writer = StoreWriter(work / "store", inputs)
+    for i in range(CALIBRATION):
+        writer.append({key: data[key][i] for key in inputs})
+    calibration = Calibration(writer.close(), range(CALIBRATION))
+    context = methods.Context(calibration=calibration, work=work, threads=THREADS, batch=BATCH)
     unseen = {key: data[key][CALIBRATION:] for key in inputs}
     metric, judge = ("Spearman", _spearman) if name == "minilm" else ("accuracy", _accuracy)
-    clean = _applied(graph, "optimize_graph", {}, seen)
+    clean = _applied(graph, "optimize_graph", {}, context)
     wanted = _answers(clean, unseen)
     whole = judge(wanted, labels)
     start = f"| {name} | {metric} | {len(labels)} |"
-    rows = [f"{start} float32 | {_megabytes(clean):.2f} | | {whole:.4f} | | |"]
+    yield f"{start} float32 | {_megabytes(clean):.2f} | | {whole:.4f} | | |"
     linear = {"group": GROUPS[name], "symmetric": False}
     steps = [{"bits": bits, **linear, **way} for bits in (4, 3) for way in WAYS]
     for params in [*steps, *FLOATS]:
         began = time.monotonic()
-        made = _applied(clean, "compress_weights", params, seen)
+        made = _applied(clean, "compress_weights", params, context)
         seconds = time.monotonic() - began
         answers = _answers(made, unseen)
         found = judge(answers, labels)
         change = float(np.linalg.norm(answers - wanted) / np.linalg.norm(wanted))
-        rows.append(
+        yield (
             f"{start} `{json.dumps(params)}` | {_megabytes(made):.2f} | {change:.4f} | {found:.4f} "
             f"| {whole - found:+.4f} | {seconds:.0f} |"
         )
-    return rows
 
 
-def _applied(graph: hasten.Graph, method: str, params: dict[str, Any], seen: dict[str, Any]) -> hasten.Graph:
-    recipe = hasten.Recipe([hasten.Step(method, params)])
-    return hasten.apply(graph, recipe, seen, threads=THREADS, batch=BATCH).graph
+def _applied(
+    graph: hasten.Graph, method: str, params: dict[str, Any], context: methods.Context
+) -> hasten.Graph:
+    return methods.apply(hasten.Recipe([hasten.Step(method, params)]), graph, context).graph
 
 
 def _megabytes(graph: hasten.Graph) -> float:
