@@ -58,10 +58,10 @@ class Params:
     device: ``auto`` is cuda when there, else cpu.
     """
 
-    steps: Annotated[int, Field(ge=4)] = 60
+    steps: Annotated[int, Field(ge=4)] = 80
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.03
     batch_size: Annotated[int, Field(ge=1)] = 32
-    positions: Annotated[int, Field(ge=1)] = 8192
+    positions: Annotated[int, Field(ge=1)] = 2048
     layers: Annotated[int, Field(ge=1)] = 3
     samples: Annotated[int, Field(ge=2)] = 256
     learn_scales: bool = True

@@ -57,6 +57,11 @@ def in_one_block(units: Mapping[str, Array], blocks: Iterable[Graph]) -> dict[st
     return {name: unit for name, unit in units.items() if used.count(name) == 1}
 
 
+def size_of(graph: Graph, name: str) -> int:
+    """Elements of an initializer."""
+    return _array(graph, name).size
+
+
 def along(numbers: Array, axis: int, ndim: int) -> Array:
     """One number, or one for each index along an axis, in a shape that broadcasts."""
     if numbers.size == 1:

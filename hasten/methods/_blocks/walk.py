@@ -14,6 +14,7 @@ from hasten.core.data import Calibration
 from hasten.graph import Graph
 from hasten.methods import Context
 from hasten.methods._blocks.plan import Plan
+from hasten.methods._blocks.start import size_of
 from hasten.methods._blocks.tape import Recorder, Tape, units
 from hasten.train.settings import Settings
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _TRIES = 3
 """Learning rates that a block is tried with, each a third of the one before."""
+_DECAY, _MOST_DECAY = 0.05, 3.0
+"""Decay towards the start, for each weight that a block has to a place that it is seen at: with many weights
+and few places, these would be learned by heart."""
 _FEWEST = 2
 """Samples of an optimizer step at least, however many positions each has."""
 
@@ -61,11 +65,12 @@ class Lesson:
     settings: Settings
     positions: int
 
-    def settings_for(self, tape: Tape) -> Settings:
-        """With as many samples a step as give enough positions."""
+    def settings_for(self, tape: Tape, weights: int) -> Settings:
+        """With as many samples a step as give enough positions, and what holds so many weights together."""
         most = self.settings.batch_size
         enough = max(self.positions // tape.positions, _FEWEST)
-        return replace(self.settings, batch_size=min(most, enough))
+        decay = min(_DECAY * weights / (tape.positions * len(tape)), _MOST_DECAY)
+        return replace(self.settings, batch_size=min(most, enough), weight_decay=decay)
 
 
 def walk(
@@ -101,7 +106,7 @@ def _learn(plan: Plan, number: int, block: Graph, tape: Tape, lesson: Lesson, co
     units_here = {name: unit for name, unit in plan.units.items() if name in block.weights}
     if not units_here or not tape.powers:
         return Outcome(number, frozenset(units_here))
-    settings = lesson.settings_for(tape)
+    settings = lesson.settings_for(tape, sum(size_of(block, name) for name in units_here))
     count = len(plan.spans)
     best: Learned | None = None
     for attempt in range(_TRIES):
