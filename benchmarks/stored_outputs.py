@@ -55,7 +55,8 @@ def main() -> None:
         "# Stored weights: ranges and rounding for the outputs",
         "",
         f"`compress_weights` after `optimize_graph`, {CALIBRATION} samples calibrate, nothing trained; "
-        "judged on `n` others, computed by ONNX Runtime.",
+        "judged on `n`",
+        "others, computed by ONNX Runtime.",
         f"`change`: ‖y − ŷ‖ / ‖y‖ of the outputs. `seconds`: to apply the method, on {THREADS} threads of a "
         f"busy machine ({cpu_name()});",
         "what layers read is gathered once for each `importance` and kept.",
