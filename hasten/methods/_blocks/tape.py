@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ WANTED = "wanted:"
 
 @dataclass(frozen=True)
 class Tape:
-    """A unit for each sample: the model's inputs, the quantized value at the cut, and what is wanted.
+    """A unit for each sample: inputs still to be read, the quantized value at the cut, and what is wanted.
 
     start: the value at the cut, None at the beginning. powers: of what is wanted, the mean square by name;
     values with numbers that are not finite are left out.
@@ -72,17 +72,20 @@ def fixed_size(graph: Graph) -> int | None:
 class Recorder:
     """Writes the tape of each cut; ``folder`` is its own."""
 
-    def __init__(self, folder: Path, names: Sequence[str], threads: int) -> None:
-        """Names: of the model's inputs."""
+    def __init__(self, folder: Path, read: Sequence[Collection[str]], threads: int) -> None:
+        """Read: of each block, the model's inputs that it or a later one reads."""
         self._folder = folder
-        self._names = tuple(names)
+        self._read = read
         self._threads = threads
         self._count = 0
 
     def begin(self, feeds: Iterator[Mapping[str, Array]], teacher: Graph, ends: Mapping[str, str]) -> Tape:
         """The tape of the first block. ends: what comes out, and what the teacher's block calls it."""
         evaluator = Evaluator(teacher, threads=self._threads)
-        rows = ((dict(feed), evaluator.run(_given(feed, teacher))) for feed in feeds)
+        names = self._read[0]
+        rows = (
+            ({name: feed[name] for name in names}, evaluator.run(_given(feed, teacher))) for feed in feeds
+        )
         return self._write(None, rows, ends)
 
     def go_on(
@@ -111,8 +114,9 @@ class Recorder:
         rows: Iterator[tuple[dict[str, Array], dict[str, Array]]],
         ends: Mapping[str, str],
     ) -> Tape:
+        names = tuple(sorted(self._read[self._count]))
         self._count += 1
-        fields = [*self._names, *([start] if start else []), *(f"{WANTED}{name}" for name in ends)]
+        fields = [*names, *([start] if start else []), *(f"{WANTED}{name}" for name in ends)]
         writer = StoreWriter(self._folder / f"cut{self._count}", fields)
         squares = dict.fromkeys(ends, 0.0)
         sizes = dict.fromkeys(ends, 0)
@@ -122,7 +126,7 @@ class Recorder:
                 squares[name] += float(np.square(found[theirs], dtype=np.float64).sum())
                 sizes[name] += found[theirs].size
         powers = {n: squares[n] / sizes[n] for n in ends if np.isfinite(squares[n]) and squares[n] > 0}
-        return Tape(writer.close(), self._names, start, powers)
+        return Tape(writer.close(), names, start, powers)
 
 
 def _given(feeds: Mapping[str, Array], graph: Graph) -> dict[str, Array]:

@@ -80,8 +80,7 @@ def walk(
 
     folder: where the values at the cuts are kept meanwhile. Raises MethodError where a block cannot be run.
     """
-    names = [spec.name for spec in plan.graph.inputs]
-    recorder = Recorder(folder, names, context.threads)
+    recorder = Recorder(folder, _read(plan), context.threads)
     tape: Tape | None = None
     student: Graph | None = None
     for number, span in enumerate(plan.spans):
@@ -98,6 +97,18 @@ def walk(
         block = plan.student_block(span)
         yield _learn(plan, number, block, tape, lesson, context)
         student = plan.student_block(span)
+
+
+def _read(plan: Plan) -> list[set[str]]:
+    """Of each block, the model's inputs that it or a later one reads."""
+    inputs = {spec.name for spec in plan.graph.inputs}
+    later: set[str] = set()
+    found = []
+    for span in reversed(plan.spans):
+        blocks = (plan.student_block(span), plan.teacher_block(span))
+        later = later | {spec.name for block in blocks for spec in block.inputs if spec.name in inputs}
+        found.append(later)
+    return found[::-1]
 
 
 def _learn(plan: Plan, number: int, block: Graph, tape: Tape, lesson: Lesson, context: Context) -> Outcome:
