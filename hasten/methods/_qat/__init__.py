@@ -1,1 +1,1 @@
-"""How does a quantized graph learn? Its integers as floats on a grid, and back."""
+"""How does a quantized graph learn? Its integers as floats on a grid, and back; for methods that train."""
