@@ -29,7 +29,7 @@ from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
-from hasten.methods._observe.moments import observe, solvable
+from hasten.methods._observe.moments import Importance, observe, solvable
 from hasten.methods._observe.samples import spread
 from hasten.methods._qdq.biases import absorb_biases
 from hasten.methods._qdq.calibrate import collect
@@ -75,6 +75,8 @@ class Params:
         changes the outputs of the layers that read it least (``outputs``).
     rounding: how weights become integers: each to the ``nearest``, or all of a layer together so that its
         ``outputs`` on the calibration samples are nearest the original's; biases keep the mean.
+    importance: for ``rounding: outputs``, of the positions (pixels, tokens) of a layer's outputs: ``equal``,
+        or by the model's ``gradients`` there, so that padding does not count; needs PyTorch.
     percentile: per cent of values covered by ``percentile``. samples: at most this many calibrate.
     per_channel: a scale for each output channel of a weight instead of one for all of it.
     reduce_range: 7-bit weights, for CPUs that add pairs of 8-bit products in 16 bits and saturate; None:
@@ -91,6 +93,7 @@ class Params:
     activations: ActivationType = "uint8"
     range: Rule = "minmax"
     rounding: Literal["nearest", "outputs"] = "nearest"
+    importance: Importance = "equal"
     percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.999
     sigmas: Annotated[float, Field(gt=0.0)] = 6.0
     samples: Annotated[int, Field(ge=1)] = 200
@@ -236,7 +239,7 @@ class _Work:
             return {}
         assert self._context.calibration is not None
         samples = spread(self._context.calibration, self._params.samples)
-        return observe(self._original, plan.layers, samples, self._context)
+        return observe(self._original, plan.layers, samples, self._context, self._params.importance)
 
     def notes(self) -> list[str]:
         """What the reader should know besides the sites."""

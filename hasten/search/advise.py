@@ -19,6 +19,9 @@ CLEAN = Step("optimize_graph")
 _ROUNDING: dict[str, Json] = {"rounding": "outputs"}
 """Takes some seconds once and costs nothing at inference."""
 
+_GROUP = 32
+"""Weights that share a scale: with 4 bits the scales are then an eighth of the bytes."""
+
 _LEAST_SHARE = 0.02
 """Part of the multiply-accumulates below which a method cannot pay: halving them would gain one per cent."""
 
@@ -64,7 +67,7 @@ def advise(
         *(idea for idea in static if idea not in first),
     ]
     if objective == "size":
-        others += [*_four_bits(facts, specs, has_data), *_half_weights(facts, specs)]
+        others += [*_few_bits(facts, specs, has_data), *_half_weights(facts, specs)]
     candidates: list[Candidate] = []
     considered: list[Considered] = []
     for idea in (*first, *others):
@@ -151,12 +154,16 @@ def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> I
         yield _Idea(f"{name} with bfloat16 on openvino", why, target=openvino, step=fused, options=bfloat16)
 
 
-def _four_bits(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> Iterator[_Idea]:
+def _few_bits(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> Iterator[_Idea]:
     if facts.quantized or not facts.weighted_layers or not has_data:
         return
     for spec in specs:
         step = Step("quantize_static", {**_ROUNDING, "weights": "int4"})
         yield _Idea(f"4-bit weights on {spec.name}", "half the bytes of int8", target=spec, step=(step,))
+        codes: dict[str, Json] = {"bits": 4, "group": _GROUP, "symmetric": False, **_ROUNDING}
+        why = "half the bytes of int8, and activations stay in float"
+        stored = Step("compress_weights", codes)
+        yield _Idea(f"codes of 4 bits on {spec.name}", why, target=spec, step=(stored,))
 
 
 def _half_weights(facts: GraphFacts, specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
