@@ -65,6 +65,7 @@ class Proposer:
         yield from self._trained(done)
         yield from self._thread_counts(done)
         yield from self._mixed(done)
+        yield from self._runtime_options(done)
         yield from self._fixed_shapes(done)
 
     def _promising(self, early: Sequence[Candidate], done: Sequence[Trial]) -> Iterator[Candidate]:
@@ -212,6 +213,18 @@ class Proposer:
                 return
             count //= 2
             yield _candidate(best).with_options(threads=count)
+
+    def _runtime_options(self, done: Sequence[Trial]) -> Iterator[Candidate]:
+        """The best so far with options of its runtime that pay for some graphs only."""
+        objective, threads = self.lab.budget.objective, self.lab.conditions.threads
+        best = self._best(done)
+        if objective == "size" or threads == 1:
+            return
+        if best.target == "onnxruntime":
+            yield _candidate(best).with_options(graph_level="extended")
+            yield _candidate(best).with_options(execution="parallel")
+        elif best.target == "openvino" and objective == "throughput":
+            yield _candidate(best).with_options(streams=threads)
 
     def _fixed_shapes(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """The best so far with its dynamic dimensions fixed: what would that gain?"""

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from hasten.core.budget import Budget
+from hasten.core.budget import Budget, Objective
+from hasten.core.errors import TrialError
 from hasten.core.measurement import Comparison
 from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
 from hasten.core.target import TargetSpec
+from hasten.measuring import Conditions
 from hasten.search.advise import advise
 from hasten.search.build import Built
 from hasten.search.candidate import Candidate
@@ -56,15 +58,25 @@ def trial(candidate: Candidate, speed: float) -> Trial:
     )
 
 
+def no_kernels(subject: object) -> None:
+    raise TrialError("this is not a runtime")
+
+
 def nothing_to_equalize(recipe: Recipe) -> Built:
     return Built(Path("model.onnx"), last_effective=False)
 
 
-def proposing() -> Proposer:
-    advice = advise(FACTS, [spec("onnxruntime"), spec("openvino")], 2, has_data=True, objective="latency")
+def proposing(objective: Objective = "latency") -> Proposer:
+    advice = advise(FACTS, [spec("onnxruntime"), spec("openvino")], 2, has_data=True, objective=objective)
     return Proposer(
         # What is asked of it needs only this.
-        lab=SimpleNamespace(budget=Budget(), workshop=SimpleNamespace(apply=nothing_to_equalize)),  # type: ignore[arg-type]
+        lab=SimpleNamespace(  # type: ignore[arg-type]
+            budget=Budget(objective=objective),
+            workshop=SimpleNamespace(apply=nothing_to_equalize),
+            conditions=Conditions(threads=2),
+            subject=lambda candidate: candidate,
+            kernels=no_kernels,
+        ),
         advice=advice,
         baseline=trial(Candidate(Recipe(), "onnxruntime"), 1.0),
         threads=None,
@@ -103,6 +115,17 @@ def test_what_is_fast_and_lost_too_much_is_repaired_before_the_rest_is_tried() -
     assert methods[:2] == [("onnxruntime", None), ("openvino", None)]
     assert ("openvino", "mse") in methods[4:6]
     assert all(t.recipe.steps[-1].method == "quantize_static" for t in done[2:])
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput", "size"])
+def test_the_best_is_tried_with_other_options_of_its_runtime(objective: Objective) -> None:
+    proposer = proposing(objective)
+    done: list[Trial] = []
+    for candidate in proposer.propose(done):
+        fast = candidate.target == "onnxruntime" and not candidate.recipe.steps[1:]
+        done.append(trial(candidate, 2.0 if fast else 1.0))
+    tried = {name for t in done for name in t.options} - {"threads", "precision", "mode"}
+    assert tried == (set() if objective == "size" else {"graph_level", "execution"})
 
 
 def test_without_data_nothing_that_calibrates_is_tried() -> None:
