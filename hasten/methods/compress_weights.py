@@ -10,8 +10,10 @@ Compression"; the schemes' own sources are in ``hasten.numerics``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -48,12 +50,16 @@ _BITS = {"linear": 8, "mean_variance": 8, "log2": 4, "clusters": 4}
 _GROUPED = frozenset({"linear", "float8_e4m3", "float8_e5m2", "float4"})
 
 
+Bits: TypeAlias = Annotated[int, Field(ge=2, le=8)]
+
+
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Params:
     """Hyper-parameters of ``compress_weights``.
 
     scheme: how numbers are written, see the card. bits: of a code, for ``linear``, ``mean_variance``
-        (8 unless set), ``log2`` and ``clusters`` (4); the float formats have their own.
+        (8 unless set), ``log2`` and ``clusters`` (4); the float formats have their own. bits_of: the same for
+        single layers, by name, where it differs; a weight that layers share takes the most.
     group: weights of a channel that share a scale (``linear``, ``float8_*``, ``float4``); None: all.
     symmetric: zero points are zero (``linear``). sigmas: standard deviations to each side of the mean that
         are kept (``mean_variance``); None: the best for normally distributed weights.
@@ -68,7 +74,8 @@ class Params:
     """
 
     scheme: Scheme = "linear"
-    bits: Annotated[int, Field(ge=2, le=8)] | None = None
+    bits: Bits | None = None
+    bits_of: Mapping[str, Bits] = Field(default_factory=dict)
     group: Annotated[int, Field(ge=2)] | None = None
     symmetric: bool = True
     range: Range = "minmax"
@@ -85,6 +92,7 @@ class Params:
         """Refuse what the scheme would ignore."""
         ignored = {
             "bits": self.bits is not None and self.scheme not in _BITS,
+            "bits_of": bool(self.bits_of) and self.scheme not in _BITS,
             "group": self.group is not None and self.scheme not in _GROUPED,
             "symmetric": not self.symmetric and self.scheme != "linear",
             "range": self.range != "minmax" and self.scheme != "linear",
@@ -183,7 +191,7 @@ class _Work:
     def compress(self, weight: Weight) -> None:
         """Store one weight, or record why not."""
         try:
-            stored = store(weight, self._request, self._goal(weight))
+            stored = store(weight, self._asked(weight), self._goal(weight))
             kept, size = self._decoder.write(weight, stored)
         except Unfit as unfit:
             for user in weight.users:
@@ -194,6 +202,11 @@ class _Work:
         self._kept, self._decoded = self._kept + kept, self._decoded + (not kept)
         for user in weight.users:
             self.stored.setdefault(user, []).append(_what(weight, stored, size, kept=kept))
+
+    def _asked(self, weight: Weight) -> Request:
+        usual = self._request.bits
+        bits = max(self._params.bits_of.get(layer_name(user), usual) for user in weight.users)
+        return replace(self._request, bits=bits)
 
     def _goal(self, weight: Weight) -> Goal:
         seen = None if self.inputs is None else self.inputs.of(weight)
@@ -224,9 +237,13 @@ class _Work:
         return notes
 
     def unknown(self) -> list[str]:
-        """Names to exclude that are no layer's."""
-        missing = sorted(set(self._params.exclude) - self._layers)
-        return [f"exclude names no layer: {name}" for name in missing]
+        """Names in the parameters that are no layer's."""
+        named = {"exclude": self._params.exclude, "bits_of": self._params.bits_of}
+        return [
+            f"{parameter} names no layer: {name}"
+            for parameter, names in named.items()
+            for name in sorted(set(names) - self._layers)
+        ]
 
 
 def _what(weight: Weight, stored: Stored, size: int, *, kept: bool) -> str:

@@ -56,18 +56,17 @@ def advise(
     that it has its turn even where a busy machine leaves time for little else.
     """
     static = list(_static(facts, specs, has_data))
+    small = [*_few_bits(facts, specs, has_data), *_half_weights(facts, specs)] if objective == "size" else []
     promising: dict[str, _Idea] = {}
-    for idea in static:
+    for idea in (*small, *static):
         if idea.target is not None:
             promising.setdefault(idea.target.name, idea)
     first = [*_exact(specs), *promising.values()]
     others = [
         *_reduced_precision(specs),
         *_dynamic(facts, specs),
-        *(idea for idea in static if idea not in first),
+        *(idea for idea in (*static, *small) if idea not in first),
     ]
-    if objective == "size":
-        others += [*_few_bits(facts, specs, has_data), *_half_weights(facts, specs)]
     candidates: list[Candidate] = []
     considered: list[Considered] = []
     for idea in (*first, *others):
@@ -158,8 +157,7 @@ def _few_bits(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) ->
     if facts.quantized or not facts.weighted_layers or not has_data:
         return
     for spec in specs:
-        step = Step("quantize_static", {**_ROUNDING, "weights": "int4"})
-        yield _Idea(f"4-bit weights on {spec.name}", "half the bytes of int8", target=spec, step=(step,))
+        # Stored in 4 bits only: with integer activations too, runtimes unpack them again in each inference.
         codes: dict[str, Json] = {"bits": 4, "group": _GROUP, "symmetric": False, **_ROUNDING}
         why = "half the bytes of int8, and activations stay in float"
         stored = Step("compress_weights", codes)

@@ -33,11 +33,29 @@ class Choice:
         return tuple(name for name, chosen in self.forms.items() if chosen == form)
 
 
+@dataclass(frozen=True)
+class _Bits:
+    """The parameter of a method that says how many bits weights take, that for single layers, and values."""
+
+    parameter: str
+    of_layers: str
+    few: Json
+    more: Json
+
+
+_BITS = {
+    "quantize_static": _Bits("weights", "weights_of", "int4", "int8"),
+    "compress_weights": _Bits("bits", "bits_of", 4, 8),
+}
+
+
 def forms_of(step: Step) -> dict[str, Step]:
     """The step, and others that do the same at more bits; each stands for a form that layers may have."""
-    if step.method == "quantize_static" and step.params.get("weights") == "int4":
-        return {"int4": step, "int8": Step(step.method, {**step.params, "weights": "int8", "weights_of": {}})}
-    return {"changed": step}
+    bits = _BITS.get(step.method)
+    if bits is None or step.params.get(bits.parameter) != bits.few:
+        return {"changed": step}
+    more = Step(step.method, {**step.params, bits.parameter: bits.more, bits.of_layers: {}})
+    return {str(bits.few): step, str(bits.more): more}
 
 
 def choose_forms(
@@ -74,8 +92,10 @@ def mixed(forms: Mapping[str, Step], choice: Choice) -> Step:
     first = next(iter(forms.values()))
     params: dict[str, Json] = dict(first.params)
     for form, step in list(forms.items())[1:]:
-        named: Any = params.get("weights_of") or {}
-        params["weights_of"] = {**named, **dict.fromkeys(choice.layers(form), step.params["weights"])}
+        bits = _BITS[step.method]
+        named: Any = params.get(bits.of_layers) or {}
+        others = dict.fromkeys(choice.layers(form), step.params[bits.parameter])
+        params[bits.of_layers] = {**named, **others}
     return without(Step(first.method, params), choice.layers(LEFT))
 
 

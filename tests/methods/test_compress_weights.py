@@ -326,3 +326,15 @@ def test_outputs_need_samples(tmp_path):
     for params in ({"rounding": "outputs"}, {"range": "outputs"}):
         with pytest.raises(MethodError, match=r"no samples to look at outputs on; give --data"):
             compressed(mlp(), tmp_path, **params)
+
+
+def test_single_layers_may_take_other_bits(tmp_path):
+    graph = mlp()
+    names = [site.name for site in compressed(graph, tmp_path, bits=4, min_elements=0).sites]
+    change = compressed(graph, tmp_path, bits=4, min_elements=0, bits_of={names[-1]: 8, "nobody": 8})
+    stored = [site.what.partition(":")[0] for site in change.sites]
+    assert len(set(stored[:-1])) == 1
+    assert stored[-1] != stored[0]
+    assert "bits_of names no layer: nobody" in change.notes
+    with pytest.raises(RecipeError, match="bits_of"):
+        compressed(graph, tmp_path, scheme="float4", bits_of={names[0]: 8})

@@ -23,3 +23,11 @@ def test_a_step_of_one_form_only_leaves_out() -> None:
     step = Step("quantize_static", {"range": "mse"})
     assert mixed(forms_of(step), Choice({"a": "left", "b": "changed"}, 1.0, 0.1)) == without(step, ["a"])
     assert without(step, []) == step
+
+
+def test_codes_of_more_bits_are_a_form_of_stored_weights() -> None:
+    step = Step("compress_weights", {"bits": 4, "rounding": "outputs"})
+    forms = forms_of(step)
+    assert [form.params["bits"] for form in forms.values()] == [4, 8]
+    choice = Choice({"a": "8", "b": "4", "c": "left"}, 1.0, 0.1)
+    assert mixed(forms, choice).params == {**step.params, "bits_of": {"a": 8}, "exclude": ["c"]}
