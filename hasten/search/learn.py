@@ -21,8 +21,9 @@ _SHARE = 0.6
 
 _FEWEST_HELD_BACK = 40
 """Samples with which ``reconstruct`` has a few to judge each block by."""
-_SEEN = 2048.0
-"""Samples that ``reconstruct`` shows each block: its steps times a batch, and those that judge it."""
+_SEEN = 400.0
+"""Samples that ``reconstruct`` shows each block on average, counting what judges it: early blocks have many
+positions and see few (benchmarks/reconstruct.py)."""
 
 
 def reconstruct(samples: int, inference_ms: float, seconds_left: float) -> Step | None:

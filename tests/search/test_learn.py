@@ -28,9 +28,9 @@ def test_where_it_would_not_pay_nothing_is_proposed(samples: int, seconds: float
 
 
 def test_blocks_are_mended_where_there_is_time_for_all_of_them() -> None:
-    # 2048 samples at 34 inferences of 5 ms are 348 s, and 0.6 of the time is given
-    assert learn.reconstruct(samples=100, inference_ms=5.0, seconds_left=600.0) == Step("reconstruct")
-    assert learn.reconstruct(samples=100, inference_ms=5.0, seconds_left=500.0) is None
+    # 400 samples at 34 inferences of 5 ms are 68 s, and 0.6 of the time is given
+    assert learn.reconstruct(samples=100, inference_ms=5.0, seconds_left=120.0) == Step("reconstruct")
+    assert learn.reconstruct(samples=100, inference_ms=5.0, seconds_left=100.0) is None
     assert learn.reconstruct(samples=20, inference_ms=5.0, seconds_left=1e5) is None
 
 
