@@ -11,7 +11,7 @@ Compression"; the schemes' own sources are in ``hasten.numerics``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Annotated, TypeAlias
 
@@ -75,7 +75,7 @@ class Params:
 
     scheme: Scheme = "linear"
     bits: Bits | None = None
-    bits_of: Mapping[str, Bits] = Field(default_factory=dict)
+    bits_of: Mapping[str, Bits] = field(default_factory=dict, hash=False)
     group: Annotated[int, Field(ge=2)] | None = None
     symmetric: bool = True
     range: Range = "minmax"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
@@ -89,7 +90,7 @@ class Params:
     """
 
     weights: WeightType = "int8"
-    weights_of: Mapping[str, WeightType] = Field(default_factory=dict)
+    weights_of: Mapping[str, WeightType] = field(default_factory=dict, hash=False)
     activations: ActivationType = "uint8"
     range: Rule = "minmax"
     rounding: Literal["nearest", "outputs"] = "nearest"

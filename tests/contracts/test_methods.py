@@ -91,7 +91,8 @@ def test_hyper_parameters_are_a_frozen_keyword_only_dataclass(name):
     made = methods.parameters(Step(name, {}))
     assert made.__dataclass_params__.frozen
     assert all(field.kw_only for field in dataclasses.fields(made))
-    assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(made))
+    for field in dataclasses.fields(made):
+        assert {field.default, field.default_factory} != {dataclasses.MISSING}, field.name
     hash(made)
 
 
