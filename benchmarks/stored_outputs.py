@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 import hasten
+from benchmarks.rounding import _accuracy, _answers, _spearman
 from hasten import methods
 from hasten.core.data import Calibration, StoreWriter
 from hasten.core.target import cpu_name
-from hasten.graph.evaluate import Evaluator
 
 CALIBRATION, THREADS, BATCH = 200, 2, 10
 JUDGED = {"minilm": 400, "resnet20": 2000, "efficientnet_lite0": 400}
@@ -117,24 +116,6 @@ def _megabytes(graph: hasten.Graph) -> float:
     with tempfile.TemporaryDirectory() as folder:
         (path,) = graph.write(Path(folder) / "model.onnx.zst")
         return path.stat().st_size / 1e6
-
-
-def _answers(graph: hasten.Graph, data: dict[str, Any]) -> Any:
-    evaluator = Evaluator(graph, threads=THREADS)
-    count = len(next(iter(data.values())))
-    found = [
-        next(iter(evaluator.run({key: array[i : i + 20] for key, array in data.items()}).values()))
-        for i in range(0, count, 20)
-    ]
-    return np.concatenate(found)
-
-
-def _accuracy(answers: Any, labels: Any) -> float:
-    return float(np.mean(answers.argmax(axis=1) == labels))
-
-
-def _spearman(answers: Any, labels: Any) -> float:
-    return float(spearmanr(answers, labels).statistic)
 
 
 if __name__ == "__main__":

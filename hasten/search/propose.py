@@ -114,8 +114,7 @@ class Proposer:
         *before, last = recipe.steps
         if last.method != "quantize_static" or any(step.method == "equalize" for step in before):
             return []
-        bits = 4 if last.params.get("weights") == "int4" else 8
-        equalize = Step("equalize", {"by": "activations", "bits": bits})
+        equalize = Step("equalize", {"by": "activations"})
         try:
             effective = self.lab.workshop.apply(Recipe((*before, equalize))).last_effective
         except TrialError:
