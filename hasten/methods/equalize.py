@@ -28,7 +28,7 @@ from hasten.graph.evaluate import Evaluator
 from hasten.graph.feeds import feeds_to_try
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
-from hasten.methods._equal.channels import Resolved
+from hasten.graph.channels import Resolved
 from hasten.methods._equal.layers import LAYERS
 from hasten.methods._equal.moving import MOVING
 from hasten.methods._equal.pointwise import POINTWISE

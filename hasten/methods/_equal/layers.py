@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
-from hasten.methods._equal.channels import NOTHING, Labels
+from hasten.graph.channels import NOTHING, Labels
 from hasten.methods._equal.trace import Reader, Rule, Stop, Trace
 from hasten.rewrites.editor import constant, given
 

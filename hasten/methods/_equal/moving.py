@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from hasten.methods._equal.channels import Labels
+from hasten.graph.channels import Labels
 from hasten.methods._equal.trace import Rule, Stop, Trace
 from hasten.rewrites.editor import axes_of, given, integers, scalar
 

@@ -13,7 +13,7 @@ from hasten.core.data import Array
 from hasten.graph import Graph
 from hasten.graph.names import layer_name
 from hasten.graph.shapes import infer
-from hasten.methods._equal.channels import NOTHING, Channels, Labels
+from hasten.graph.channels import NOTHING, Channels, Labels
 from hasten.rewrites.editor import constant, pinned
 
 _LARGEST = 1e30
@@ -63,7 +63,7 @@ class Trace:
         self, graph: Graph, rules: Mapping[str, Rule], exclude: frozenset[str], *, residuals: bool
     ) -> None:
         self.residuals = residuals
-        self.channels = Channels()
+        self.channels = Channels("it meets values that no layer scales")
         self.parts: list[Part] = []
         self.readers: list[Reader] = []
         self.outputs: dict[ir.Node, Labels] = {}
