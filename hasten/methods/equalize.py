@@ -24,11 +24,11 @@ from hasten.core.data import Array
 from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
+from hasten.graph.channels import Resolved
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.feeds import feeds_to_try
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
-from hasten.graph.channels import Resolved
 from hasten.methods._equal.layers import LAYERS
 from hasten.methods._equal.moving import MOVING
 from hasten.methods._equal.pointwise import POINTWISE

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
-from hasten.rewrites.editor import constant, given, rank, sole_user
+from hasten.graph.reading import constant, given, rank, sole_user
 
 
 @dataclass(frozen=True)

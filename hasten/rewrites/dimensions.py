@@ -12,8 +12,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hasten.graph import Graph
+from hasten.graph.reading import constant, given, rank
 from hasten.graph.shapes import refresh
-from hasten.rewrites.editor import constant, given, rank
 from hasten.rewrites.elements import LONGEST, Dim, Element, Named, Product, Vector
 from hasten.rewrites.size_rules import SIZES
 from hasten.rewrites.vector_rules import VECTORS

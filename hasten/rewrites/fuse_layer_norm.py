@@ -17,17 +17,8 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph import Graph
-from hasten.rewrites.editor import (
-    Editor,
-    Findings,
-    axes_of,
-    constant,
-    given,
-    is_float,
-    rank,
-    scalar,
-    sole_user,
-)
+from hasten.graph.reading import axes_of, constant, given, rank, scalar, sole_user
+from hasten.rewrites.editor import Editor, Findings, is_float
 
 SINCE = 17
 

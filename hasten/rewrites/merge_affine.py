@@ -14,8 +14,9 @@ import numpy as np
 from hasten.core.data import Array
 from hasten.graph import Graph
 from hasten.graph.names import layer_name
+from hasten.graph.reading import constant
 from hasten.rewrites.affine import Affine, affine, next_affine, source
-from hasten.rewrites.editor import Editor, Findings, constant, fits, rounded
+from hasten.rewrites.editor import Editor, Findings, fits, rounded
 
 _ELEMENTWISE = ("Mul", "Div", "Add", "Sub")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from hasten.rewrites.editor import axes_of, rank
+from hasten.graph.reading import axes_of, rank
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from hasten.rewrites.editor import constant, fits, given, scalar, sole_user
+from hasten.graph.reading import constant, given, scalar, sole_user
+from hasten.rewrites.editor import fits
 
 Polynomial: TypeAlias = Mapping[int, float]
 """Degree to coefficient."""

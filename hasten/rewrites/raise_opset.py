@@ -25,7 +25,8 @@ from hasten.core.record import Site, Skip
 from hasten.graph import Graph
 from hasten.graph.graph import PROTOBUF_LIMIT_BYTES
 from hasten.graph.names import layer_name
-from hasten.rewrites.editor import Editor, Findings, constant, given, rank
+from hasten.graph.reading import constant, given, rank
+from hasten.rewrites.editor import Editor, Findings
 
 TARGET = 21
 OLDEST = 11

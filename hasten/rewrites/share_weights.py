@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from hasten.core.record import Site
 from hasten.graph import Graph
-from hasten.rewrites.editor import Editor, Findings, pinned
+from hasten.graph.reading import pinned
+from hasten.rewrites.editor import Editor, Findings
 
 
 def apply(graph: Graph) -> Findings:

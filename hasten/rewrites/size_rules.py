@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from hasten.rewrites.editor import axes_of, given, integers, rank
+from hasten.graph.reading import axes_of, given, integers, rank
 from hasten.rewrites.elements import Element, Tracer, factors, product
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from hasten.rewrites.editor import axes_of, constant, given, integers
+from hasten.graph.reading import axes_of, constant, given, integers
 from hasten.rewrites.elements import LONGEST, Tracer, Vector, factors, product
 
 

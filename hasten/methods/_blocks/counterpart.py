@@ -19,11 +19,11 @@ from hasten.core.errors import MethodError
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import name_nodes
+from hasten.graph.reading import constant
 from hasten.graph.shapes import infer
 from hasten.methods._blocks.start import along
 from hasten.methods._qat.unfold import SUFFIX, Unfolded
 from hasten.rewrites import ALL, remove_unused
-from hasten.rewrites.editor import constant
 
 _ROUNDS = 8
 _SAME = 0.3

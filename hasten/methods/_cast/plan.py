@@ -10,9 +10,9 @@ import onnx_ir as ir
 from hasten.core.record import Skip
 from hasten.graph import Graph
 from hasten.graph.names import layer_name
+from hasten.graph.reading import constant
 from hasten.methods._cast.precision import Precision
 from hasten.methods._cast.slots import Slots, slots
-from hasten.rewrites.editor import constant
 
 
 def _words(text: str) -> frozenset[str]:

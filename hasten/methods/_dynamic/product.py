@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
-from hasten.rewrites.editor import constant, given
+from hasten.graph.reading import constant, given
 
 Permutation: TypeAlias = tuple[int, ...]
 RankOf: TypeAlias = Callable[[ir.Value], "int | None"]

@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph.channels import NOTHING, Labels
+from hasten.graph.reading import constant, given
 from hasten.methods._equal.trace import Reader, Rule, Stop, Trace
-from hasten.rewrites.editor import constant, given
 
 
 def _convolution(trace: Trace, node: ir.Node) -> list[Labels | None]:

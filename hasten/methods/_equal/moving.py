@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.graph.channels import Labels
+from hasten.graph.reading import axes_of, given, integers, scalar
 from hasten.methods._equal.trace import Rule, Stop, Trace
-from hasten.rewrites.editor import axes_of, given, integers, scalar
 
 _WITHOUT_END = 2**31 - 1
 

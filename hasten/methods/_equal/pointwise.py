@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph.channels import NOTHING, Labels
+from hasten.graph.reading import constant, given, scalar
 from hasten.methods._equal.trace import Rule, Stop, Trace
-from hasten.rewrites.editor import constant, given, scalar
 
 _UNBOUNDED = 3e38
 """Bounds from here on cut nothing off in float32."""

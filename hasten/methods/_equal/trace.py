@@ -11,10 +11,10 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph import Graph
-from hasten.graph.names import layer_name
-from hasten.graph.shapes import infer
 from hasten.graph.channels import NOTHING, Channels, Labels
-from hasten.rewrites.editor import constant, pinned
+from hasten.graph.names import layer_name
+from hasten.graph.reading import constant, pinned
+from hasten.graph.shapes import infer
 
 _LARGEST = 1e30
 """Weights beyond leave no room for a scale in float32."""

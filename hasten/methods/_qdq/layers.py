@@ -11,7 +11,7 @@ import onnx_ir as ir
 from hasten.core.data import Array
 from hasten.core.record import Skip
 from hasten.graph.names import layer_name
-from hasten.rewrites.editor import constant, given
+from hasten.graph.reading import constant, given
 
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from hasten.graph.names import layer_name
+from hasten.graph.reading import sole_user
 from hasten.methods._qdq.flow import (
     POOLS,
     RELABELLING,
@@ -26,7 +27,6 @@ from hasten.methods._qdq.flow import (
     unclipped,
 )
 from hasten.methods._qdq.layers import Layer
-from hasten.rewrites.editor import sole_user
 
 
 @dataclass(frozen=True, kw_only=True)

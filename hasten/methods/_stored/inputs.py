@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph.names import layer_name
+from hasten.graph.reading import constant
 from hasten.methods._observe.moments import moments_of, solvable
 from hasten.methods._stored.weights import Weight
 from hasten.numerics.rounding import Moments
-from hasten.rewrites.editor import constant
 
 _MOMENTS_BYTES = 512 << 20
 """About how much second moments may take; for the layers beyond the samples are computed again."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
-from hasten.rewrites.editor import constant, given, pinned
+from hasten.graph.reading import constant, given, pinned
 
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
