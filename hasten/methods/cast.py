@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from hasten.core.record import Site
 from hasten.graph import Graph
+from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name
 from hasten.graph.shapes import infer
 from hasten.methods import Change, Context, Facts
@@ -26,7 +27,6 @@ from hasten.methods._cast.plan import make_plan
 from hasten.methods._cast.precision import PRECISIONS, Precision
 from hasten.methods._cast.rewrite import carry_out
 from hasten.methods._cast.stored import SMALLEST, cast_weights
-from hasten.rewrites.editor import Editor
 
 FACTS = Facts(
     summary="float16 or bfloat16: stored weights, or the arithmetic where it has the range",

@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass
 from hasten.core.errors import MethodError
 from hasten.core.record import Site
 from hasten.graph import Graph
+from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name
 from hasten.methods import Change, Context, Facts
 from hasten.methods._observe.moments import Importance, observe
@@ -34,7 +35,6 @@ from hasten.methods._stored.solve import Goal, Range, Rounding
 from hasten.methods._stored.weights import Unfit, Weight, read, slots
 from hasten.numerics.codes import entropy_bits
 from hasten.numerics.powers import Midpoint
-from hasten.rewrites.editor import Editor
 
 FACTS = Facts(
     summary="a smaller file: weights as integers, powers of two, small floats, shared values of 2 to 8 bits",

@@ -2,22 +2,24 @@
 
 A channel that a layer makes is divided by a factor, and the weights of all layers that read it are multiplied
 by the factor. Where everything in between lets factors pass, the graph computes the same function with other
-weights: cross-layer equalization, and SmoothQuant, are two ways to choose the factors.
+weights: cross-layer equalization, SmoothQuant, and the scaling of AWQ are three ways to choose the factors.
 
 Sources: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section
 4.1; Xiao et al. 2023, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language
-Models", section 4.
+Models", section 4; Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for LLM Compression and
+Acceleration", section 3.2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from hasten.core.data import Array
@@ -25,17 +27,21 @@ from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
 from hasten.graph.channels import Resolved
+from hasten.graph.editor import Editor
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.feeds import feeds_to_try
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
 from hasten.methods._equal.layers import LAYERS
+from hasten.methods._equal.loud import leave_unobservable, scales_for_codes
 from hasten.methods._equal.moving import MOVING
 from hasten.methods._equal.pointwise import POINTWISE
 from hasten.methods._equal.trace import Part, Reader, Trace
+from hasten.methods._observe.moments import observe
 from hasten.methods._observe.samples import in_memory, spread
+from hasten.numerics.affine import Grid
 from hasten.numerics.equalization import Values, Weight, accumulate, add_squares, equalize, scaled, smooth
-from hasten.rewrites.editor import Editor
+from hasten.numerics.scaling import Rounding
 from hasten.rewrites.equality import Equality
 
 FACTS = Facts(
@@ -53,22 +59,36 @@ class Params:
     """Hyper-parameters of ``equalize``.
 
     by: what is balanced with the weights that read a channel: the ``weights`` that make it (cross-layer
-        equalization, without data), or its ``activations`` on calibration samples (SmoothQuant).
+        equalization, without data), or its ``activations`` on calibration samples (SmoothQuant). By ``codes``
+        loud channels get more of the grid that only the weights behind them are rounded on (AWQ).
     strength: how much of the differences is moved into the weights that read: 0 evens these out alone, 1 what
-        they are balanced with alone. None: half of it by weights; by activations what is predicted to lose
-        least in each place, and nothing where that would lose more. bits: of the weights in that prediction.
+        they are balanced with alone; by codes 0 moves nothing and 1 makes channels alike in loudness. None:
+        half of it by weights; otherwise what loses least in each place, and nothing where that loses more.
+    bits, group, symmetric: of the codes of weights in that loss, as the step behind has them; the last two by
+        codes only. group: weights of a channel that share a scale, None: all. symmetric: no zero points.
     residuals: also scale values that go on through sums, with one factor a channel for all that is summed.
     rounds: how often all layers are gone through at most, by weights. samples: at most this many calibrate.
     exclude: names of nodes that keep their constants.
     """
 
-    by: Literal["weights", "activations"] = "weights"
+    by: Literal["weights", "activations", "codes"] = "weights"
     strength: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     bits: Annotated[int, Field(ge=2, le=8)] = 8
+    group: Annotated[int, Field(ge=2)] | None = None
+    symmetric: bool = True
     residuals: bool = False
     rounds: Annotated[int, Field(ge=1)] = 20
     samples: Annotated[int, Field(ge=1)] = 200
     exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _of_the_rule(self) -> Params:
+        """Refuse what the rule would ignore."""
+        ignored = {"group": self.group is not None, "symmetric": not self.symmetric}
+        for name, given in ignored.items():
+            if given and self.by != "codes":
+                raise ValueError(f"{name} is nothing that by: {self.by} has; leave it out")
+        return self
 
 
 def apply(graph: Graph, params: Params, context: Context) -> Change:
@@ -76,28 +96,43 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
 
     Raises MethodError without samples where ``by`` needs them, and when the graph cannot be run on them.
     """
-    if params.by == "activations" and not context.calibration:
-        raise MethodError("equalize by activations has no samples to calibrate on; give --data")
+    if params.by != "weights" and not context.calibration:
+        raise MethodError(f"equalize by {params.by} has no samples to calibrate on; give --data")
     changed = graph.copy()
     name_nodes(changed)
     passes.LiftConstantsToInitializersPass()(changed.ir_model)
     trace = Trace(changed, _RULES, frozenset(params.exclude), residuals=params.residuals)
+    if params.by == "codes":
+        leave_unobservable(trace)
     found = trace.channels.resolve()
-    weights = list(_weights(trace.parts, found))
-    if params.by == "weights":
-        strength = _EVEN if params.strength is None else params.strength
-        scales = equalize(weights, found.count, strength=strength, rounds=params.rounds)
-    else:
-        values = _values(graph, trace.readers, found, params, context)
-        scales = smooth(weights, values, strength=params.strength, bits=params.bits)
+    scales, told = _scales(graph, trace, found, params, context)
     sites = list(_write(Editor(changed), trace.parts, found, scales))
     skipped = _left(trace, found, {site.name for site in sites}, params)
-    notes = _unknown(changed, params)
+    notes = (*told, *_unknown(changed, params))
     problem = _problem(graph, changed, context) if sites else None
     if problem is not None:
         reason = f"undone: {problem}"
         return Change(graph, skipped=(Skip(name="graph", op_type="graph", reason=reason),), notes=notes)
     return Change(changed if sites else graph, tuple(sites), tuple(skipped), notes)
+
+
+def _scales(
+    graph: Graph, trace: Trace, found: Resolved, params: Params, context: Context
+) -> tuple[Array, tuple[str, ...]]:
+    """The scale of each channel by the rule that is asked for, and what is to be said of them."""
+    if params.by == "codes":
+        assert context.calibration is not None
+        samples = spread(context.calibration, params.samples)
+        rounding = Rounding(Grid(params.bits, signed=params.symmetric), params.group)
+        observed = partial(observe, graph, samples=samples, context=context)
+        scales, told = scales_for_codes(trace, found, rounding, params.strength, observed)
+        return scales, (told,)
+    weights = list(_weights(trace.parts, found))
+    if params.by == "weights":
+        strength = _EVEN if params.strength is None else params.strength
+        return equalize(weights, found.count, strength=strength, rounds=params.rounds), ()
+    values = _values(graph, trace.readers, found, params, context)
+    return smooth(weights, values, strength=params.strength, bits=params.bits), ()
 
 
 def _weights(parts: list[Part], found: Resolved) -> Iterator[Weight]:
@@ -154,16 +189,36 @@ def _told(factors: Array, what: str) -> str:
 
 
 def _left(trace: Trace, found: Resolved, changed: set[str], params: Params) -> list[Skip]:
-    """The layers that keep all of their constants, with what keeps their outputs from being scaled."""
+    """The layers that keep all of their constants, with what keeps them from being scaled.
+
+    That of their outputs; by codes, where only what layers read counts, that of their inputs.
+    """
     reasons: dict[ir.Node, str] = {}
-    layers = {part.node for part in trace.parts if part.role != "term" and part.node.op_type in LAYERS}
+    layers = {part.node: part for part in trace.parts if part.role != "term" and part.node.op_type in LAYERS}
     for node in trace.nodes:
         labels = trace.outputs.get(node)
         if layer_name(node) in params.exclude:
             reasons[node] = "excluded by the recipe"
-        elif node in layers and labels is not None and layer_name(node) not in changed:
+        elif node not in layers or layer_name(node) in changed:
+            continue
+        elif params.by == "codes" and layers[node].role == "weight":
+            reasons[node] = _unread(node, layers[node], found)
+        elif params.by != "codes" and labels is not None:
             reasons[node] = found.reason(labels) or "its channels are even already"
     return [Skip(name=layer_name(n), op_type=n.op_type, reason=reason) for n, reason in reasons.items()]
+
+
+def _unread(node: ir.Node, part: Part, found: Resolved) -> str:
+    """Why nothing that the layer reads was scaled."""
+    if found.numbers(part.read).any():
+        return "no factors make it round better on the samples"
+    if part.read.any():
+        return found.reason(part.read) or ""
+    value = node.inputs[0]
+    producer = None if value is None else value.producer()
+    if producer is None:
+        return "it reads an input of the graph"
+    return f"it reads what {producer.op_type} {layer_name(producer)} makes, which nothing can scale"
 
 
 def _unknown(graph: Graph, params: Params) -> tuple[str, ...]:

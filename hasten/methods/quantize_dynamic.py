@@ -26,6 +26,7 @@ from hasten.core.errors import MethodError
 from hasten.core.record import Site
 from hasten.core.target import cpu_flags
 from hasten.graph import Graph
+from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name
 from hasten.graph.shapes import infer
 from hasten.methods import Change, Context, Facts
@@ -34,7 +35,6 @@ from hasten.methods._dynamic.product import Unfit
 from hasten.methods._dynamic.product import read as read_product
 from hasten.methods._dynamic.weights import WeightStore
 from hasten.numerics.affine import Grid
-from hasten.rewrites.editor import Editor
 
 FACTS = Facts(
     summary="int8 weights, activations quantized while running: matrix products, LSTMs, embeddings",

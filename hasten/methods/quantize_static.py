@@ -27,6 +27,7 @@ from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
 from hasten.core.target import cpu_flags
 from hasten.graph import Graph
+from hasten.graph.editor import Editor
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
@@ -43,7 +44,6 @@ from hasten.methods._qdq.saturation import Rounded, saturation
 from hasten.numerics.affine import Affine, Grid
 from hasten.numerics.ranges import Histogram
 from hasten.numerics.rounding import Moments
-from hasten.rewrites.editor import Editor
 
 FACTS = Facts(
     summary="int8 weights and activations, with ranges from calibration samples",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hasten.numerics.blocks import largest_of, spread
+from hasten.numerics.blocks import extremes_of, largest_of, spread
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,17 @@ def symmetric(bound: ArrayLike, grid: Grid, axis: int | None = None, group: int 
         raise ValueError("a symmetric quantizer needs a signed grid")
     scale = usable(np.asarray(np.asarray(bound, dtype=np.float32) / np.float32(grid.high)))
     return Affine(scale, np.zeros(scale.shape, dtype=grid.dtype), grid, axis, group)
+
+
+def covering(x: ArrayLike, grid: Grid, axis: int | None = None, group: int | None = None) -> Affine:
+    """The quantizer that clips nothing of ``x``: symmetric on a signed grid, asymmetric on another.
+
+    axis, group: which parts of ``x`` have a range of their own, see ``hasten.numerics.blocks``.
+    """
+    if grid.signed:
+        return symmetric(largest_of(x, axis, group), grid, axis, group)
+    low, high = extremes_of(x, axis, group)
+    return asymmetric(low, high, grid, axis, group)
 
 
 def usable(scale: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ Sources: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,10 @@ def equalize(weights: Sequence[Weight], count: int, *, strength: float, rounds: 
         for item in sets:
             made = _largest(item.makers, found, made=True)[item.channels]
             read = _largest(item.readers, found, made=False)[item.channels]
-            found[item.channels] = _bounded(found[item.channels] * balance(made, read, strength))
+            found[item.channels] = bounded(found[item.channels] * balance(made, read, strength))
         if np.abs(np.log(found / before)).max(initial=0.0) < CONVERGED:
             break
-    return _settled(found)
+    return settled(found)
 
 
 def smooth(
@@ -94,12 +94,12 @@ def smooth(
         best = np.ones(len(item.channels))
         least = _predicted(item, found, best, values, bits)
         for a in STRENGTHS if strength is None else (strength,):
-            factors = _bounded(balance(values.largest[item.channels], read, a))
+            factors = bounded(balance(values.largest[item.channels], read, a))
             error = _predicted(item, found, factors, values, bits)
             if strength is not None or error < least:
                 best, least = factors, error
         found[item.channels] = best
-    return _settled(found)
+    return settled(found)
 
 
 def _predicted(
@@ -126,11 +126,13 @@ def predicted_error(weight: Weight, scales: NDArray[np.float64], values: Values,
     return float(of_values + of_weights) / 12
 
 
-def _bounded(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+def bounded(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Factors between ``LARGEST_SCALE`` and its inverse."""
     return np.clip(factors, 1 / LARGEST_SCALE, LARGEST_SCALE)
 
 
-def _settled(found: NDArray[np.float64]) -> NDArray[np.float64]:
+def settled(found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The factors, those within ``CONVERGED`` of 1 as 1."""
     return np.where(np.abs(np.log(found)) < CONVERGED, 1.0, found)
 
 
@@ -153,17 +155,20 @@ def scaled(array: NDArray[Any], made: NDArray[Any], read: NDArray[Any]) -> NDArr
 
 
 def _sets(weights: Sequence[Weight]) -> list[_Set]:
-    """What each layer makes, in the order of the layers; once, where several make the same channels."""
+    """The sets of channels, in the order of the layers, with the layers on both sides."""
     made, read = [_channels(w.made) for w in weights], [_channels(w.read) for w in weights]
-    found: dict[bytes, _Set] = {}
-    for channels in made:
-        key = channels.tobytes()
-        if not len(channels) or key in found:
-            continue
+    found = []
+    for channels in together(w.made for w in weights):
         makers = [w for w, has in zip(weights, made, strict=True) if np.isin(has, channels).any()]
         readers = [w for w, has in zip(weights, read, strict=True) if np.isin(has, channels).any()]
-        found[key] = _Set(channels, makers, readers)
-    return list(found.values())
+        found.append(_Set(channels, makers, readers))
+    return found
+
+
+def together(made: Iterable[NDArray[np.intp]]) -> list[NDArray[np.intp]]:
+    """The channels that each layer makes, without 0, in order; once where several make the same."""
+    sets = map(_channels, made)
+    return list({channels.tobytes(): channels for channels in sets if len(channels)}.values())
 
 
 def _channels(labels: NDArray[np.intp]) -> NDArray[np.intp]:

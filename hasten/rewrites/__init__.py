@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from hasten.graph import Graph
+from hasten.graph.editor import Findings
 from hasten.rewrites import (
     bound_masks,
     fix_initializers,
@@ -34,7 +35,6 @@ from hasten.rewrites import (
     share_weights,
     simplify_shapes,
 )
-from hasten.rewrites.editor import Findings
 
 Rewrite: TypeAlias = Callable[[Graph], Findings]
 

@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings
 from hasten.graph.reading import constant
-from hasten.rewrites.editor import Editor, Findings
 
 _LARGEST = (2 - 2.0**-7) * 2.0**127
 """The largest bfloat16: seven bits of fraction, the exponents of float32."""

@@ -17,10 +17,10 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings, rounded
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, sole_user
 from hasten.rewrites.affine import Affine, next_affine, source
-from hasten.rewrites.editor import Editor, Findings, rounded
 from hasten.rewrites.linear import Linear, linear, per_channel
 from hasten.rewrites.place import Place
 

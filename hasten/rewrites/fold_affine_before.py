@@ -18,9 +18,9 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings, rounded
 from hasten.graph.reading import constant, pinned, sole_user
 from hasten.rewrites.affine import Affine, affine, source
-from hasten.rewrites.editor import Editor, Findings, rounded
 from hasten.rewrites.linear import Linear, linear, per_channel
 
 SMALLEST_FACTOR = 1e-4

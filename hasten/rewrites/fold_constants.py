@@ -18,8 +18,8 @@ import onnx_ir as ir
 from hasten.core.data import Array
 from hasten.core.errors import MethodError
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings
 from hasten.graph.evaluate import Evaluator
-from hasten.rewrites.editor import Editor, Findings
 
 GROWTH_BYTES = 64 << 10
 STORED_WEIGHT = 256

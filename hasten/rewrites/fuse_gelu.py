@@ -16,8 +16,8 @@ from math import pi, sqrt
 import onnx_ir as ir
 
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings, is_float
 from hasten.graph.reading import given, scalar, sole_user
-from hasten.rewrites.editor import Editor, Findings, is_float
 from hasten.rewrites.polynomials import gated, polynomial, same, variables
 
 SINCE = 20

@@ -13,8 +13,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings, is_float
 from hasten.graph.reading import given, scalar
-from hasten.rewrites.editor import Editor, Findings, is_float
 from hasten.rewrites.polynomials import gated, polynomial, same, variables
 
 SINCE = 14

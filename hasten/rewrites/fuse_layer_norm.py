@@ -17,8 +17,8 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings, is_float
 from hasten.graph.reading import axes_of, constant, given, rank, scalar, sole_user
-from hasten.rewrites.editor import Editor, Findings, is_float
 
 SINCE = 17
 

@@ -12,7 +12,7 @@ import onnx_ir.passes.common as passes
 
 from hasten.core.record import Site
 from hasten.graph import Graph
-from hasten.rewrites.editor import Findings
+from hasten.graph.editor import Findings
 
 
 def apply(graph: Graph) -> Findings:

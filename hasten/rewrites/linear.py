@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
+from hasten.graph.editor import Editor, rounded
 from hasten.graph.reading import constant, given, rank
-from hasten.rewrites.editor import Editor, rounded
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 
 from hasten.core.data import Array
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings, fits, rounded
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant
 from hasten.rewrites.affine import Affine, affine, next_affine, source
-from hasten.rewrites.editor import Editor, Findings, fits, rounded
 
 _ELEMENTWISE = ("Mul", "Div", "Add", "Sub")
 

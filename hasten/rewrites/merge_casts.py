@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hasten.graph import Graph
-from hasten.rewrites.editor import Editor, Findings
+from hasten.graph.editor import Editor, Findings
 
 _INTEGER_BITS = {
     ir.DataType.BOOL: (0, 1),

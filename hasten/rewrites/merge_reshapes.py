@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings
 from hasten.graph.reading import rank, sole_user
 from hasten.rewrites.dimensions import Dimensions
-from hasten.rewrites.editor import Editor, Findings
 from hasten.rewrites.simplify_shapes import written
 
 RESHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")

@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings
 from hasten.graph.reading import given, integers, rank, sole_user
-from hasten.rewrites.editor import Editor, Findings
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings
 from hasten.graph.reading import sole_user
 from hasten.rewrites.dimensions import Dimensions
-from hasten.rewrites.editor import Editor, Findings
 
 _ELEMENTWISE = frozenset(
     {

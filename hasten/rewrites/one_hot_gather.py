@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings
 from hasten.graph.reading import constant, given, integers, rank
-from hasten.rewrites.editor import Editor, Findings
 
 _INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
+from hasten.graph.editor import fits
 from hasten.graph.reading import constant, given, scalar, sole_user
-from hasten.rewrites.editor import fits
 
 Polynomial: TypeAlias = Mapping[int, float]
 """Degree to coefficient."""

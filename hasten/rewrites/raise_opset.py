@@ -23,10 +23,10 @@ import onnx_ir as ir
 
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings
 from hasten.graph.graph import PROTOBUF_LIMIT_BYTES
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, given, rank
-from hasten.rewrites.editor import Editor, Findings
 
 TARGET = 21
 OLDEST = 11

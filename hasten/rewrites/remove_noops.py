@@ -16,8 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings, fits
 from hasten.graph.reading import constant, given, integers, rank
-from hasten.rewrites.editor import Editor, Findings, fits
 
 END = 10**9
 """tf2onnx writes 10⁹ and others 2³¹-1 or 2⁶³-1 for "to the end"; no dimension of a real tensor is larger."""

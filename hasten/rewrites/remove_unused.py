@@ -10,8 +10,8 @@ import onnx_ir.passes.common as passes
 
 from hasten.core.record import Site
 from hasten.graph import Graph
+from hasten.graph.editor import Findings
 from hasten.graph.names import layer_name
-from hasten.rewrites.editor import Findings
 
 
 def apply(graph: Graph) -> Findings:

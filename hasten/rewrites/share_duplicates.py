@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx_ir.passes.common as passes
 
 from hasten.graph import Graph
-from hasten.rewrites.editor import Editor, Findings
+from hasten.graph.editor import Editor, Findings
 from hasten.rewrites.share_weights import share_tensors
 
 SMALL = 16

@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 from hasten.core.record import Site
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings
 from hasten.graph.reading import pinned
-from hasten.rewrites.editor import Editor, Findings
 
 
 def apply(graph: Graph) -> Findings:

@@ -19,9 +19,9 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings
 from hasten.graph.reading import constant, given, rank
 from hasten.rewrites.dimensions import Dimensions
-from hasten.rewrites.editor import Editor, Findings
 from hasten.rewrites.elements import Element, Vector
 
 ROUNDS = 16

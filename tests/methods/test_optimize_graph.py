@@ -15,10 +15,10 @@ from hasten.core.errors import RecipeError
 from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Site
 from hasten.graph import Graph
+from hasten.graph.editor import Editor, Findings
 from hasten.graph.evaluate import Evaluator
 from hasten.methods import optimize_graph
 from hasten.rewrites import ALL
-from hasten.rewrites.editor import Editor, Findings
 
 
 def graph(text, opset, ir_version=8, **weights):

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from hasten.bridge.roles import LEARNED
 from hasten.core.data import Array
 from hasten.graph import Graph
-from hasten.rewrites.editor import Editor
+from hasten.graph.editor import Editor
 
 SUFFIX = ".number"
 

@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from hasten.core.data import Calibration
 from hasten.graph import Graph
+from hasten.graph.editor import Editor
 from hasten.graph.evaluate import Evaluator
-from hasten.rewrites.editor import Editor
 
 _SAMPLES = 16
 

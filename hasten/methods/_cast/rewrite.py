@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from hasten.graph.editor import Editor
 from hasten.graph.reading import constant
 from hasten.methods._cast.plan import Plan
 from hasten.methods._cast.precision import Precision
-from hasten.rewrites.editor import Editor
 
 
 def carry_out(editor: Editor, plan: Plan, precision: Precision) -> None:

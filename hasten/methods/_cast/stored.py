@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.record import Site, Skip
+from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, pinned
 from hasten.methods._cast.precision import Precision
-from hasten.rewrites.editor import Editor
 
 SMALLEST = 256
 """Tensors of fewer elements are left: the node that widens one takes as many bytes as it would save."""

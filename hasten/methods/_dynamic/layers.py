@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
+from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, given
 from hasten.methods._dynamic.product import Product, Unfit
 from hasten.methods._dynamic.weights import WeightStore
-from hasten.rewrites.editor import Editor
 
 Quantized: TypeAlias = tuple[ir.Value, ir.Value, ir.Value]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hasten.core.data import Array
+from hasten.graph.editor import Editor
 from hasten.numerics.affine import Affine, Grid, slice_bounds, symmetric
-from hasten.rewrites.editor import Editor
 
 
 class WeightStore:

@@ -17,8 +17,8 @@ import onnx_ir as ir
 from hasten.bridge.roles import LEARNED
 from hasten.core.data import Array
 from hasten.graph import Graph
+from hasten.graph.editor import Editor
 from hasten.graph.reading import constant
-from hasten.rewrites.editor import Editor
 
 SUFFIX = ".integers"
 _WEIGHT_TYPES = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4})

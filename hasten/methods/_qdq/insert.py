@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
+from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name
 from hasten.methods._observe.moments import as_rows, as_weight, moments_of
 from hasten.methods._qdq.layers import Layer, stored
@@ -21,7 +22,6 @@ from hasten.methods._qdq.placement import Plan
 from hasten.numerics.affine import Affine, Grid, slice_bounds, symmetric
 from hasten.numerics.ranges import least_squares_bounds
 from hasten.numerics.rounding import Moments, bias_shift, round_columns
-from hasten.rewrites.editor import Editor
 
 _FEW_BITS = 4
 _BIASED = frozenset({"Conv", "Gemm"})

@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.core.record import Skip
+from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name
 from hasten.methods._qdq.layers import skip, stored
 from hasten.numerics.affine import Grid, slice_bounds, symmetric
-from hasten.rewrites.editor import Editor
 
 FEWEST = 8192
 """Tables of fewer numbers stay as they are: there is nothing to save."""

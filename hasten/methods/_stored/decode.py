@@ -16,11 +16,11 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
+from hasten.graph.editor import Editor
 from hasten.methods._stored.schemes import Stored, narrow
 from hasten.methods._stored.weights import Unfit, Weight
 from hasten.numerics.codes import PER_BYTE, pack, unpacked
 from hasten.numerics.floats import e8m0_table
-from hasten.rewrites.editor import Editor
 
 _FLOAT = int(ir.DataType.FLOAT)
 _INT32 = int(ir.DataType.INT32)

@@ -9,8 +9,7 @@ import numpy as np
 
 from hasten.core.data import Array
 from hasten.methods._stored.weights import Weight
-from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
-from hasten.numerics.blocks import extremes_of, largest_of
+from hasten.numerics.affine import Grid, covering
 from hasten.numerics.clipping import clipped
 from hasten.numerics.rounding import Moments, round_columns
 
@@ -54,7 +53,7 @@ def linear_codes(weight: Weight, grid: Grid, group: int | None, goal: Goal) -> C
     rows = rows.reshape(layers, -1, weight.depth)
     each = group or weight.depth
     if goal.range == "minmax":
-        quantizer = _whole_range(rows, grid, 2, each)
+        quantizer = covering(rows, grid, 2, each)
     else:
         by = goal.moments if goal.range == "outputs" else None
         quantizer = clipped(rows, grid, each, by)
@@ -78,13 +77,6 @@ def linear_codes(weight: Weight, grid: Grid, group: int | None, goal: Goal) -> C
 
 def _plain(weight: Weight, grid: Grid, group: int | None) -> Codes:
     matrix = weight.matrix
-    quantizer = _whole_range(matrix, grid, weight.axis if group is None else 1 - weight.axis, group)
+    quantizer = covering(matrix, grid, weight.axis if group is None else 1 - weight.axis, group)
     zero_point = None if grid.signed else quantizer.zero_point
     return Codes(quantizer.quantize(matrix), quantizer.scale, zero_point)
-
-
-def _whole_range(matrix: Array, grid: Grid, axis: int, group: int | None) -> Affine:
-    if grid.signed:
-        return symmetric(largest_of(matrix, axis, group), grid, axis, group)
-    low, high = extremes_of(matrix, axis, group)
-    return asymmetric(low, high, grid, axis, group)

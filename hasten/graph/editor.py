@@ -1,6 +1,6 @@
-"""Editing a graph safely: constants read, values bypassed, nodes replaced, names kept unique.
+"""Editing a graph safely: values bypassed, nodes replaced, names kept unique.
 
-Every rewrite works through an ``Editor``, which also collects what it changed and what it refused.
+Every change of a graph goes through an ``Editor``, which also collects what it changed and what it refused.
 """
 
 from __future__ import annotations
