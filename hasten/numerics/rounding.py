@@ -119,7 +119,7 @@ def round_columns(
 
     rest, steps = ordered(weight), ordered(scale)
     zero = ordered(np.zeros((1, 1, 1)) if zero_point is None else zero_point)
-    factor = _factor(hessian, order)
+    factor = inverse_factor(hessian, order)
     integers = np.zeros(weight.shape, dtype=np.int64)
     size = weight.shape[2]
     for start in range(0, size, _BLOCK):
@@ -138,16 +138,23 @@ def round_columns(
     return found
 
 
-def _factor(hessian: NDArray[np.float64], order: NDArray[np.intp]) -> NDArray[np.float64]:
-    """The upper Cholesky factor of the inverse; row i says what the later columns move by for column i."""
+def damped(hessian: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Second moments with a part of their mean added to each input's own: never singular; shape kept."""
     size = hessian.shape[1]
     mean = np.trace(hessian, axis1=1, axis2=2) / size
     damping = np.maximum(_DAMPING * mean, np.finfo(np.float32).tiny)
-    damped = hessian + damping[:, None, None] * np.eye(size)
-    damped = np.take_along_axis(damped, order[:, :, None], axis=1)
-    damped = np.take_along_axis(damped, order[:, None, :], axis=2)
+    return np.asarray(hessian + damping[:, None, None] * np.eye(size))
+
+
+def inverse_factor(hessian: NDArray[np.float64], order: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The upper Cholesky factor of the damped inverse; row i says how later columns move for column i.
+
+    hessian: (groups, size, size). order: (groups, size), in which the columns are gone through.
+    """
+    moved = np.take_along_axis(damped(hessian), order[:, :, None], axis=1)
+    moved = np.take_along_axis(moved, order[:, None, :], axis=2)
     # With rows and columns in reverse order, the inverse of the Cholesky factor is the factor of the inverse.
-    lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
+    lower = np.asarray(np.linalg.cholesky(moved[:, ::-1, ::-1]), dtype=np.float64)
     return _triangular_inverse(lower)[:, ::-1, ::-1]
 
 

@@ -27,8 +27,8 @@ POSITIONS = 64
 """Positions of one sample (pixels, tokens) whose inputs are counted at most, evenly spread."""
 _FEWEST, _FOR_EACH_INPUT = 1024, 8
 """Positions of all samples that are enough: for any layer, and for each input that an output has."""
-_LARGEST = 4096
-"""Inputs of an output beyond which second moments take too much memory (128 MiB)."""
+LARGEST = 4096
+"""Inputs of an output beyond which second moments take too much memory (128 MiB), unless asked for."""
 
 
 class Layer(Protocol):
@@ -55,18 +55,20 @@ def observe(
     samples: Calibration,
     context: Context,
     importance: Importance = "equal",
+    largest: int = LARGEST,
 ) -> dict[str, Moments]:
     """The moments of what each layer that can be solved reads in ``graph``, by the layer's name.
 
-    importance: whether each position counts alike, or by how much the model's outputs depend on what the
-    layer computes there, which takes a pass through the graph in PyTorch, and back. Layers that read the
-    same share moments of equal importance. They are kept in the context's folder, as the histograms are.
+    largest: layers with more inputs an output are left out. importance: whether each
+    position counts alike, or by how much the model's outputs depend on what the layer computes there, which
+    takes a pass through the graph in PyTorch, and back. Layers that read the same share moments of equal
+    importance. They are kept in the context's folder, as the histograms are.
     Raises Unavailable for gradients without PyTorch, MethodError for operators that the bridge lacks.
     """
     folder = context.work / f"moments-{key(graph, samples, context.batch, POSITIONS)}"
     folder.mkdir(exist_ok=True)
     readers: dict[str, list[Layer]] = {}
-    for layer in filter(solvable, layers):
+    for layer in (layer for layer in layers if solvable(layer, largest)):
         readers.setdefault(_source(layer, importance), []).append(layer)
     files = {source: folder / f"{source}.npz" for source in readers}
     found = {source: _load(file) for source, file in files.items() if file.exists()}
@@ -192,15 +194,15 @@ def as_weight(layer: Layer, rows: Array) -> Array:
     return np.moveaxis(rows[0], 0, layer.axis)
 
 
-def solvable(layer: Layer) -> bool:
+def solvable(layer: Layer, largest: int = LARGEST) -> bool:
     """Whether the layer's outputs are products of rows of a matrix with what a window cuts out."""
     weight = layer.node.inputs[1]
     if weight is None or len(weight.uses()) > 1:
         return False  # what is best for one layer is not for another that shares its weight
     if layer.node.op_type == "Conv":
         automatic = layer.node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
-        return not automatic and int(np.prod(layer.array.shape[1:])) <= _LARGEST
-    return layer.node.op_type in {"Gemm", "MatMul"} and layer.array.shape[1 - layer.axis] <= _LARGEST
+        return not automatic and int(np.prod(layer.array.shape[1:])) <= largest
+    return layer.node.op_type in {"Gemm", "MatMul"} and layer.array.shape[1 - layer.axis] <= largest
 
 
 def _positions(layer: Layer, samples: int) -> int:
