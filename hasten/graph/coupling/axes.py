@@ -1,0 +1,162 @@
+"""The entries of every axis of every value as numbers; the rules say which of them stand or fall together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from hasten.core.data import Array
+from hasten.graph.channels import Channels, Labels, Resolved
+from hasten.graph.graph import Graph
+from hasten.graph.names import layer_name
+from hasten.graph.reading import constant
+from hasten.graph.shapes import infer
+
+Shape: TypeAlias = "tuple[int | None, ...]"
+Role: TypeAlias = Literal["made", "read", "factor", "term"]
+Side: TypeAlias = Literal["outer", "inner"]
+
+
+class Stop(Exception):  # noqa: N818 - carries the reason why nothing may be removed here
+    """A rule does not apply to a node, so all that the node reads and makes stays whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """An axis of a stored tensor whose entries belong to channels.
+
+    role: ``made``: along it lie the outputs of a linear layer; ``read``: it is summed over; ``factor``: its
+    entries multiply a channel each; ``term``: they are added to one each.
+    """
+
+    node: ir.Node
+    value: ir.Value
+    axis: int
+    role: Role
+
+
+class Axes:
+    """Collects what ties the axes of a graph's values. Constants must be initializers, not nodes.
+
+    side: which axis can lose entries where a Reshape divides one into several, or joins several into one:
+    the ``outer`` (whole heads, channels of an image that is flattened) or the ``inner`` one.
+    """
+
+    def __init__(self, graph: Graph, side: Side) -> None:
+        self.side = side
+        self.marks: list[Mark] = []
+        self.opset = graph.opset
+        self._channels = Channels("it meets a length that is not known")
+        self._labels: dict[ir.Value, list[Labels | None]] = {}
+        self._vanishing: set[ir.Value] = set()
+        self._open: list[Callable[[Resolved], None]] = []
+        main = infer(graph).ir_model.graph
+        self._shapes: dict[str | None, Shape] = {
+            value.name: tuple(d if isinstance(d, int) else None for d in value.shape)
+            for value in (*main.inputs, *(out for node in main for out in node.outputs))
+            if value.shape is not None
+        }
+
+    def shape(self, value: ir.Value | None) -> Shape:
+        """The lengths of a value's axes, None where unknown; raises Stop where not even the rank is."""
+        if value is not None and value.const_value is not None:
+            return tuple(value.const_value.shape.numpy())
+        known = None if value is None else self._shapes.get(value.name)
+        if known is None:
+            raise Stop(f"the shape of {value.name if value is not None else 'an input'} is not known")
+        return known
+
+    def all(self, value: ir.Value) -> list[Labels | None]:
+        """The numbers of the entries along each axis; None for an axis whose length is not known."""
+        if value not in self._labels:
+            self._labels[value] = [
+                None if length is None else self._channels.new((length,)) for length in self.shape(value)
+            ]
+            for labels in self._labels[value]:
+                if labels is not None and len(labels) == 1:
+                    self._channels.fix(labels, "there is only one of it")
+        return self._labels[value]
+
+    def of(self, value: ir.Value, axis: int) -> Labels:
+        """The numbers along one axis; raises Stop where its length is not known."""
+        found = self.all(value)[axis]
+        if found is None:
+            raise Stop(f"the length of axis {axis} of {value.name} is not known")
+        return found
+
+    def values(self) -> Iterator[tuple[ir.Value, list[Labels | None]]]:
+        """All values that a rule has asked for."""
+        yield from self._labels.items()
+
+    def tie(self, first: Labels, second: Labels) -> None:
+        """Entries that stand or fall together, elementwise."""
+        self._channels.same(first, second)
+
+    def meet(self, first: ir.Value, axis: int, second: ir.Value, other: int) -> None:
+        """Two axes of one length, or of which the first is repeated along the second."""
+        one, two = self.all(first)[axis], self.all(second)[other]
+        if one is not None and two is not None and len(one) == len(two):
+            self.tie(one, two)
+        elif one is not None and len(one) == 1:
+            return
+        else:
+            for labels in (one, two):
+                if labels is not None:
+                    self._channels.fix(labels, "it meets a length that is not known")
+
+    def fix(self, value: ir.Value | None, axes: Sequence[int] | None, reason: str) -> None:
+        """These axes (None: all) of a value stay whole."""
+        if value is None:
+            return
+        try:
+            found = self.all(value)
+        except Stop:
+            return
+        for axis in range(len(found)) if axes is None else axes:
+            labels = found[axis]
+            if labels is not None:
+                self._channels.fix(labels, reason)
+
+    def mark(self, node: ir.Node, value: ir.Value, axis: int, role: Role) -> None:
+        """Note what an axis of a constant is to its node; of what is computed nothing is noted."""
+        if constant(value) is not None:
+            self.marks.append(Mark(node, value, axis % len(self.shape(value)), role))
+
+    def vanishes(self, value: ir.Value | None) -> bool:
+        """Whether a channel of it is zero when its weights are: then a sum over channels does not miss it."""
+        return value in self._vanishing or value is None or is_zero(value)
+
+    def vanish(self, value: ir.Value | None, *, when: bool = True) -> None:
+        """Note that the removed channels of a value are zero in the graph whose weights are masked."""
+        if value is not None and when:
+            self._vanishing.add(value)
+
+    def later(self, decide: Callable[[Resolved], None]) -> None:
+        """Decide when all rules have spoken, knowing what can still go then."""
+        self._open.append(decide)
+
+    def resolve(self) -> Resolved:
+        """What the rules amount to; each open decision is made knowing those before it."""
+        for decide in self._open:
+            decide(self._channels.resolve())
+        self._open.clear()
+        return self._channels.resolve()
+
+
+Rule: TypeAlias = Callable[[Axes, ir.Node], None]
+"""Ties the axes of a node's inputs and outputs; raises Stop to leave them all whole."""
+
+
+def is_zero(value: ir.Value) -> bool:
+    """Whether it is a constant that is zero throughout."""
+    array: Array | None = constant(value)
+    return array is not None and not np.any(array)
+
+
+def called(node: ir.Node) -> str:
+    """How reasons speak of a node."""
+    return f"{node.op_type} {layer_name(node)}"

@@ -1,0 +1,287 @@
+"""Operators that move values around: entries keep their numbers wherever they go."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from hasten.graph.channels import Labels, Resolved
+from hasten.graph.coupling.axes import Axes, Rule, Stop, called
+from hasten.graph.coupling.elementwise import aligned
+from hasten.graph.reading import axes_of, constant, given, integers
+
+
+def _transpose(axes: Axes, node: ir.Node) -> None:
+    x, out = _through(node)
+    rank = len(axes.shape(x))
+    for axis, source in enumerate(node.attributes.get_ints("perm", tuple(reversed(range(rank))))):
+        axes.meet(x, source, out, axis)
+    axes.vanish(out, when=axes.vanishes(x))
+
+
+def _reshape(axes: Axes, node: ir.Node) -> None:
+    """Runs of axes with the same number of elements before and after correspond."""
+    x, out = _through(node)
+    before, after = axes.shape(x), axes.shape(out)
+    start = 0
+    while start < min(len(before), len(after)) and before[start] == after[start]:
+        axes.meet(x, start, out, start)
+        start += 1
+    last = 0
+    while last < min(len(before), len(after)) - start and before[-1 - last] == after[-1 - last]:
+        last += 1
+        axes.meet(x, len(before) - last, out, len(after) - last)
+    _middle(axes, node, list(range(start, len(before) - last)), list(range(start, len(after) - last)))
+    axes.vanish(out, when=axes.vanishes(x))
+
+
+def _middle(axes: Axes, node: ir.Node, ins: list[int], outs: list[int]) -> None:
+    x, out = _through(node)
+    before, after = axes.shape(x), axes.shape(out)
+    if any(before[i] is None for i in ins) or any(after[j] is None for j in outs):
+        _whole(axes, node, ins, outs)
+        return
+    while ins or outs:
+        first, second = ins[:1], outs[:1]
+        while _size(before, first) != _size(after, second):
+            if _size(before, first) < _size(after, second) and len(first) < len(ins):
+                first = ins[: len(first) + 1]
+            elif len(second) < len(outs):
+                second = outs[: len(second) + 1]
+            else:
+                _whole(axes, node, ins, outs)
+                return
+        ins, outs = ins[len(first) :], outs[len(second) :]
+        _block(axes, node, [i for i in first if before[i] != 1], [j for j in second if after[j] != 1])
+
+
+def _size(shape: tuple[int | None, ...], which: list[int]) -> int:
+    return prod(shape[i] or 0 for i in which)
+
+
+def _whole(axes: Axes, node: ir.Node, ins: list[int], outs: list[int]) -> None:
+    x, out = _through(node)
+    axes.fix(x, ins, f"{called(node)} mixes its axes")
+    axes.fix(out, outs, f"{called(node)} mixes its axes")
+
+
+def _block(axes: Axes, node: ir.Node, ins: list[int], outs: list[int]) -> None:
+    """One axis corresponds to several: of these one can lose entries, the others stay whole."""
+    x, out = _through(node)
+    if len(ins) == len(outs) == 1:
+        axes.meet(x, ins[0], out, outs[0])
+    elif len(ins) == 1 and len(outs) > 1:
+        axes.later(partial(_divided, axes, node, axes.of(x, ins[0]), out, outs))
+    elif len(outs) == 1 and len(ins) > 1:
+        axes.later(partial(_divided, axes, node, axes.of(out, outs[0]), x, ins))
+    else:
+        _whole(axes, node, ins, outs)
+
+
+def _divided(
+    axes: Axes, node: ir.Node, one: Labels, value: ir.Value, many: list[int], resolved: Resolved
+) -> None:
+    free = [axis for axis in many if resolved.numbers(axes.of(value, axis)).any()]
+    reason = f"{called(node)} makes one axis of it and others, which loses whole parts only"
+    if not free:
+        axes.fix(value, many, reason)
+        axes.tie(one, np.zeros_like(one))
+        return
+    carrier = free[0] if axes.side == "outer" else free[-1]
+    lengths = [len(axes.of(value, axis)) for axis in many]
+    place = many.index(carrier)
+    wide = axes.of(value, carrier).reshape([-1 if i == place else 1 for i in range(len(many))])
+    axes.tie(one.reshape(lengths), wide)
+    axes.fix(value, [axis for axis in many if axis != carrier], reason)
+
+
+def _squeeze(axes: Axes, node: ir.Node) -> None:
+    x, out = _through(node)
+    shape = axes.shape(x)
+    dropped = axes_of(node)
+    if dropped is None:
+        if given(node, 1) is not None or None in shape:
+            raise Stop(f"it is not known which axes {called(node)} removes")
+        dropped = [axis for axis, length in enumerate(shape) if length == 1]
+    gone = {axis % len(shape) for axis in dropped}
+    for place, axis in enumerate(axis for axis in range(len(shape)) if axis not in gone):
+        axes.meet(x, axis, out, place)
+    axes.vanish(out, when=axes.vanishes(x))
+
+
+def _unsqueeze(axes: Axes, node: ir.Node) -> None:
+    x, out = _through(node)
+    added, rank = axes_of(node), len(axes.shape(out))
+    if added is None:
+        raise Stop(f"it is not known which axes {called(node)} adds")
+    new = {axis % rank for axis in added}
+    for place, axis in enumerate(axis for axis in range(rank) if axis not in new):
+        axes.meet(x, place, out, axis)
+    axes.vanish(out, when=axes.vanishes(x))
+
+
+def _concat(axes: Axes, node: ir.Node) -> None:
+    out = node.outputs[0]
+    rank = len(axes.shape(out))
+    joined = node.attributes.get_int("axis", 0) % rank
+    operands = [value for value in node.inputs if value is not None]
+    for value in operands:
+        for axis in range(rank):
+            if axis != joined:
+                axes.meet(value, axis, out, axis)
+    if axes.shape(out)[joined] is None:
+        for value in operands:
+            axes.fix(value, [joined], f"{called(node)} joins it with a length that is not known")
+    else:
+        axes.tie(axes.of(out, joined), np.concatenate([axes.of(value, joined) for value in operands]))
+    axes.vanish(out, when=all(axes.vanishes(value) for value in operands))
+
+
+def _split(axes: Axes, node: ir.Node) -> None:
+    x = node.inputs[0]
+    assert x is not None
+    rank = len(axes.shape(x))
+    divided = node.attributes.get_int("axis", 0) % rank
+    start = 0
+    for out in node.outputs:
+        for axis in range(rank):
+            if axis != divided:
+                axes.meet(x, axis, out, axis)
+        labels = axes.of(out, divided)
+        axes.tie(axes.of(x, divided)[start : start + len(labels)], labels)
+        start += len(labels)
+        axes.vanish(out, when=axes.vanishes(x))
+
+
+def _slice(axes: Axes, node: ir.Node) -> None:
+    x, out = _through(node)
+    cuts = slices(node, len(axes.shape(x)))
+    for axis in range(len(axes.shape(x))):
+        cut = cuts.get(axis)
+        if cut is None:
+            axes.meet(x, axis, out, axis)
+        elif cut.step in {None, 1} and axes.shape(x)[axis] is not None:
+            axes.tie(axes.of(x, axis)[cut], axes.of(out, axis))
+        else:
+            for value in (x, out):
+                axes.fix(value, [axis], f"{called(node)} takes every so many of its entries")
+    axes.vanish(out, when=axes.vanishes(x))
+
+
+def slices(node: ir.Node, rank: int) -> dict[int, slice]:
+    """What a Slice takes of each axis it cuts; raises Stop where that is computed."""
+    if "starts" in node.attributes:
+        starts, ends = (list(node.attributes.get_ints(name, ())) for name in ("starts", "ends"))
+        which = list(node.attributes.get_ints("axes", range(len(starts))))
+        steps = [1] * len(starts)
+    else:
+        found = [integers(given(node, i)) for i in range(1, 5)]
+        if None in found[:2] or any(given(node, i) is not None and found[i - 1] is None for i in (3, 4)):
+            raise Stop(f"what {called(node)} takes is computed")
+        starts, ends = found[0] or [], found[1] or []
+        which = found[2] if found[2] is not None else list(range(len(starts)))
+        steps = found[3] if found[3] is not None else [1] * len(starts)
+    return {a % rank: slice(s, e, t) for a, s, e, t in zip(which, starts, ends, steps, strict=True)}
+
+
+def _gather(axes: Axes, node: ir.Node) -> None:
+    x, out = _through(node)
+    indices = given(node, 1)
+    assert indices is not None
+    rank, added = len(axes.shape(x)), len(axes.shape(indices))
+    along = node.attributes.get_int("axis", 0) % rank
+    for axis in range(rank):
+        if axis != along:
+            axes.meet(x, axis, out, axis if axis < along else axis + added - 1)
+    chosen = constant(indices)
+    if chosen is not None and chosen.ndim == 1 and axes.shape(x)[along] is not None:
+        labels = axes.of(x, along)[chosen]
+        axes.tie(labels, axes.of(out, along))
+        axes.tie(labels, axes.of(indices, 0))
+    else:
+        axes.fix(x, [along], f"{called(node)} looks entries up in it")
+        for axis in range(added):
+            axes.meet(indices, axis, out, along + axis)
+    if constant(x) is not None:
+        for axis in range(rank):
+            if axis != along:
+                axes.mark(node, x, axis, "made")
+        axes.vanish(out)
+    axes.vanish(out, when=axes.vanishes(x))
+
+
+def _pad(axes: Axes, node: ir.Node) -> None:
+    x, out = _through(node)
+    around = pads(node, len(axes.shape(x)))
+    mode = node.attributes.get_string("mode", "constant")
+    for axis, (before, after) in enumerate(around):
+        if (before, after) == (0, 0):
+            axes.meet(x, axis, out, axis)
+        elif mode == "constant" and min(before, after) >= 0 and axes.shape(x)[axis] is not None:
+            labels = axes.of(x, axis)
+            axes.tie(labels, axes.of(out, axis)[before : before + len(labels)])
+        else:
+            for value in (x, out):
+                axes.fix(value, [axis], f"{called(node)} pads it")
+    # What is padded with zeros is zero whatever is removed; another number is not.
+    fill = given(node, 2)
+    zero = node.attributes.get_float("value", 0.0) == 0.0 and (fill is None or axes.vanishes(fill))
+    axes.vanish(out, when=zero and axes.vanishes(x))
+
+
+def pads(node: ir.Node, rank: int) -> list[tuple[int, int]]:
+    """What a Pad adds before and after each axis; raises Stop where that is computed."""
+    around = list(node.attributes.get_ints("pads", ())) or integers(given(node, 1))
+    which = integers(given(node, 3)) if given(node, 3) is not None else list(range(rank))
+    if around is None or which is None or len(around) != 2 * len(which):
+        raise Stop(f"what {called(node)} adds is computed")
+    found = [(0, 0)] * rank
+    for axis, before, after in zip(which, around[: len(which)], around[len(which) :], strict=True):
+        found[axis % rank] = (before, after)
+    return found
+
+
+def _expand(axes: Axes, node: ir.Node) -> None:
+    x, out = _through(node)
+    aligned(axes, x, out)
+    offset = len(axes.shape(out)) - len(axes.shape(x))
+    repeated = [a for a in range(len(axes.shape(out))) if a < offset or axes.shape(x)[a - offset] == 1]
+    axes.fix(out, repeated, f"{called(node)} repeats one entry along it")
+    axes.vanish(out, when=axes.vanishes(x))
+
+
+def _shape(axes: Axes, node: ir.Node) -> None:
+    """Only the lengths that something reads have to stay."""
+    x, out = _through(node)
+    rank = len(axes.shape(x))
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", rank)
+    taken = list(range(rank))[start:end]
+    read: set[int] = set()
+    for user in out.consumers():
+        chosen = constant(given(user, 1)) if user.op_type == "Gather" else None
+        read |= set(taken) if chosen is None else {taken[int(i)] for i in chosen.reshape(-1)}
+    axes.fix(x, sorted(read), f"{called(node)} reads its length")
+
+
+def _through(node: ir.Node) -> tuple[ir.Value, ir.Value]:
+    x = node.inputs[0]
+    assert x is not None
+    return x, node.outputs[0]
+
+
+RULES: dict[str, Rule] = {
+    "Transpose": _transpose,
+    **dict.fromkeys(("Reshape", "Flatten"), _reshape),
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Concat": _concat,
+    "Split": _split,
+    "Slice": _slice,
+    "Gather": _gather,
+    "Pad": _pad,
+    "Expand": _expand,
+    "Shape": _shape,
+}

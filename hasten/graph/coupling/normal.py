@@ -1,0 +1,134 @@
+"""Normalizations, reductions and pooling: what they sum over stays whole, the rest passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from hasten.graph.coupling.axes import Axes, Rule, Stop, called
+from hasten.graph.coupling.elementwise import aligned
+from hasten.graph.reading import axes_of, constant, given, integers
+
+
+def _each_channel(axes: Axes, node: ir.Node) -> None:
+    """Statistics and parameters of each channel by itself, along the second axis."""
+    x, out = _through(node)
+    aligned(axes, x, out)
+    for index in range(1, len(node.inputs)):
+        value = given(node, index)
+        if value is not None:
+            axes.tie(axes.of(value, 0), axes.of(x, 1))
+            if index <= 2:
+                axes.mark(node, value, 0, "factor" if index == 1 else "term")
+    constants = all(constant(given(node, index)) is not None for index in (1, 2))
+    axes.vanish(out, when=constants and not node.attributes.get_int("training_mode", 0))
+
+
+def _over_last(axes: Axes, node: ir.Node) -> None:
+    """Layer and RMS normalization: over the last axes."""
+    x, out = _through(node)
+    aligned(axes, x, out)
+    rank = len(axes.shape(x))
+    start = node.attributes.get_int("axis", -1) % rank
+    axes.fix(x, range(start, rank), f"{called(node)} normalizes over it")
+
+
+def _over_one(axes: Axes, node: ir.Node) -> None:
+    """One axis is summed, sorted or compared over; the others pass."""
+    x, out = _through(node)
+    aligned(axes, x, out)
+    rank = len(axes.shape(x))
+    default = -1 if axes.opset >= _SOFTMAX_BY_ONE or node.op_type not in _FLATTENING else 1
+    axis = node.attributes.get_int("axis", default) % rank
+    flattens = node.op_type in _FLATTENING and axes.opset < _SOFTMAX_BY_ONE
+    axes.fix(x, range(axis, rank) if flattens else [axis], f"{called(node)} is computed over it")
+
+
+_FLATTENING = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
+_SOFTMAX_BY_ONE = 13
+"""From this operator set on softmax is over one axis; before, over all from it on."""
+
+
+def _reduction(axes: Axes, node: ir.Node) -> None:
+    x, out = _through(node)
+    rank = len(axes.shape(x))
+    if node.op_type in {"ArgMax", "ArgMin"}:
+        over: Sequence[int] | None = [node.attributes.get_int("axis", 0)]
+    else:
+        over = axes_of(node)
+    if over is None and given(node, 1) is not None:
+        raise Stop(f"it is not known over which axes {called(node)} is")
+    if not over:
+        nothing = node.attributes.get_int("noop_with_empty_axes", 0)
+        over = [] if nothing else range(rank)
+    gone = {axis % rank for axis in over}
+    axes.fix(x, sorted(gone), f"{called(node)} is over it")
+    keep = node.attributes.get_int("keepdims", 1)
+    place = 0
+    for axis in range(rank):
+        if axis not in gone:
+            axes.meet(x, axis, out, place)
+        place += keep or axis not in gone
+    through = node.op_type in {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"}
+    axes.vanish(out, when=through and axes.vanishes(x))
+
+
+def _pooling(axes: Axes, node: ir.Node) -> None:
+    x, _ = _through(node)
+    for out in node.outputs:
+        for axis in (0, 1):
+            axes.meet(x, axis, out, axis)
+        axes.fix(out, range(2, len(axes.shape(out))), f"{called(node)} slides over it")
+    axes.fix(x, range(2, len(axes.shape(x))), f"{called(node)} slides over it")
+    axes.vanish(node.outputs[0], when=axes.vanishes(x))
+
+
+def _resize(axes: Axes, node: ir.Node) -> None:
+    """Axes that keep their length pass; sizes that are computed are taken for those of positions."""
+    x, out = _through(node)
+    sizes = given(node, 3)
+    if sizes is not None and integers(sizes) is None and constant(sizes) is None:
+        axes.fix(x, [0, 1], f"{called(node)} is given its length")
+    for axis, (before, after) in enumerate(zip(axes.shape(x), axes.shape(out), strict=True)):
+        if axis < 2 or (before is not None and before == after):
+            axes.meet(x, axis, out, axis)
+        else:
+            axes.fix(x, [axis], f"{called(node)} changes its length")
+            axes.fix(out, [axis], f"{called(node)} changes its length")
+    axes.vanish(out, when=axes.vanishes(x))
+
+
+def _quantizer(axes: Axes, node: ir.Node) -> None:
+    x, out = _through(node)
+    aligned(axes, x, out)
+    if node.attributes.get_int("block_size", 0):
+        raise Stop(f"{called(node)} has a scale for each block")
+    rank = len(axes.shape(x))
+    for value in node.inputs[1:]:
+        if value is not None and axes.shape(value) not in {(), (1,)}:
+            axes.tie(axes.of(value, 0), axes.of(x, node.attributes.get_int("axis", 1) % rank))
+    axes.vanish(out, when=axes.vanishes(x))
+
+
+def _through(node: ir.Node) -> tuple[ir.Value, ir.Value]:
+    x = node.inputs[0]
+    assert x is not None
+    return x, node.outputs[0]
+
+
+_REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin",
+)  # fmt: skip
+_POOLINGS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), _each_channel),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _over_last),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "CumSum"), _over_one),
+    **dict.fromkeys(_REDUCTIONS, _reduction),
+    **dict.fromkeys(_POOLINGS, _pooling),
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _quantizer),
+}
