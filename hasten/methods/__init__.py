@@ -28,6 +28,7 @@ from hasten.graph import Graph
 
 TABLE = {
     "optimize_graph": "hasten.methods.optimize_graph",
+    "prune_layers": "hasten.methods.prune_layers",
     "equalize": "hasten.methods.equalize",
     "quantize_static": "hasten.methods.quantize_static",
     "reconstruct": "hasten.methods.reconstruct",

@@ -27,6 +27,7 @@ NEEDS = {"calibration", "labels", "gradients"}
 
 VARIANTS: dict[str, list[dict[str, object]]] = {
     "optimize_graph": [{}],
+    "prune_layers": [{}, {"importance": "similarity"}, {"per": "macs", "replace": "affine"}],
     "equalize": [{}, {"by": "activations"}, {"by": "codes", "bits": 4, "group": 16}],
     "quantize_static": [{}, {"layout": "openvino"}, {"range": "mse"}],
     "quantize_dynamic": [{}, {"form": "weights"}],

@@ -1,0 +1,132 @@
+"""What dropping residual branches costs in quality and gains in speed, branch after branch, without training.
+
+    python -m benchmarks.prune_layers --models OUT_DIR --out FILE.md [--threads N] [NAME]...
+
+``OUT_DIR`` is what ``benchmarks/models.py`` wrote. The first 200 samples calibrate, without their labels; all
+others judge. Every version is float32; its latency is OpenVINO's, one sample, in the same rounds as the
+model with all its branches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hasten
+from benchmarks.rounding import CALIBRATION, Case, case
+from hasten import data as data_room
+from hasten import measuring, targets
+from hasten.core.data import split
+from hasten.core.target import cpu_name, usable_cores
+from hasten.graph.cost import total_macs
+from hasten.measuring import Conditions, Subject
+
+COUNTS = {"resnet56": (1, 2, 4, 6, 8, 10), "minilm": (1, 2, 3, 4, 5, 6)}
+WAYS = (
+    {"importance": "outputs", "replace": "mean"},
+    {"importance": "outputs", "replace": "nothing"},
+    {"importance": "outputs", "replace": "affine"},
+    {"importance": "similarity", "replace": "mean"},
+    {"importance": "outputs", "replace": "mean", "per": "macs"},
+)
+HEAD = f"""# Dropping residual branches
+
+`prune_layers` after `optimize_graph`, nothing trained, float32. {CALIBRATION} samples calibrate, without
+labels; judged on all other samples, computed by ONNX Runtime. Written by `benchmarks/prune_layers.py`.
+"""
+
+
+def main() -> None:
+    """Drop, judge, time, and write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("names", nargs="*", choices=[*COUNTS, []], help="some of the models; all by default")
+    arguments = parser.parse_args()
+    lines = HEAD.splitlines()
+    for name in arguments.names or COUNTS:
+        for line in page(case(name, arguments.models / name), arguments.threads):
+            lines.append(line)
+            print(line, flush=True)
+            arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def page(known: Case, threads: int) -> Iterator[str]:
+    """The tables of one model: quality by how it is done, and what the first way gains."""
+    counts = COUNTS[known.name]
+    whole = known.quality(known.clean)
+    yield from ("", f"## {known.name}", "")
+    yield f"{known.metric} of {len(known.labels)} samples, {whole:.4f} with all branches; with so many less:"
+    yield ""
+    yield f"| importance | replace | per | {' | '.join(map(str, counts))} | seconds |"
+    yield "|---|---|---|" + "---|" * (len(counts) + 1)
+    made: list[hasten.Graph] = []
+    for way in WAYS:
+        began = time.process_time()
+        order = dropped_in_order(known, way, max(counts), threads)
+        seconds = time.process_time() - began
+        versions = [apply(known, {**way, "drop": order[:count]}, threads).graph for count in counts]
+        made = made or versions
+        found = " | ".join(f"{known.quality(graph):.4f}" for graph in versions)
+        told = f"{way['importance']} | {way['replace']} | {way.get('per', 'branch')}"
+        yield f"| {told} | {found} | {seconds:.0f} |"
+    yield ""
+    yield f"`seconds`: of the processor, for the search of {max(counts)} branches. The first row on OpenVINO"
+    yield f"({cpu_name()}, {threads} threads, batch 1), the ratio with its 95 % interval:"
+    yield ""
+    yield "| dropped | M MACs | of the original's | median ms | faster by |"
+    yield "|---|---|---|---|---|"
+    yield from speeds(known, counts, made, threads)
+    sites = apply(known, {**WAYS[0], "count": max(counts)}, threads).sites
+    yield from ("", "What went, in the graph's order:", "")
+    yield from (f"- {site.name}: {site.what}" for site in sites)
+
+
+def apply(known: Case, params: dict[str, Any], threads: int) -> hasten.methods.Change:
+    """The method with these parameters."""
+    recipe = hasten.Recipe([hasten.Step("prune_layers", params)])
+    return hasten.apply(known.clean, recipe, known.seen, threads=threads)
+
+
+def dropped_in_order(known: Case, way: dict[str, Any], count: int, threads: int) -> list[str]:
+    """The names of the branches, first dropped first."""
+    sites = apply(known, {**way, "count": count}, threads).sites
+    numbers = {site.name: int(re.search(r"number (\d+)", site.what).group(1)) for site in sites}  # type: ignore[union-attr]
+    return sorted(numbers, key=lambda name: numbers[name])
+
+
+def speeds(known: Case, counts: Sequence[int], made: Sequence[hasten.Graph], threads: int) -> Iterator[str]:
+    """A row for the model and for each version of it."""
+    one = {key: array[:1] for key, array in known.seen.items()}
+    graphs = [known.clean, *made]
+    with tempfile.TemporaryDirectory(prefix="hasten-layers-") as name:
+        work = Path(name)
+        subjects = []
+        for number, graph in enumerate(graphs):
+            folder = work / str(number)
+            folder.mkdir()
+            options = targets.options("openvino", {"threads": threads})
+            artifact = targets.find("openvino").export(graph, folder, options)
+            subjects.append(Subject(artifact, folder, str(number)))
+        store, _ = data_room.ingest(known.seen, known.clean.inputs, work / "store", seed=0)
+        timings = measuring.time_interleaved(subjects, split(store, 0).selection, Conditions(threads=threads))
+    whole = total_macs(known.clean, one)
+    for count, graph, timing in zip((0, *counts), graphs, timings, strict=True):
+        assert isinstance(timing, measuring.Timing)
+        macs, ratio = total_macs(graph, one), timing.speedup
+        told = f"{ratio.median:.2f} ({ratio.ci95[0]:.2f} to {ratio.ci95[1]:.2f})" if count else ""
+        yield (
+            f"| {count} | {macs / 1e6:.1f} | {macs / whole:.1%} | {timing.latency_ms.median:.2f} | {told} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
