@@ -29,6 +29,8 @@ from hasten.graph import Graph
 TABLE = {
     "optimize_graph": "hasten.methods.optimize_graph",
     "prune_layers": "hasten.methods.prune_layers",
+    "prune_weights": "hasten.methods.prune_weights",
+    "factorize": "hasten.methods.factorize",
     "equalize": "hasten.methods.equalize",
     "quantize_static": "hasten.methods.quantize_static",
     "reconstruct": "hasten.methods.reconstruct",

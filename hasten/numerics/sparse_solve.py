@@ -47,7 +47,7 @@ def shrunk(hessian: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     for p inputs and n = ``count`` positions. hessian: (groups, p, p).
     """
     size = hessian.shape[1]
-    diagonal = np.diagonal(hessian, axis1=1, axis2=2)
+    diagonal = np.maximum(np.diagonal(hessian, axis1=1, axis2=2), 0.0)  # a variance may be rounded below 0
     spread = np.sqrt(diagonal[:, :, None] * diagonal[:, None, :])
     squares = np.square(_over(hessian, spread)).sum(axis=(1, 2))
     above = (1 - 2 / size) * squares + size**2

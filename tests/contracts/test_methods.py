@@ -28,6 +28,12 @@ NEEDS = {"calibration", "labels", "gradients"}
 VARIANTS: dict[str, list[dict[str, object]]] = {
     "optimize_graph": [{}],
     "prune_layers": [{}, {"importance": "similarity"}, {"per": "macs", "replace": "affine"}],
+    "prune_weights": [
+        {"sparsity": 0.1},
+        {"pattern": "7:8", "importance": "outputs"},
+        {"sparsity": 0.1, "importance": "wanda"},
+        {"sparsity": 0.2, "scope": "global", "importance": "fisher", "solve": True},
+    ],
     "equalize": [{}, {"by": "activations"}, {"by": "codes", "bits": 4, "group": 16}],
     "quantize_static": [{}, {"layout": "openvino"}, {"range": "mse"}],
     "quantize_dynamic": [{}, {"form": "weights"}],
