@@ -113,7 +113,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     saved, total = chooser.saved(list(choice.dropped)), sum(macs.values())
     told = (
         f"prune_layers: {len(dropped)} of {len(found.branches)} branches dropped, {saved / total:.1%} of the "
-        f"MACs saved, squared error of the outputs {harm:.3g}"
+        f"MACs saved, which costs {_share(harm)} of the outputs' energy"
     )
     return Change(changed, tuple(_site(b, choice) for b in dropped.values()), tuple(skipped), (*notes, told))
 
@@ -153,17 +153,22 @@ def _limits(params: Params, branches: int, dropped: int) -> Limits | None:
 
 def _site(branch: Branch, choice: Choice) -> Site:
     place = f" {branch.place}" if branch.place else ""
-    alone = choice.alone.get(branch.name)
-    harms = [] if alone is None else [f"squared error of the outputs without it {alone:.3g}"]
     order = list(choice.dropped).index(branch.name) + 1
-    harms.append(f"with all that went before it {choice.dropped[branch.name]:.3g} (number {order})")
-    size = f"{len(branch.nodes)} nodes, {branch.macs / 1e6:.3g} M MACs"
-    what = f"branch{place} of {size} dropped: {', '.join(harms)}"
+    told = []
+    if branch.name in choice.alone:
+        told.append(f"alone {_share(choice.alone[branch.name])} of the outputs' energy")
+    if order > 1 or not told:
+        told.append(f"with all before it {_share(choice.dropped[branch.name])} of the outputs' energy")
+    what = (
+        f"branch{place}: {len(branch.nodes)} nodes, {branch.macs / 1e6:.3g} M MACs, {', '.join(told)} "
+        f"(dropped as number {order})"
+    )
     return Site(name=branch.name, op_type=branch.op_type, what=what)
 
 
 def _left(board: Board, choice: Choice, params: Params) -> list[Skip]:
     """The branches that stay, with what was measured of them."""
+    limit = _HARM if params.most_harm is None else params.most_harm
     skipped = []
     for name, branch in board.branches.items():
         if name in choice.dropped:
@@ -172,16 +177,18 @@ def _left(board: Board, choice: Choice, params: Params) -> list[Skip]:
         if name in choice.influence:
             told.append(f"1 - cosine of what it is added to and the sum is {choice.influence[name]:.3g}")
         if name in choice.alone:
-            told.append(f"without it the outputs' squared error is {choice.alone[name]:.3g}")
+            told.append(f"alone it would cost {_share(choice.alone[name])} of the outputs' energy")
+        if name in choice.stopped and (choice.dropped or name not in choice.alone):
+            told.append(f"with all that are gone {_share(choice.stopped[name])} at least")
         if name in choice.stopped:
-            with_others = " with those that are gone" if choice.dropped else ""
-            told.append(
-                f"{choice.stopped[name]:.3g} at least{with_others}, more than most_harm "
-                f"{_HARM if params.most_harm is None else params.most_harm:.3g}"
-            )
+            told[-1] += f", more than most_harm, {_share(limit)}"
         reason = "; ".join(told) or "the branches to drop are named, and it is not"
         skipped.append(Skip(name=name, op_type=branch.op_type, reason=reason))
     return skipped
+
+
+def _share(harm: float) -> str:
+    return f"{100 * harm:.3g} %"
 
 
 def _unknown(found: Found, params: Params) -> tuple[str, ...]:

@@ -121,6 +121,8 @@ class Board:
 
     def _run(self, feeds: dict[str, Array], off: Collection[str], names: Iterable[str]) -> dict[str, Array]:
         wanted = [name for name in dict.fromkeys(names) if name not in self._inputs]
+        if not wanted:
+            return dict(feeds)
         numbers: dict[str, Array] = {}
         for name, branch in self.branches.items():
             scale, shift = self._numbers[name]

@@ -92,7 +92,14 @@ class Chooser:
             best = measure(left, limits.harm)
             if best is None:
                 return
+            lines = dict(self._board.lines)
             self.take(best)
+            harm = self.choice.dropped[best]
+            if harm > limits.harm:  # with the constants behind it solved anew it costs more than it seemed
+                del self.choice.dropped[best]
+                self._board.lines.update(lines)
+                self.choice.stopped = {best: harm}
+                return
 
     def saved(self, names: list[str]) -> int:
         """MACs that are not computed any more without these branches."""
