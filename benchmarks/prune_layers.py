@@ -98,8 +98,11 @@ def apply(known: Case, params: dict[str, Any], threads: int) -> hasten.methods.C
 
 def dropped_in_order(known: Case, way: dict[str, Any], count: int, threads: int) -> list[str]:
     """The names of the branches, first dropped first."""
-    sites = apply(known, {**way, "count": count}, threads).sites
-    numbers = {site.name: int(re.search(r"number (\d+)", site.what).group(1)) for site in sites}  # type: ignore[union-attr]
+    numbers = {}
+    for site in apply(known, {**way, "count": count}, threads).sites:
+        found = re.search(r"number (\d+)", site.what)
+        assert found is not None
+        numbers[site.name] = int(found[1])
     return sorted(numbers, key=lambda name: numbers[name])
 
 

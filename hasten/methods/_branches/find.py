@@ -89,9 +89,14 @@ class _Finder:
         self._shapes = shapes
 
     def skip_of(self, node: ir.Node, index: int) -> ir.Value | None:
-        """The value added to an input of the node that this input was computed from."""
-        value = node.inputs[index]
-        if value is None or constant(value) is not None or constant(node.inputs[1 - index]) is not None:
+        """The value added to an input of the node that this input was computed from.
+
+        What is broadcast when it is added (a mask, say) is none: without the rest the shape would be another.
+        """
+        value, other = node.inputs[index], node.inputs[1 - index]
+        if value is None or other is None or constant(value) is not None or constant(other) is not None:
+            return None
+        if not self._carries_shape(value, other):
             return None
         for term in self._added_to(node, index):
             if self._flow.computed_from(value, _plain(term)):
@@ -125,15 +130,10 @@ class _Finder:
 
     def problem(self, node: ir.Node, index: int) -> str | None:
         """Why the branch cannot be left out."""
-        value, other = node.inputs[index], node.inputs[1 - index]
-        assert value is not None
-        assert other is not None
         if not any(self._cost(n) for n in self._flow.unread({(node, index)})):
             return "what its branch computes is read elsewhere too"
         if _dtype(node, index) not in _FLOATS:
             return "its branch is not known to compute in float32; put prune_layers before what changes that"
-        if not self._carries_shape(value, other):
-            return "without its branch it would have another shape"
         return self._sealed(node) if node.op_type == FUSED else None
 
     def _carries_shape(self, value: ir.Value, other: ir.Value) -> bool:
@@ -166,8 +166,8 @@ class _Finder:
         both = [self._flow.unread({(node, index)}) for index in (0, 1)]
         if not any(self._cost(n) for nodes in both for n in nodes) or not all(both):
             return []
-        shorter = ", ".join(n.op_type for n in min(both, key=len)[:4])
-        reason = f"its skip is not the identity: {shorter} lie on it"
+        lighter = min(both, key=lambda nodes: (sum(map(self._cost, nodes)), len(nodes)))
+        reason = f"its skip is not the identity: on it lies {', '.join(n.op_type for n in lighter[:4])}"
         return [Skip(name=layer_name(node), op_type=node.op_type, reason=reason)]
 
     def branch(self, node: ir.Node, index: int, *, alone: bool) -> Branch:
