@@ -34,6 +34,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         {"sparsity": 0.1, "importance": "wanda"},
         {"sparsity": 0.2, "scope": "global", "importance": "fisher", "solve": True},
     ],
+    "factorize": [{}, {"rank": "given", "ranks": {"Conv_c3": 8, "Gemm_h4": 24, "MatMul_m_q": 44}}],
     "equalize": [{}, {"by": "activations"}, {"by": "codes", "bits": 4, "group": 16}],
     "quantize_static": [{}, {"layout": "openvino"}, {"range": "mse"}],
     "quantize_dynamic": [{}, {"form": "weights"}],

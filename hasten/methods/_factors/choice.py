@@ -1,0 +1,107 @@
+"""Which form and rank does each layer take? By itself, or together with all others under one budget."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hasten.methods._factors.forms import Form
+from hasten.methods._factors.layers import Unfit
+from hasten.numerics.knapsack import Option, cheapest_choice
+
+_STEPS = 8
+"""Ranks of each form that a layer is offered with where all layers share a budget."""
+_AS_IT_IS = "as it is"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A form and its rank, its multiply-accumulates, and the part of the outputs' squares that it loses."""
+
+    form: str
+    rank: int
+    macs: int
+    lost: float
+
+
+def choice(form: Form, rank: int) -> Choice:
+    """The form at that rank."""
+    return Choice(form.name, rank, form.cost(rank).macs, form.lost(rank))
+
+
+def by_energy(forms: Sequence[Form], keep: float) -> Choice:
+    """The cheapest that keeps at least ``keep`` of the outputs' squares; raises Unfit."""
+    found, most = [], 0.0
+    for form in forms:
+        ranks = form.ranks
+        index = bisect_left(ranks, keep, key=form.kept)
+        if index < len(ranks):
+            found.append(choice(form, ranks[index]))
+        elif ranks:
+            most = max(most, form.kept(ranks[-1]))
+    if found:
+        return min(found, key=lambda chosen: chosen.macs)
+    _no_rank(forms)
+    raise Unfit(f"at most {most:.1%} of its outputs would be kept by what is cheaper, not {keep:.1%}")
+
+
+def by_ratio(forms: Sequence[Form], keep: float) -> Choice:
+    """What keeps most of the outputs with at most ``keep`` of the layer's MACs; raises Unfit."""
+    _no_rank(forms)
+    found = []
+    for form in forms:
+        ranks = [rank for rank in form.ranks if form.cost(rank).macs <= keep * form.whole.macs]
+        found += [choice(form, ranks[-1])] if ranks else []
+    if not found:
+        raise Unfit(f"no rank that is a multiple of {forms[0].align} takes so few of its MACs")
+    return min(found, key=lambda chosen: chosen.lost)
+
+
+def given(forms: Sequence[Form], rank: int) -> Choice:
+    """That rank, in the first form that it makes cheaper; raises Unfit."""
+    for form in forms:
+        if rank <= form.largest and form.cost(rank).saves(form.whole):
+            return choice(form, rank)
+    raise Unfit(f"at rank {rank} it would not be cheaper than it is")
+
+
+def offers(forms: Sequence[Form]) -> list[Choice]:
+    """A handful of ranks in every form, those left out that cost more and lose more; raises Unfit."""
+    _no_rank(forms)
+    found = []
+    for form in forms:
+        ranks = form.ranks
+        steps = sorted(
+            {(i * len(ranks)) // _STEPS for i in range(_STEPS)} | {len(ranks) - 1} if ranks else ()
+        )
+        found += [choice(form, ranks[step]) for step in steps]
+    best: list[Choice] = []
+    for offer in sorted(found, key=lambda offered: (offered.macs, offered.lost)):
+        if not best or offer.lost < best[-1].lost:
+            best.append(offer)
+    return best
+
+
+def together(
+    offered: Mapping[str, Sequence[Choice]], whole: Mapping[str, int], allowed: float
+) -> dict[str, Choice]:
+    """Of each layer one offer, or none, with at most ``allowed`` MACs together, at the least total loss.
+
+    whole: MACs of each layer as it is. Where even the cheapest take more, these are returned.
+    """
+    items: dict[str, dict[str, Option]] = {}
+    for name, choices in offered.items():
+        items[name] = {_AS_IT_IS: Option(whole[name], 0.0)}
+        items[name] |= {str(i): Option(offer.macs, offer.lost) for i, offer in enumerate(choices)}
+    chosen = cheapest_choice(items, allowed)
+    return {name: offered[name][int(kind)] for name, kind in chosen.items() if kind != _AS_IT_IS}
+
+
+def _no_rank(forms: Sequence[Form]) -> None:
+    """Raise Unfit where no rank makes the layer cheaper."""
+    if not any(form.ranks for form in forms):
+        rows = " by ".join(map(str, forms[0].target.weight.shape))
+        align = forms[0].align
+        multiple = f" that is a multiple of {align}" if align > 1 else ""
+        raise Unfit(f"no rank{multiple} would make its {rows} weights cheaper by enough")

@@ -1,0 +1,65 @@
+"""Factors put into the graph in place of a layer's weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from hasten.core.data import Array
+from hasten.graph.editor import Editor
+from hasten.methods._factors.forms import Factor
+from hasten.methods._factors.layers import Layer
+
+_NAMES = {2: ("first",), 3: ("first", "core")}
+_WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
+
+
+def write(editor: Editor, layer: Layer, factors: Sequence[Factor]) -> None:
+    """Insert a node for each factor but the last, which stays where the layer is, with its name and bias."""
+    node, value = layer.node, layer.activation
+    windows = [_window(layer, factor) for factor in factors]
+    stem = str(node.inputs[1].name) if node.inputs[1] is not None else layer.name
+    for part, factor, window in zip(_NAMES[len(factors)], factors[:-1], windows[:-1], strict=True):
+        weight = factor.rows if layer.kernel else factor.rows.T
+        stored = editor.constant(_stored(layer, weight), f"{stem}.{part}")
+        op_type = "Conv" if layer.kernel else "MatMul"
+        value = editor.insert(node, op_type, [value, stored], window, name=f"{layer.name}.{part}")
+        value.type = ir.TensorType(ir.DataType.from_numpy(layer.array.dtype))
+    node.replace_input_with(0, value)
+    last = factors[-1].rows if layer.axis == 0 else factors[-1].rows.T
+    editor.set_input(node, 1, _stored(layer, last), stem)
+    node.attributes.pop("alpha", None)
+    for name in _WINDOW if layer.kernel else ():
+        node.attributes.pop(name, None)
+    for name, given in windows[-1].items():
+        made = ir.AttrString(name, given) if isinstance(given, str) else ir.AttrInt64s(name, given)
+        node.attributes[name] = made
+
+
+def _stored(layer: Layer, weight: Array) -> Array:
+    return np.ascontiguousarray(weight.astype(layer.array.dtype))
+
+
+def _window(layer: Layer, factor: Factor) -> dict[str, str | list[int]]:
+    """The attributes of a convolution: those of the layer along the axes that the factor reaches along."""
+    if not layer.kernel:
+        return {}
+    attributes, axes = layer.node.attributes, len(layer.kernel)
+
+    def along(name: str, default: int) -> list[int]:
+        given = attributes.get_ints(name, [default] * axes)
+        return [given[axis] if axis in factor.axes else default for axis in range(axes)]
+
+    made: dict[str, str | list[int]] = {
+        "kernel_shape": list(factor.rows.shape[2:]),
+        "strides": along("strides", 1),
+        "dilations": along("dilations", 1),
+    }
+    automatic = attributes.get_string("auto_pad", "NOTSET")
+    if automatic != "NOTSET" and factor.axes:
+        return {**made, "auto_pad": automatic}
+    pads = attributes.get_ints("pads", [0] * (2 * axes))
+    made["pads"] = [pads[i] if i % axes in factor.axes else 0 for i in range(2 * axes)]
+    return made

@@ -1,0 +1,246 @@
+"""A layer's weight as a product of thinner ones, chosen so that what the layer computes changes least.
+
+A layer computes y = W x. With Ŵ for W its outputs change by E‖(W - Ŵ) x‖² = tr((W - Ŵ) C (W - Ŵ)ᵀ), where C
+is E[x xᵀ], or the covariance of x where a bias keeps the mean. With C = I that is the weights' own error. Of
+all products A B of a given rank the best is closed form: U Uᵀ W, with U the first eigenvectors of W C Wᵀ,
+that is the principal components of the outputs. Where the first factor is applied to parts of a window (one
+axis of a kernel, or its channels), its basis is the best for parts that do not depend on each other, and the
+rest is regressed on it, which is exact.
+
+Sources: Eckart and Young 1936, "The approximation of one matrix by another of lower rank"; Jaderberg et al.
+2014, "Speeding up Convolutional Neural Networks with Low Rank Expansions", section 2; Zhang et al. 2016,
+"Accelerating Very Deep Convolutional Networks for Classification and Detection", sections 3.1 and 3.2 (the
+outputs' principal components); De Lathauwer et al. 2000, "On the Best Rank-1 and Rank-(R1, ..., RN)
+Approximation of Higher-Order Tensors", section 4 (HOOI); Kim et al. 2016, "Compression of Deep Convolutional
+Neural Networks for Fast and Low Power Mobile Applications", section 3.1; Izenman 1975, "Reduced-rank
+regression for the multivariate linear model"; Chen et al. 2010, "Shrinkage Algorithms for MMSE Covariance
+Estimation", eq. 23.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+
+_ITERATIONS = 3
+"""Rounds of the higher-order orthogonal iteration: what later ones gain is below one per cent."""
+_SMALLEST = 1e-3
+"""Components that vary less, beside the largest, are not scaled up further."""
+
+
+def shrunk(moment: NDArray[Any], count: int) -> Floats:
+    """Second moments drawn towards a multiple of the identity, the more the fewer positions were seen.
+
+    moment: (n, n), over ``count`` positions. What few positions never show is not taken for absent: the
+    oracle-approximating shrinkage of Chen et al. 2010, eq. 23. The trace stays.
+    """
+    size = len(moment)
+    values: Floats = moment.astype(np.float64)
+    trace, squares = float(np.trace(values)), float(np.vdot(values, values))
+    mean = trace / size
+    beyond = (count + 1 - 2 / size) * (squares - trace**2 / size)
+    part = ((1 - 2 / size) * squares + trace**2) / beyond if beyond > 0 else 1.0
+    part = float(np.clip(part, 1e-4, 1.0))
+    values *= 1 - part
+    values[np.diag_indices(size)] += part * mean
+    return values
+
+
+class Target:
+    """What is approximated: y = W x, and how much of it an error loses.
+
+    weight: (m, n). moment: C, (n, n) and positive definite, or None for the identity. total: tr(W C Wᵀ).
+    """
+
+    def __init__(self, weight: NDArray[Any], moment: Floats | None = None) -> None:
+        self.weight: Floats = weight.astype(np.float64)
+        self.moment = moment
+        self.moved: Floats = self.weight if moment is None else self.weight @ moment
+        self.total = float(np.vdot(self.moved, self.weight))
+
+    def lost(self, made: NDArray[Any]) -> float:
+        """The part of ``total`` that a weight of the same shape loses, from 0 (all is kept)."""
+        change = self.weight - made
+        moved = change if self.moment is None else change @ self.moment
+        return float(np.vdot(moved, change)) / self.total
+
+
+class Product:
+    """W ≈ A B with A of shape (m, r) and B of shape (r, n)."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        weight, moment = target.weight, target.moment
+        if weight.shape[0] <= weight.shape[1]:
+            self._left = _principal(target.moved @ weight.T)
+        else:
+            root = weight if moment is None else weight @ np.linalg.cholesky(moment)
+            self._left = np.linalg.svd(root, full_matrices=False)[0]
+        kept = np.einsum("ri,ri->r", self._left.T @ target.moved, self._left.T @ weight)
+        self._kept: Floats = np.maximum(kept, 0.0)
+
+    @property
+    def largest(self) -> int:
+        """The rank at which nothing is lost."""
+        return int(self._left.shape[1])
+
+    def lost(self, rank: int) -> float:
+        """The part of the outputs' squares that this rank loses."""
+        return max(0.0, 1.0 - float(self._kept[:rank].sum()) / self._target.total)
+
+    def factors(self, rank: int) -> tuple[Floats, Floats]:
+        """B and A, in the order in which they are applied."""
+        left = self._left[:, :rank]
+        scale = _balance(left, np.sqrt(self._kept[:rank]))
+        return (left.T @ self._target.weight) * scale[:, None], left / scale
+
+
+class Parts:
+    """A target whose inputs fall into equal parts: W x = Σ_j W_j x_j, with one basis B for every x_j.
+
+    order: which inputs the parts consist of, one after the other. parts: how many there are.
+    """
+
+    def __init__(self, target: Target, order: NDArray[np.intp], parts: int) -> None:
+        self.target = target
+        outputs, inputs = target.weight.shape
+        self.shape = (outputs, parts, inputs // parts)
+        self.weight = target.weight[:, order].reshape(self.shape)
+        self.moved = target.moved[:, order].reshape(self.shape)
+        self._moment: Floats | None = None
+        self._root: Floats = np.eye(self.shape[2])
+        if target.moment is not None:
+            self._moment = target.moment[np.ix_(order, order)].reshape(*self.shape[1:], inputs)
+            whole = self._moment.reshape(*self.shape[1:], *self.shape[1:])
+            self._root = np.linalg.cholesky(np.einsum("jsjt->st", whole) / parts)
+        self.whitened: Floats = self.weight @ self._root
+
+    def directions(self, rows: Floats, size: int) -> Floats:
+        """The first ``size`` principal axes of whitened rows, of shape (…, s): (s, size)."""
+        flat = rows.reshape(-1, rows.shape[-1])
+        return _principal(flat.T @ flat)[:, :size]
+
+    def basis(self, directions: Floats) -> Floats:
+        """B, (size, s), which applied to a part of the input gives what lies along whitened directions."""
+        return np.asarray(np.linalg.solve(self._root.T, directions).T, dtype=np.float64)
+
+    def features(self, basis: Floats) -> tuple[Floats, Floats]:
+        """Second moments of all B x_j, (j·r, j·r), and those of the outputs with them, (m, j·r)."""
+        outputs, parts, size = self.shape
+        width = parts * len(basis)
+        with_outputs = (self.moved @ basis.T).reshape(outputs, width)
+        if self._moment is None:
+            own = np.kron(np.eye(parts), basis @ basis.T)
+            return np.asarray(own, dtype=np.float64), with_outputs
+        half = (basis @ self._moment).reshape(width, parts, size)
+        return (half @ basis.T).reshape(width, width), with_outputs
+
+
+class Separable:
+    """W_j ≈ A_j B: a basis of ``rank`` rows for every part, and any weight behind it."""
+
+    def __init__(self, parts: Parts, largest: int) -> None:
+        """largest: the largest rank that will be asked for."""
+        self._parts = parts
+        directions = parts.directions(parts.whitened, min(largest, parts.shape[2]))
+        self._basis = parts.basis(directions)
+        self._own, self._shared = parts.features(self._basis)
+        self._lost: dict[int, float] = {}
+
+    def lost(self, rank: int) -> float:
+        """The part of the outputs' squares that this rank loses."""
+        if rank not in self._lost:
+            made, _, shared = self._regressed(rank)
+            self._lost[rank] = max(0.0, 1.0 - float(np.vdot(made, shared)) / self._parts.target.total)
+        return self._lost[rank]
+
+    def factors(self, rank: int) -> tuple[Floats, Floats]:
+        """B, (rank, s), and A, (m, j, rank)."""
+        made, own, _ = self._regressed(rank)
+        outputs, parts, _ = self._parts.shape
+        behind = made.reshape(outputs, parts, rank)
+        scale = _balance(behind, _spread(own, rank))
+        return self._basis[:rank] * scale[:, None], behind / scale
+
+    def _regressed(self, rank: int) -> tuple[Floats, Floats, Floats]:
+        chosen = (np.arange(self._parts.shape[1])[:, None] * len(self._basis) + np.arange(rank)).reshape(-1)
+        own, shared = self._own[np.ix_(chosen, chosen)], self._shared[:, chosen]
+        return np.linalg.solve(own, shared.T).T, own, shared
+
+
+class Tucker:
+    """W_j ≈ U G_j B: a basis of the inputs, a core of every part, and a basis of the outputs."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._lost: dict[tuple[int, int], float] = {}
+
+    def lost(self, inputs: int, outputs: int) -> float:
+        """The part of the outputs' squares that these two ranks lose."""
+        if (inputs, outputs) not in self._lost:
+            self._solve(inputs, outputs)
+        return self._lost[inputs, outputs]
+
+    def factors(self, inputs: int, outputs: int) -> tuple[Floats, Floats, Floats]:
+        """B, (inputs, s), the core, (outputs, j, inputs), and U, (m, outputs)."""
+        basis, own, core, left = self._solve(inputs, outputs)
+        varies = np.einsum("pi,pi->p", core @ own, core)
+        scale = _balance(left, np.sqrt(np.maximum(varies, 0.0)))
+        core, left = core * scale[:, None], left / scale
+        cube = core.reshape(outputs, self._parts.shape[1], inputs)
+        scale = _balance(cube, _spread(own, inputs))
+        return basis * scale[:, None], cube / scale, left
+
+    def _solve(self, inputs: int, outputs: int) -> tuple[Floats, Floats, Floats, Floats]:
+        parts = self._parts
+        basis = parts.basis(self._directions(inputs, outputs))
+        own, shared = parts.features(basis)
+        whole = np.linalg.solve(own, shared.T).T
+        # Reduced-rank regression: the principal components of what the features explain of the outputs.
+        left = _principal(whole @ shared.T)[:, :outputs]
+        core = left.T @ whole
+        kept = float(np.vdot(core, left.T @ shared))
+        self._lost[inputs, outputs] = max(0.0, 1.0 - kept / parts.target.total)
+        return basis, own, core, left
+
+    def _directions(self, inputs: int, outputs: int) -> Floats:
+        """Of the inputs, by the higher-order orthogonal iteration on whitened weights."""
+        parts, whitened = self._parts, self._parts.whitened
+        found = parts.directions(whitened, inputs)
+        if outputs >= parts.shape[0]:
+            return found
+        flat = whitened.reshape(parts.shape[0], -1)
+        for _ in range(_ITERATIONS):
+            seen = (whitened @ found).reshape(parts.shape[0], -1)
+            left = _principal(seen @ seen.T)[:, :outputs]
+            found = parts.directions((left.T @ flat).reshape(outputs, *parts.shape[1:]), inputs)
+        return found
+
+
+def _principal(gram: Floats) -> Floats:
+    """Eigenvectors of a symmetric matrix, of the largest eigenvalue first."""
+    found: Floats = np.linalg.eigh((gram + gram.T) / 2)[1]
+    return found[:, ::-1]
+
+
+def _spread(own: Floats, rank: int) -> Floats:
+    """How much each row of the basis varies, over all parts."""
+    varies = np.diagonal(own).reshape(-1, rank).mean(axis=0)
+    return np.asarray(np.sqrt(np.maximum(varies, 0.0)))
+
+
+def _balance(behind: Floats, spread: Floats) -> Floats:
+    """What to multiply components by, so that they vary as much as what is behind them weighs.
+
+    behind: (…, r), to be divided by it. Rounding to few bits then costs both sides alike; without it the last
+    components would be lost in the first ones' steps, or their weights in the first ones' weights.
+    """
+    weighs = np.sqrt(np.square(behind).reshape(-1, behind.shape[-1]).sum(axis=0))
+    floor = np.finfo(np.float64).tiny
+    weighs = np.maximum(weighs, max(_SMALLEST * float(weighs.max()), floor))
+    varies = np.maximum(spread, max(_SMALLEST * float(spread.max()), floor))
+    return np.asarray(np.sqrt(weighs / varies))
