@@ -13,7 +13,8 @@ need no cases of their own.
 
 from __future__ import annotations
 
+from hasten.graph.coupling.axes import Side
 from hasten.graph.coupling.coupling import Coupling, Part, Width, couple, prepare
 from hasten.graph.coupling.shrink import mask, shrink
 
-__all__ = ["Coupling", "Part", "Width", "couple", "mask", "prepare", "shrink"]
+__all__ = ["Coupling", "Part", "Side", "Width", "couple", "mask", "prepare", "shrink"]

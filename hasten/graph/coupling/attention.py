@@ -22,6 +22,7 @@ def _attention(axes: Axes, node: ir.Node) -> None:
         raise Stop(f"{called(node)} shares keys between heads")
     for labels in (*heads[1:], _heads(axes, node, node.outputs[0], 0)):
         axes.tie(heads[0], labels)
+    axes.attend(heads[0])
     mask = given(node, 3)
     if mask is not None and len(axes.shape(mask)) == _RANK and axes.shape(mask)[1] != 1:
         axes.tie(axes.of(mask, 1), heads[0])

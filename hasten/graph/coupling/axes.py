@@ -53,6 +53,7 @@ class Axes:
         self._channels = Channels("it meets a length that is not known")
         self._labels: dict[ir.Value, list[Labels | None]] = {}
         self._vanishing: set[ir.Value] = set()
+        self._attended: list[Labels] = []
         self._open: list[Callable[[Resolved], None]] = []
         main = infer(graph).ir_model.graph
         self._shapes: dict[str | None, Shape] = {
@@ -134,6 +135,16 @@ class Axes:
         """Note that the removed channels of a value are zero in the graph whose weights are masked."""
         if value is not None and when:
             self._vanishing.add(value)
+
+    def attend(self, labels: Labels | None) -> None:
+        """Note entries along which two computed values are multiplied: heads, and what lies inside them."""
+        if labels is not None:
+            self._attended.append(labels)
+
+    @property
+    def attended(self) -> Labels:
+        """All entries that ``attend`` noted."""
+        return np.concatenate([np.zeros(1, np.intp), *self._attended])
 
     def later(self, decide: Callable[[Resolved], None]) -> None:
         """Decide when all rules have spoken, knowing what can still go then."""

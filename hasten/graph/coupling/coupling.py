@@ -52,11 +52,13 @@ class Width:
     """The units that the same layers make and read: one number that can be chosen, how many there are.
 
     name: of the first layer that makes them. units: their numbers, in the order of that layer's outputs.
+    attended: they are heads of attention, or places inside heads.
     """
 
     name: str
     units: NDArray[np.intp]
     parts: tuple[Part, ...]
+    attended: bool
 
     def __len__(self) -> int:
         return len(self.units)
@@ -127,6 +129,7 @@ def _named(axes: Axes, resolved: Resolved) -> Coupling:
     for unit, where in holds.items():
         if any(parts[i].role == "made" for i in where):
             groups.setdefault(tuple(where), []).append(unit)
+    attended = set(np.unique(resolved.numbers(axes.attended)).tolist())
     widths, taken = [], set()
     for together, units in sorted(groups.items()):
         first = next(parts[i] for i in together if parts[i].role == "made")
@@ -136,7 +139,8 @@ def _named(axes: Axes, resolved: Resolved) -> Coupling:
             name = f"{first.layer}#{count}"
         taken.add(name)
         ordered = [unit for unit in dict.fromkeys(first.units.tolist()) if unit in set(units)]
-        widths.append(Width(name, np.array(ordered, np.intp), tuple(parts[i] for i in together)))
+        own = tuple(parts[i] for i in together)
+        widths.append(Width(name, np.array(ordered, np.intp), own, bool(attended & set(units))))
     return Coupling(tuple(widths), tuple(_fixed(axes, resolved)), numbers, resolved.count)
 
 

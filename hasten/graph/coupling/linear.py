@@ -113,6 +113,8 @@ def _matmul(axes: Axes, node: ir.Node) -> None:
         _others_stay(axes, node, x, others)
         axes.vanish(out)
         return
+    for labels in (*axes.all(out)[:-2], axes.all(left)[-1]):
+        axes.attend(labels)
     zero = axes.vanishes(left), axes.vanishes(right)
     for value, own, vanishes, other in ((left, -2, *zero), (right, -1, *zero[::-1])):
         if other and not vanishes:

@@ -12,10 +12,10 @@ from hasten.core.data import Array, Calibration
 from hasten.core.errors import MethodError
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
+from hasten.graph.section import section
 from hasten.graph.shapes import infer
 from hasten.methods._blocks.counterpart import Counterpart, counterpart
 from hasten.methods._blocks.cuts import choose, layers_of, passages
-from hasten.methods._blocks.section import section
 from hasten.methods._blocks.start import in_one_block, place_weights, units_of
 from hasten.methods._blocks.tape import fixed_size, units
 from hasten.methods._qat.unfold import Unfolded

@@ -221,6 +221,16 @@ def inputs_of(layer: Layer, values: Array, most: int) -> Array:
     return rows[_chosen(values, len(rows), most)][None]
 
 
+def outputs_of(layer: Layer, values: Array, most: int) -> Array:
+    """What the layer makes at the positions that ``inputs_of`` takes, of shape (positions, outputs)."""
+    if layer.node.op_type == "Conv":
+        places = values.reshape(*values.shape[:2], -1)
+        places = places[:, :, _evenly(places.shape[2], most)]
+        return np.ascontiguousarray(places.swapaxes(1, 2)).reshape(-1, values.shape[1])
+    rows = values.reshape(-1, values.shape[-1])
+    return rows[_chosen(values, len(rows), most)]
+
+
 def _chosen(values: Array, rows: int, most: int) -> Array:
     """Which rows of a product's input or output are counted; without an axis of positions all are samples."""
     samples = len(values) if values.ndim > 2 else rows

@@ -1,0 +1,1 @@
+"""Parts of methods that make layers narrower: what units are worth, which go, what makes up for them."""

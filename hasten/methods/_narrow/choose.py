@@ -1,0 +1,112 @@
+"""How many units of each width go: the same share of all, or where it costs least for what it saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hasten.core.data import Array
+from hasten.graph.coupling import Coupling, Width
+from hasten.graph.coupling.cost import Costs, Counts
+from hasten.numerics.removal import Order
+
+_HALVINGS = 40
+"""Of the share, until it is as close to the target as whole units can be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """align: widths left are multiples of it where they can be. least: share of each width that is left.
+
+    left: share of the graph's costs that is left at most.
+    """
+
+    left: float
+    align: int
+    least: float
+
+
+class Chooser:
+    """Chooses how many units go. orders: of the widths that may become narrower, by name."""
+
+    def __init__(
+        self, coupling: Coupling, costs: Costs | Counts, orders: Mapping[str, Order], limits: Limits
+    ) -> None:
+        self._widths = [width for width in coupling.widths if width.name in orders]
+        self._costs = costs
+        self._orders = orders
+        self._limits = limits
+        self._count = coupling.count
+        self.total = sum(costs.whole.values())
+        self._target = limits.left * self.total
+
+    def gone(self, removed: Mapping[str, int]) -> Array:
+        """A flag for each unit, where so many of each width are removed in its order."""
+        flags = np.zeros(self._count, dtype=bool)
+        for width in self._widths:
+            flags[width.units[self._orders[width.name].units[: removed.get(width.name, 0)]]] = True
+        return flags
+
+    def _cost(self, removed: Mapping[str, int]) -> int:
+        return sum(self._costs.of(self.gone(removed)).values())
+
+    def most(self, width: Width) -> int:
+        """How many units may go at most."""
+        return self._removed(width, self._limits.least)
+
+    def _removed(self, width: Width, left: float) -> int:
+        """How many go when this share is left, rounded up to whole blocks; what is narrow stays one block."""
+        count = len(width)
+        align = self._limits.align if count > self._limits.align else 1
+        blocks = max(1, -(-int(np.ceil(left * count)) // align))
+        return min(count - min(count, blocks * align), len(self._orders[width.name].units))
+
+    def evenly(self) -> dict[str, int]:
+        """The same share of every width, as much as reaches the target."""
+        low, high = self._limits.least, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if self._cost({w.name: self._removed(w, middle) for w in self._widths}) > self._target:
+                high = middle
+            else:
+                low = middle
+        return {width.name: self._removed(width, low) for width in self._widths}
+
+    def where_it_costs_least(self, scale: Mapping[str, float]) -> dict[str, int]:
+        """Blocks of units go one after another, that first which loses least for what it saves.
+
+        scale: what a width's order calls lost, times this, is what the model loses.
+        """
+        removed = dict.fromkeys((width.name for width in self._widths), 0)
+        touched = {width.name: self._costs.touched(width) for width in self._widths}
+        gone = self.gone(removed)
+        now = self._costs.of(gone)
+        while sum(now.values()) > self._target:
+            best: tuple[float, Width, int, dict[str, int]] | None = None
+            for width in self._widths:
+                after = min(self._next(width, removed[width.name]), self.most(width))
+                if after <= removed[width.name]:
+                    continue
+                flags = gone.copy()
+                flags[width.units[self._orders[width.name].units[:after]]] = True
+                less = self._costs.of(flags, touched[width.name])
+                saved = sum(now[name] - macs for name, macs in less.items())
+                lost = self._orders[width.name].lost
+                harm = scale.get(width.name, 1.0) * float(lost[after] - lost[removed[width.name]])
+                if saved > 0 and (best is None or harm / saved < best[0]):
+                    best = (harm / saved, width, after, less)
+            if best is None:
+                break
+            _, width, after, less = best
+            removed[width.name] = after
+            now.update(less)
+            gone[width.units[self._orders[width.name].units[:after]]] = True
+        return removed
+
+    def _next(self, width: Width, removed: int) -> int:
+        """The next number of removed units at which a block is whole."""
+        align = self._limits.align if len(width) > self._limits.align else 1
+        left = len(width) - removed
+        return len(width) - max(left - (left % align or align), 1)

@@ -1,0 +1,225 @@
+"""What is left makes up for what was removed: each layer that lost inputs is solved by least squares.
+
+At first each of what it reads is predicted from what is kept, which changes the layer's weights in closed
+form and asks for few samples. Then, layer by layer in the order of the graph, its outputs are fitted to the
+original's for what it reads from the narrower layers before it, which makes up for their errors, too.
+
+Sources: He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", sections 3.1 and 3.2
+(least squares, and the asymmetric objective: narrowed inputs, original outputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from hasten.core.data import Array, Calibration
+from hasten.graph import Graph
+from hasten.graph.coupling import Coupling, prepare
+from hasten.graph.editor import Editor
+from hasten.graph.evaluate import Evaluator
+from hasten.graph.names import layer_name
+from hasten.graph.reading import constant, given
+from hasten.graph.section import section
+from hasten.methods import Context
+from hasten.methods._narrow.readers import Read, covariance
+from hasten.methods._observe.biases import Bias, find_bias
+from hasten.methods._observe.moments import inputs_of, outputs_of
+from hasten.numerics.removal import Regression, prediction
+from hasten.numerics.rounding import Moments
+
+_POSITIONS = 64
+"""Positions of a sample (pixels, tokens) that equations are made of at most."""
+_LARGEST = 4608
+"""Inputs of an output beyond which its equations take too much memory (170 MB)."""
+
+
+def ready(graph: Graph) -> Graph:
+    """A copy prepared for coupling in which each convolution and Gemm has a bias that is its own."""
+    made = prepare(graph)
+    editor = Editor(made)
+    for node in editor.main:
+        if node.domain or node.op_type not in {"Conv", "ConvTranspose", "Gemm"}:
+            continue
+        weight, bias = constant(given(node, 1)), given(node, 2)
+        if weight is None or (bias is not None and constant(bias) is None):
+            continue
+        if bias is None:
+            outputs = weight.shape[_made(node)] * _repeated(node)
+            editor.set_input(node, 2, np.zeros(outputs, weight.dtype), f"{layer_name(node)}.bias")
+        elif len(bias.uses()) > 1:
+            editor.set_input(node, 2, np.array(constant(bias)))
+    return made
+
+
+def _made(node: ir.Node) -> int:
+    """The axis of a layer's weight along which its outputs lie."""
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return 0 if node.op_type == "Conv" else 1
+
+
+def _repeated(node: ir.Node) -> int:
+    return node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
+
+
+def predicted(
+    graph: Graph, found: Sequence[Read], seen: Mapping[tuple[str, int], Moments], gone: Array
+) -> Graph:
+    """A copy in which layers read what is kept in place of what is gone, as well as that can be predicted.
+
+    graph: whole, as ``ready`` made it; it can be narrowed afterwards. gone: a flag for each unit.
+    """
+    made = graph.copy()
+    editor = Editor(made)
+    nodes = {layer_name(node): node for node in editor.main}
+    for read in found:
+        kept, node = ~gone[read.part.units], nodes[read.name]
+        moments = seen.get((str(read.value.name), read.axis))
+        weight = constant(node.inputs[1])
+        if kept.all() or moments is None or weight is None or not _alone(node):
+            continue
+        basis = prediction(covariance(moments), kept)
+        by_channel = np.moveaxis(weight, read.part.axis, -1).astype(np.float64)
+        changed = np.zeros(by_channel.shape)
+        changed[..., kept] = by_channel @ basis
+        editor.set_input(node, 1, np.moveaxis(changed, -1, read.part.axis).astype(weight.dtype))
+        missing = moments.mean[0] - basis @ moments.mean[0][kept]
+        bias = find_bias(node, weight.shape[_axis(node)])
+        if bias is not None:
+            shift = np.moveaxis(by_channel @ missing, _axis(node) if _axis(node) < read.part.axis else 0, 0)
+            bias.shift(editor, shift.reshape(len(shift), -1).sum(axis=1))
+    return made
+
+
+def _axis(node: ir.Node) -> int:
+    return 1 if node.op_type == "MatMul" else _made(node)
+
+
+def _alone(node: ir.Node) -> bool:
+    """Whether nothing else reads the node's weight."""
+    weight = node.inputs[1]
+    return weight is not None and len(weight.uses()) == 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A layer as ``_observe.moments`` wants it."""
+
+    node: ir.Node
+    array: Array
+    axis: int
+
+    @property
+    def name(self) -> str:
+        return layer_name(self.node)
+
+    @property
+    def activation(self) -> ir.Value:
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
+
+    @property
+    def matrix(self) -> Array:
+        """The weight as (outputs, inputs)."""
+        return np.moveaxis(self.array, self.axis, 0).reshape(self.array.shape[self.axis], -1)
+
+    def as_weight(self, matrix: Array) -> Array:
+        """The inverse of ``matrix``."""
+        rest = np.delete(np.array(self.array.shape), self.axis)
+        return np.moveaxis(matrix.reshape(-1, *rest), 0, self.axis).astype(self.array.dtype)
+
+
+def refit(
+    whole: Graph,
+    narrow: Graph,
+    coupling: Coupling,
+    names: Sequence[str],
+    gone: Array,
+    samples: Calibration,
+    context: Context,
+) -> list[str]:
+    """Solve these layers of the narrow graph anew, in place, in their order; returns those that were.
+
+    Raises MethodError where a graph does not run.
+    """
+    nodes = {layer_name(node): node for node in whole.ir_model.graph}
+    layers = [node for node in narrow.ir_model.graph if layer_name(node) in set(names)]
+    done = []
+    for number, node in enumerate(layers):
+        layer, origin = _solvable(node), nodes[layer_name(node)]
+        if layer is None:
+            continue
+        weight = origin.inputs[1]
+        units = coupling.axes[str(weight.name)][layer.axis] if weight is not None else None
+        kept = slice(None) if units is None else ~gone[units]
+        bias = find_bias(node, len(layer.matrix))
+        _solve(_Fit(whole, narrow, origin, layer, kept, bias), samples, context)
+        done.append(layer.name)
+        context.progress("fitting layers to the original's outputs", (number + 1) / len(layers))
+    return done
+
+
+def _solvable(node: ir.Node) -> _Layer | None:
+    weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if weight is None or not _alone(node):
+        return None
+    if node.op_type == "Conv":
+        plain = node.attributes.get_int("group", 1) == 1
+        plain = plain and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+    elif node.op_type == "Gemm":
+        plain = not node.attributes.get_int("transA", 0)
+        plain = plain and all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+    else:
+        plain = node.op_type == "MatMul" and weight.ndim == 2
+    layer = _Layer(node, weight, _axis(node)) if plain else None
+    return layer if layer is not None and layer.matrix.shape[1] <= _LARGEST else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """A layer of the narrow graph, and where the whole one has it. kept: which of its outputs there are."""
+
+    whole: Graph
+    narrow: Graph
+    origin: ir.Node
+    layer: _Layer
+    kept: Array | slice
+    bias: Bias | None
+
+
+def _solve(fit: _Fit, samples: Calibration, context: Context) -> None:
+    layer, output = fit.layer, str(fit.origin.outputs[0].name)
+    read = str(layer.activation.name)
+    given_by = [spec.name for spec in fit.narrow.inputs]
+    narrow = None if read in given_by else _opened(fit.narrow, read, context)
+    whole = _opened(fit.whole, output, context)
+    outputs, inputs = layer.matrix.shape
+    sums = Regression(inputs, outputs)
+    for batch in samples.batches(context.batch):
+        feeds = batch.feeds(fit.whole.inputs)
+        x = feeds[read] if narrow is None else _run(narrow, feeds, read)
+        y = _run(whole, feeds, output)
+        sums.update(inputs_of(layer, x, _POSITIONS)[0], outputs_of(layer, y, _POSITIONS)[:, fit.kept])
+    offset = None if fit.bias is None else np.zeros(outputs)
+    matrix, shifted = sums.solve(layer.matrix, offset)
+    if not np.isfinite(matrix).all():
+        return
+    editor = Editor(fit.narrow)
+    editor.set_input(layer.node, 1, layer.as_weight(matrix))
+    if fit.bias is not None and shifted is not None:
+        # Of a MatMul what is added comes after what was fitted; elsewhere the outputs already hold the bias.
+        held = 0.0 if layer.node.op_type == "MatMul" or fit.bias.array is None else fit.bias.array.reshape(-1)
+        fit.bias.shift(editor, shifted - held)
+
+
+def _opened(graph: Graph, name: str, context: Context) -> Evaluator:
+    return Evaluator(section(graph, None, [name]), threads=context.threads)
+
+
+def _run(evaluator: Evaluator, feeds: Mapping[str, Array], name: str) -> Array:
+    return evaluator.run({spec.name: feeds[spec.name] for spec in evaluator.inputs}, [name])[name]

@@ -1,0 +1,183 @@
+"""Narrowing a graph, from finding what can go to making up for it: what the pruning methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from hasten.core.data import Array, Calibration
+from hasten.core.errors import MethodError
+from hasten.core.record import Site, Skip
+from hasten.graph import Graph
+from hasten.graph.coupling import Side, Width, couple, shrink
+from hasten.graph.coupling.cost import Costs, Counts
+from hasten.graph.shapes import observed_shapes
+from hasten.methods import Change, Context
+from hasten.methods._narrow.choose import Chooser, Limits
+from hasten.methods._narrow.readers import Read, covariances, reads
+from hasten.methods._narrow.refit import predicted, ready, refit
+from hasten.methods._narrow.worth import Importance, Worth
+from hasten.methods._observe.outputs import Outputs
+from hasten.methods._observe.samples import spread
+from hasten.numerics.removal import Order
+from hasten.numerics.rounding import Moments
+
+Scope: TypeAlias = Literal["global", "local"]
+_TRIED = 0.25
+"""Share of a width's units without which the model is tried, to learn how much it needs them."""
+_JUDGES = 32
+"""Samples that this is judged by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What is to become narrower, and how far: see the parameters of ``prune_channels`` and ``prune_heads``.
+
+    attended: heads, or channels. left: share of what ``by`` names that is left at most.
+    """
+
+    attended: bool
+    side: Side
+    by: Literal["macs", "units"]
+    left: float
+    widths: Mapping[str, int]
+    importance: Importance
+    scope: Scope
+    align: int
+    least: float
+    fit: bool
+    samples: int
+    exclude: tuple[str, ...]
+
+
+def narrow(graph: Graph, aim: Aim, context: Context) -> Change:
+    """The graph with fewer of the units that the aim names.
+
+    Raises MethodError without samples, for widths the graph does not have, and where it does not run.
+    """
+    if context.calibration is None or not len(context.calibration):
+        raise MethodError("there are no samples to tell what can go; give --data")
+    return _Work(graph, aim, spread(context.calibration, aim.samples), context).change()
+
+
+class _Work:
+    """One application. original: what was given; graph: a copy in which every layer has a bias of its own."""
+
+    def __init__(self, original: Graph, aim: Aim, samples: Calibration, context: Context) -> None:
+        self._original = original
+        self._graph = ready(original)
+        self._aim = aim
+        self._samples = samples
+        self._context = context
+        self._coupling = couple(self._graph, side=aim.side)
+        self._found = reads(self._graph, self._coupling)
+        self._skipped: list[Skip] = [] if aim.attended else list(self._coupling.fixed)
+
+    def change(self) -> Change:
+        widths = self._open()
+        read = [read for width in widths for read in self._found[width.name]]
+        seen = covariances(self._graph, read, self._samples, self._context) if read else {}
+        worth = Worth(self._graph, self._aim.importance, self._found, seen, self._context)
+        orders = worth.orders(widths, self._samples)
+        self._skipped += worth.skipped
+        limits = Limits(left=self._aim.left, align=self._aim.align, least=self._aim.least)
+        costs = self._costs()
+        chooser = Chooser(self._coupling, costs, orders, limits)
+        removed = self._removed(chooser, orders, seen)
+        gone = chooser.gone(removed)
+        for width in widths:
+            if width.name in orders and not removed.get(width.name):
+                self._skip(width, "the outputs need all of it more than others theirs")
+        if not gone.any():
+            return Change(self._original, skipped=tuple(self._skipped))
+        made = self._without(gone, seen)
+        if self._aim.fit:
+            fewer = [w for w in widths if removed.get(w.name)]
+            names = [part.layer for width in fewer for part in width.parts if part.role == "read"]
+            refit(self._graph, made, self._coupling, names, gone, self._samples, self._context)
+        sites = tuple(self._site(width, removed, orders) for width in widths if removed.get(width.name))
+        left = sum(costs.of(gone).values()) / max(chooser.total, 1)
+        notes = (f"{left:.1%} of {'the MACs' if self._aim.by == 'macs' else 'the units'} are left",)
+        return Change(made, sites, tuple(self._skipped), notes)
+
+    def _open(self) -> list[Width]:
+        """The widths that may become narrower."""
+        known = {width.name for width in self._coupling.widths}
+        unknown = sorted({*self._aim.widths, *self._aim.exclude} - known)
+        if unknown:
+            raise MethodError(
+                f"no width begins at {unknown[0]!r}; those that can change begin at {sorted(known)}"
+            )
+        found = []
+        for width in self._coupling.widths:
+            if width.attended != self._aim.attended:
+                continue
+            if width.name in self._aim.exclude:
+                self._skip(width, "excluded by the recipe")
+            elif len(width) > 1:
+                found.append(width)
+        return found
+
+    def _skip(self, width: Width, reason: str) -> None:
+        self._skipped.append(Skip(name=width.name, op_type=width.parts[0].op_type, reason=reason))
+
+    def _costs(self) -> Costs | Counts:
+        if self._aim.by == "units":
+            return Counts(self._coupling)
+        first = next(iter(self._samples.batches(1)))
+        shapes = observed_shapes(self._graph, first.feeds(self._graph.inputs), threads=self._context.threads)
+        return Costs(self._graph, self._coupling, shapes)
+
+    def _removed(
+        self, chooser: Chooser, orders: Mapping[str, Order], seen: Mapping[tuple[str, int], Moments]
+    ) -> dict[str, int]:
+        if self._aim.widths:
+            return self._as_asked(orders)
+        if self._aim.scope == "local":
+            return chooser.evenly()
+        return chooser.where_it_costs_least(self._needs(chooser, orders, seen))
+
+    def _as_asked(self, orders: Mapping[str, Order]) -> dict[str, int]:
+        removed = {}
+        for width in self._coupling.widths:
+            kept = self._aim.widths.get(width.name, len(width))
+            if not 0 < kept <= len(width):
+                raise MethodError(f"{width.name} has {len(width)} units; it cannot keep {kept}")
+            if width.name in orders:
+                removed[width.name] = min(len(width) - kept, len(orders[width.name].units))
+        return removed
+
+    def _needs(
+        self, chooser: Chooser, orders: Mapping[str, Order], seen: Mapping[tuple[str, int], Moments]
+    ) -> dict[str, float]:
+        """The outputs' error for what an order calls lost, measured where part of each width is gone."""
+        outputs = Outputs(self._graph, spread(self._samples, _JUDGES), self._context)
+        needs = {}
+        for number, (name, order) in enumerate(orders.items()):
+            count = max(1, round(_TRIED * (len(order.units) + 1)))
+            count = min(count, len(order.units))
+            if count and order.lost[count] > 0:
+                error = outputs.error(self._without(chooser.gone({name: count}), seen))
+                needs[name] = error / float(order.lost[count])
+            self._context.progress("measuring what needs its width most", (number + 1) / len(orders))
+        return needs
+
+    def _without(self, gone: Array, seen: Mapping[tuple[str, int], Moments]) -> Graph:
+        """The graph without these units; what reads them does with what is kept as well as it can."""
+        whole = self._graph
+        if self._aim.fit:
+            whole = predicted(whole, self._reads(), seen, gone)
+        return shrink(whole, self._coupling, gone.nonzero()[0].tolist())
+
+    def _reads(self) -> Sequence[Read]:
+        """Every layer once for each axis of its weight, however many widths it reads."""
+        every = (read for found in self._found.values() for read in found)
+        return list({(read.name, read.part.axis): read for read in every}.values())
+
+    def _site(self, width: Width, removed: Mapping[str, int], orders: Mapping[str, Order]) -> Site:
+        count = removed[width.name]
+        lost = float(orders[width.name].lost[count])
+        what = f"{len(width) - count} of {len(width)} {'heads' if self._aim.attended else 'channels'} left; "
+        what += f"by {self._aim.importance} {lost:.2%} of their worth gone"
+        return Site(name=width.name, op_type=width.parts[0].op_type, what=what)

@@ -1,0 +1,170 @@
+"""What is lost when inputs of a linear layer are removed and the rest makes up for them as well as it can?
+
+A layer computes y = W x. Of what is removed the best linear prediction from what is kept is had all the same:
+x_S ≈ A x_K with the covariance C of x, so y ≈ (W_K + W_S A) x_K. With P = C⁻¹ the residual has the covariance
+(P_SS)⁻¹ and A = -(P_SS)⁻¹ P_SK, so that removing S costs
+
+    E‖y - ŷ‖² = tr(Q_SS (P_SS)⁻¹),   Q = Wᵀ W
+
+after which P and Q are those of the layer that is left. Residuals of successive removals are orthogonal, so
+their costs add up to the error of the whole. Means need no care: they go into the bias.
+
+Sources: Hassibi and Stork 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon",
+equation 5; Kurtic et al. 2023, "ZipLM: Inference-Aware Structured Pruning of Language Models", section 3.1
+(units of several inputs, removed one after another); He et al. 2017, "Channel Pruning for Accelerating Very
+Deep Neural Networks", section 3.1 (least squares over what is kept).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DAMPING = 1e-3
+"""Part of the mean variance that is added to all variances: inputs that never vary make C singular."""
+_DRAW = 0.01
+"""The same for a layer that is solved anew, towards the weights it has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A layer that reads units. covariance: of its inputs, (n, n). gram: WᵀW, (n, n).
+
+    units: the unit of each input, -1 for those that stay.
+    """
+
+    covariance: NDArray[np.float64]
+    gram: NDArray[np.float64]
+    units: NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """In which order units go, and what is lost in all when the first so many are gone.
+
+    units: every one but the last ``chunk``. lost: (len(units) + 1,), of the signal of the layers that read
+    them, summed over these layers; linear between the chunks in which units go.
+    """
+
+    units: NDArray[np.intp]
+    lost: NDArray[np.float64]
+
+
+def order_of_removal(readers: Sequence[Reader], count: int, chunk: int = 1) -> Order:
+    """Remove the units 0 … count - 1 greedily: always those ``chunk`` that cost least at the moment.
+
+    Raises ValueError where no layer reads anything.
+    """
+    if not readers:
+        raise ValueError("no layer reads the units that are to be removed")
+    states = [_State(reader) for reader in readers]
+    left = np.ones(count, dtype=bool)
+    order: list[int] = []
+    lost = [0.0]
+    while left.sum() > chunk:
+        costs = np.asarray(sum(state.costs(count) for state in states))
+        costs[~left] = np.inf
+        chosen = np.argsort(costs, kind="stable")[:chunk]
+        cost = float(sum(state.remove(chosen) for state in states))
+        left[chosen] = False
+        order += chosen.tolist()
+        lost += (lost[-1] + cost * np.arange(1, len(chosen) + 1) / len(chosen)).tolist()
+    return Order(np.array(order, np.intp), np.array(lost))
+
+
+class _State:
+    """What is left of a layer: P, Q, and the unit of each of its inputs."""
+
+    def __init__(self, reader: Reader) -> None:
+        damped = damp(reader.covariance, _DAMPING)
+        self._inverse = np.linalg.inv(damped)
+        self._gram = reader.gram.astype(np.float64)
+        self._units = reader.units
+        self._signal = max(float((self._gram * damped).sum()), np.finfo(np.float64).tiny)
+
+    def costs(self, count: int) -> NDArray[np.float64]:
+        """What each unit alone would cost now; of a unit with several inputs these are taken together."""
+        own = self._units >= 0
+        sizes = np.bincount(self._units[own], minlength=count)
+        if sizes.max(initial=0) <= 1:
+            single = np.diagonal(self._gram) / np.diagonal(self._inverse)
+            found = np.zeros(count)
+            found[self._units[own]] = single[own]
+            return found / self._signal
+        return np.array([self._cost(self._units == unit) for unit in range(count)]) / self._signal
+
+    def _cost(self, where: NDArray[np.bool_]) -> float:
+        if not where.any():
+            return 0.0
+        residual = np.linalg.inv(self._inverse[np.ix_(where, where)])
+        return float((self._gram[np.ix_(where, where)] * residual).sum())
+
+    def remove(self, units: NDArray[np.intp]) -> float:
+        gone = np.isin(self._units, units)
+        if not gone.any():
+            return 0.0
+        kept = ~gone
+        across = self._inverse[np.ix_(gone, kept)]
+        residual = np.linalg.inv(self._inverse[np.ix_(gone, gone)])
+        cost = float((self._gram[np.ix_(gone, gone)] * residual).sum())
+        predict = -residual @ across
+        mixed = self._gram[np.ix_(kept, gone)] @ predict
+        own = predict.T @ self._gram[np.ix_(gone, gone)] @ predict
+        self._gram = self._gram[np.ix_(kept, kept)] + mixed + mixed.T + own
+        self._inverse = self._inverse[np.ix_(kept, kept)] - across.T @ residual @ across
+        self._units = self._units[kept]
+        return max(cost, 0.0) / self._signal
+
+
+def damp(covariance: NDArray[Any], by: float) -> NDArray[np.float64]:
+    """The covariance with part of its mean variance added to all variances."""
+    mean = float(np.trace(covariance)) / max(len(covariance), 1)
+    return np.asarray(covariance + max(by * mean, np.finfo(np.float32).tiny) * np.eye(len(covariance)))
+
+
+def prediction(covariance: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """B with x ≈ B x_K about the mean, of shape (n, kept); its rows of what is kept are those of I."""
+    inner = damp(covariance, _DAMPING)[np.ix_(kept, kept)]
+    found = np.zeros((len(kept), int(kept.sum())))
+    found[~kept] = np.linalg.solve(inner, covariance[np.ix_(kept, ~kept)]).T
+    found[kept] = np.eye(int(kept.sum()))
+    return found
+
+
+class Regression:
+    """Least squares of outputs y on inputs x, from sums over positions: (n,) inputs, (m,) outputs."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self.count = 0
+        self._x, self._y = np.zeros(inputs), np.zeros(outputs)
+        self._xx, self._xy = np.zeros((inputs, inputs)), np.zeros((inputs, outputs))
+
+    def update(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        """Count positions: x of shape (positions, inputs), y of shape (positions, outputs)."""
+        self.count += len(x)
+        self._x += x.sum(axis=0, dtype=np.float64)
+        self._y += y.sum(axis=0, dtype=np.float64)
+        self._xx += x.T @ x
+        self._xy += x.T @ y
+
+    def solve(
+        self, weight: NDArray[Any], offset: NDArray[Any] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """The weight, (outputs, inputs), and offset, (outputs,), of least error near those given.
+
+        With few positions what they say nothing about stays as it is (a ridge towards ``weight``). offset:
+        None where the layer has none, which then stays so.
+        """
+        n = max(self.count, 1)
+        centred = offset is not None
+        mean_x, mean_y = self._x / n * centred, self._y / n * centred
+        second = self._xx / n - np.outer(mean_x, mean_x)
+        across = self._xy / n - np.outer(mean_x, mean_y)
+        ridge = damp(second, _DRAW)
+        step = np.linalg.solve(ridge, across - second @ weight.T.astype(np.float64))
+        made = weight + step.T
+        return made, None if offset is None else mean_y - made @ mean_x
