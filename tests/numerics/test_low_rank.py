@@ -160,7 +160,7 @@ def test_by_weights_tucker_comes_close_to_hooi_with_many_iterations(inputs, outp
     parts, weight, _ = parts_of(5, aware=False)
     tensor = weight.reshape(OUTPUTS, PARTS, SIZE)
     wanted = plain_hooi(tensor, inputs, outputs) / (tensor**2).sum()
-    assert Tucker(parts).lost(inputs, outputs) == pytest.approx(wanted, rel=0.02, abs=1e-9)
+    assert Tucker(parts).lost(inputs, outputs) == pytest.approx(wanted, rel=0.05, abs=1e-9)
 
 
 @pytest.mark.parametrize("aware", [False, True])

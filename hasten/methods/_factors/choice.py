@@ -83,19 +83,36 @@ def offers(forms: Sequence[Form]) -> list[Choice]:
     return best
 
 
-def together(
-    offered: Mapping[str, Sequence[Choice]], whole: Mapping[str, int], allowed: float
-) -> dict[str, Choice]:
-    """Of each layer one offer, or none, with at most ``allowed`` MACs together, at the least total loss.
+class Shared:
+    """Layers that share a budget: of each its offers, its MACs as it is, and what its losses weigh."""
 
-    whole: MACs of each layer as it is. Where even the cheapest take more, these are returned.
-    """
-    items: dict[str, dict[str, Option]] = {}
-    for name, choices in offered.items():
-        items[name] = {_AS_IT_IS: Option(whole[name], 0.0)}
-        items[name] |= {str(i): Option(offer.macs, offer.lost) for i, offer in enumerate(choices)}
-    chosen = cheapest_choice(items, allowed)
-    return {name: offered[name][int(kind)] for name, kind in chosen.items() if kind != _AS_IT_IS}
+    def __init__(self) -> None:
+        self.offered: dict[str, Sequence[Choice]] = {}
+        self._whole: dict[str, int] = {}
+        self._harm: dict[str, float] = {}
+
+    def add(self, name: str, whole: int, offered: Sequence[Choice], harm: float) -> None:
+        """A layer of so many MACs. harm: what a loss of all of its outputs would do."""
+        self.offered[name] = offered
+        self._whole[name] = whole
+        self._harm[name] = harm
+
+    def choose(self, save: float) -> dict[str, Choice]:
+        """Of each layer one offer, or none, that save so many MACs together and do the least harm.
+
+        Where no choice saves so many, that which saves most.
+        """
+        items: dict[str, dict[str, Option]] = {}
+        for name, choices in self.offered.items():
+            harm = self._harm[name]
+            items[name] = {_AS_IT_IS: Option(self._whole[name], 0.0)}
+            items[name] |= {str(i): Option(each.macs, harm * each.lost) for i, each in enumerate(choices)}
+        chosen = cheapest_choice(items, sum(self._whole.values()) - save)
+        return {name: self.offered[name][int(kind)] for name, kind in chosen.items() if kind != _AS_IT_IS}
+
+    def saved(self, chosen: Mapping[str, Choice]) -> int:
+        """MACs that a choice saves."""
+        return sum(self._whole[name] - choice.macs for name, choice in chosen.items())
 
 
 def _no_rank(forms: Sequence[Form]) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.core.record import Skip
-from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name
-from hasten.graph.reading import constant, given, pinned, sole_user
+from hasten.graph.reading import constant, given, pinned
+from hasten.methods._observe.biases import Bias, find_bias
 
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _LOOKED_THROUGH = frozenset({"Identity", "Transpose"})
@@ -27,18 +26,15 @@ class Unfit(Exception):  # noqa: N818 - carries the reason why a layer stays as 
 class Layer:
     """A node that multiplies what it reads first by a weight, its second input.
 
-    array: the weight as the operator reads it; axis: the axis of its output channels. factor: what the
-    operator multiplies products by. offset: where a constant that is added to its outputs is or can be: a
-    node and the number of its input; None where there is no such place. bias: that constant, of shape
-    (outputs,); None for none yet.
+    array: the weight as the operator reads it; axis: the axis of its output channels. bias: where their means
+    can be kept, None where nowhere. factor: what the operator multiplies its products by.
     """
 
     node: ir.Node
     array: Array
     axis: int
+    bias: Bias | None
     factor: float = 1.0
-    offset: tuple[ir.Node, int] | None = None
-    bias: Array | None = None
 
     @property
     def name(self) -> str:
@@ -59,6 +55,11 @@ class Layer:
         return rows.reshape(len(rows), -1).astype(np.float64) * self.factor
 
     @property
+    def inputs(self) -> int:
+        """Of an output."""
+        return int(self.array.size // self.array.shape[self.axis])
+
+    @property
     def kernel(self) -> tuple[int, ...]:
         """Of a convolution; empty for a product."""
         return tuple(self.array.shape[2:])
@@ -68,25 +69,18 @@ class Layer:
         """Whether a convolution pads as it sees fit."""
         return self.node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
 
-    def shift(self, editor: Editor, by: Array) -> None:
-        """Add to the layer's outputs, by means of ``offset``. by: of shape (outputs,)."""
-        if self.offset is None:
-            return
-        node, index = self.offset
-        bias = by if self.bias is None else self.bias + by
-        old = constant(given(node, index))
-        shape = (
-            old.shape if node is not self.node and old is not None and old.size == bias.size else bias.shape
-        )
-        editor.set_input(node, index, bias.astype(self.array.dtype).reshape(shape), f"{self.name}.bias")
-        if node is self.node:
-            node.attributes.pop("beta", None)
 
+def find_layers(
+    main: ir.Graph, exclude: frozenset[str], only: Container[str] | None = None
+) -> tuple[list[Layer], list[Skip]]:
+    """The layers whose weight is a matrix or kernel of their own, and the others with the reason.
 
-def find_layers(main: ir.Graph, exclude: frozenset[str]) -> tuple[list[Layer], list[Skip]]:
-    """The layers whose weight is a matrix or kernel of their own, and the others with the reason."""
+    only: the names of those to look at; None: all.
+    """
     layers, skipped = [], []
     for node in _candidates(main):
+        if only is not None and layer_name(node) not in only:
+            continue
         try:
             if layer_name(node) in exclude:
                 raise Unfit("excluded by the recipe")
@@ -132,7 +126,7 @@ def _convolution(node: ir.Node) -> Layer:
         raise Unfit(f"its channels are convolved in {groups} groups, each of them small already")
     if array.ndim < 3:
         raise Unfit("its weight has no kernel")
-    return Layer(node, array, 0, 1.0, *_own_bias(node, len(array)))
+    return Layer(node, array, 0, find_bias(node, len(array)))
 
 
 def _transposed_convolution(node: ir.Node) -> Layer:
@@ -148,14 +142,16 @@ def _gemm(node: ir.Node) -> Layer:
         raise Unfit(f"its weight has {array.ndim} dimensions instead of 2")
     axis = 0 if attributes.get_int("transB", 0) else 1
     factor = attributes.get_float("alpha", 1.0)
-    return Layer(node, array, axis, factor, *_own_bias(node, array.shape[axis]))
+    if not factor:
+        raise Unfit("alpha is 0")
+    return Layer(node, array, axis, find_bias(node, array.shape[axis]), factor)
 
 
 def _product(node: ir.Node) -> Layer:
     array = _weight(node)
     if array.ndim != 2:
         raise Unfit(f"its weight has {array.ndim} dimensions instead of 2")
-    return Layer(node, array, 1, 1.0, *_added_bias(node, array.shape[1]))
+    return Layer(node, array, 1, find_bias(node, array.shape[1]))
 
 
 _READERS: dict[str, Callable[[ir.Node], Layer]] = {
@@ -178,8 +174,8 @@ def _weight(node: ir.Node) -> Array:
             raise Unfit("its weight is an output of the model")
         producer = value.producer()
         value = None if producer is None else given(producer, 0)
-    if array.dtype not in (np.float32, np.float64):
-        raise Unfit(f"its weight is {array.dtype.name}; put factorize before what changes types")
+    if array.dtype != np.float32:
+        raise Unfit(f"its weight is {array.dtype.name}, not float32; put factorize before what changes types")
     if not np.isfinite(array).all():
         raise Unfit("its weight holds values that are not finite")
     if not array.any():
@@ -197,30 +193,3 @@ def _stored(value: ir.Value | None) -> Array | None:
     if source is None or node.op_type == "Identity":
         return source
     return np.transpose(source, node.attributes.get_ints("perm", None))
-
-
-_Offset = tuple[tuple[ir.Node, int] | None, Array | None]
-
-
-def _own_bias(node: ir.Node, outputs: int) -> _Offset:
-    """The third input of the node itself, with Gemm's ``beta`` multiplied in."""
-    value = given(node, 2)
-    if value is None:
-        return (node, 2), None
-    array = constant(value)
-    if array is None or array.size not in {1, outputs} or prod(array.shape[:-1]) != 1:
-        return None, None
-    beta = node.attributes.get_float("beta", 1.0) if node.op_type == "Gemm" else 1.0
-    return (node, 2), np.broadcast_to(array.reshape(-1).astype(np.float64) * beta, (outputs,))
-
-
-def _added_bias(node: ir.Node, outputs: int) -> _Offset:
-    """The constant that an addition right behind a product adds to its columns."""
-    user = sole_user(node.outputs[0])
-    if user is None or user.op_type != "Add" or user.domain:
-        return None, None
-    for index in (0, 1):
-        array = constant(user.inputs[index])
-        if array is not None and array.ndim and array.shape[-1] == array.size == outputs:
-            return (user, index), array.reshape(-1).astype(np.float64)
-    return None, None

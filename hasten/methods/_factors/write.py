@@ -9,15 +9,18 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph.editor import Editor
-from hasten.methods._factors.forms import Factor
+from hasten.methods._factors.forms import Factor, composed
 from hasten.methods._factors.layers import Layer
 
 _NAMES = {2: ("first",), 3: ("first", "core")}
 _WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 
 
-def write(editor: Editor, layer: Layer, factors: Sequence[Factor]) -> None:
-    """Insert a node for each factor but the last, which stays where the layer is, with its name and bias."""
+def write(editor: Editor, layer: Layer, factors: Sequence[Factor], mean: Array | None = None) -> None:
+    """Insert a node for each factor but the last, which stays where the layer is, with its name and bias.
+
+    mean: of what the layer reads, for which the bias then keeps the mean of its outputs.
+    """
     node, value = layer.node, layer.activation
     windows = [_window(layer, factor) for factor in factors]
     stem = str(node.inputs[1].name) if node.inputs[1] is not None else layer.name
@@ -36,6 +39,9 @@ def write(editor: Editor, layer: Layer, factors: Sequence[Factor]) -> None:
     for name, given in windows[-1].items():
         made = ir.AttrString(name, given) if isinstance(given, str) else ir.AttrInt64s(name, given)
         node.attributes[name] = made
+
+    if mean is not None and layer.bias is not None:
+        layer.bias.shift(editor, (layer.rows - composed(factors)) @ mean / layer.factor)
 
 
 def _stored(layer: Layer, weight: Array) -> Array:

@@ -1,0 +1,148 @@
+"""Layers with the forms that they can take, solved for what they read on calibration samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+
+from hasten.core.data import Array
+from hasten.core.errors import MethodError
+from hasten.core.record import Skip
+from hasten.graph import Graph
+from hasten.graph.feeds import feeds_to_try
+from hasten.graph.shapes import observed_shapes
+from hasten.methods import Context
+from hasten.methods._factors.choice import Choice
+from hasten.methods._factors.forms import Factor, Form, FormName, Positions, forms_of
+from hasten.methods._factors.layers import Layer, skip
+from hasten.methods._observe.moments import moments_of
+from hasten.numerics.low_rank import Target, shrunk
+from hasten.numerics.rounding import Moments
+
+LARGEST = 4608
+"""Inputs of an output at most, as many as 512 channels under a kernel of 3×3 have: 162 MiB of moments."""
+_MOMENTS_BYTES = 512 << 20
+"""About how much moments may take at once; further layers are observed behind these."""
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+Observed: TypeAlias = Callable[[Sequence[Layer]], Mapping[str, Moments]]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A layer and its forms. mean: of what it reads; None where the forms were solved by weights."""
+
+    layer: Layer
+    forms: list[Form]
+    mean: Array | None
+
+    def form(self, chosen: Choice) -> Form:
+        """The form that was chosen."""
+        return next(form for form in self.forms if form.name == chosen.form)
+
+    def factors(self, chosen: Choice) -> list[Factor]:
+        """Its weights."""
+        return self.form(chosen).factors(chosen.rank)
+
+
+class Solver:
+    """Solves layers, few at a time, since moments take memory.
+
+    observed: makes the moments of some layers, by their names; None: by weights. shapes: of all values in one
+    inference. allowed, align: see ``factorize``.
+    """
+
+    def __init__(
+        self, observed: Observed | None, shapes: Shapes, allowed: Sequence[FormName], align: int
+    ) -> None:
+        self.skipped: list[Skip] = []
+        self._observed = observed
+        self._shapes = shapes
+        self._allowed = allowed
+        self._align = align
+
+    def solve(self, layers: Sequence[Layer]) -> Iterator[Solved]:
+        """The layers in order; those that cannot be solved are recorded with the reason."""
+        for part in [list(layers)] if self._observed is None else _parts(layers):
+            found = None if self._observed is None else self._observed(part)
+            for layer in part:
+                moments = None if found is None else moments_of(found, layer)
+                reason = None if found is None else _unsolvable(layer, moments)
+                if reason is None:
+                    yield self._solved(layer, moments)
+                else:
+                    self.skipped.append(skip(layer.node, reason))
+
+    def _solved(self, layer: Layer, moments: Moments | None) -> Solved:
+        moment = None if moments is None else shrunk(_about(layer, moments), moments.count)
+        target = Target(layer.rows, moment)
+        positions = _positions(layer, self._shapes)
+        forms = [made(layer, target, positions, self._align) for made in forms_of(layer, self._allowed)]
+        return Solved(layer, forms, None if moments is None else moments.mean[0])
+
+
+def run_once(graph: Graph, context: Context) -> tuple[Mapping[str, Array] | None, Shapes]:
+    """Inputs of one inference and the shapes of all values in it.
+
+    Without samples the inputs are random; where these do not fit, there are none, and no shapes. Raises
+    MethodError when the graph does not run on the samples.
+    """
+    if context.calibration:
+        feeds = next(iter(context.calibration.batches(context.batch))).feeds(graph.inputs)
+        return feeds, observed_shapes(graph, feeds, threads=context.threads)
+    for feeds in feeds_to_try(graph.inputs, context.seed):
+        try:
+            return feeds, observed_shapes(graph, feeds, threads=context.threads)
+        except MethodError:
+            continue
+    return None, {}
+
+
+def _about(layer: Layer, moments: Moments) -> Array:
+    """Second moments of what the layer reads, about the mean where a bias can keep it."""
+    second, mean = moments.second[0], moments.mean[0]
+    return np.asarray(second if layer.bias is None else second - np.outer(mean, mean))
+
+
+def _unsolvable(layer: Layer, moments: Moments | None) -> str | None:
+    """Why there is nothing to choose the layer's factors by; None where there is."""
+    if moments is not None:
+        varies = float(np.trace(_about(layer, moments))) > 0.0
+        return None if varies else "what it reads does not vary on the calibration samples"
+    if layer.inputs > LARGEST:
+        return f"its outputs have {layer.inputs} inputs each, too many to observe; by: weights observes none"
+    if layer.automatic:
+        return "it pads automatically, so that what it reads cannot be observed; by: weights can"
+    return "what it reads is empty or not finite on the calibration samples"
+
+
+def _parts(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    """The layers in order, as many at a time as have moments that fit into memory together."""
+    part: list[Layer] = []
+    held = 0
+    for layer in layers:
+        needed = 8 * layer.inputs**2 if layer.inputs <= LARGEST else 0
+        if part and held + needed > _MOMENTS_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(layer)
+        held += needed
+    if part:
+        yield part
+
+
+def _positions(layer: Layer, shapes: Shapes) -> Positions:
+    """How often the layer multiplies; once where the shapes are not known."""
+    made = shapes.get(str(layer.node.outputs[0].name))
+    read = shapes.get(str(layer.activation.name))
+    if not made or not read:
+        ones = (1,) * max(1, len(layer.kernel))
+        return Positions(ones, ones)
+    if layer.kernel:
+        return Positions(read[2:], made[2:], made[0])
+    rows = (prod(made[:-1]),)
+    return Positions(rows, rows)
