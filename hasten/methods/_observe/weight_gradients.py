@@ -56,7 +56,7 @@ def weight_gradients(
         made = module(*(torch.from_numpy(np.asarray(feeds[spec.name])) for spec in graph.inputs))
         outputs = [made] if isinstance(made, torch.Tensor) else list(made)
         told = sum(_told(output, loss, random) for output in outputs if output.requires_grad)
-        if isinstance(told, torch.Tensor):
+        if wanted and isinstance(told, torch.Tensor):
             each = torch.autograd.grad(told, list(wanted.values()), allow_unused=True)
             for name, gradient in zip(wanted, each, strict=True):
                 if gradient is not None:
