@@ -73,8 +73,8 @@ def prune(
     already goes first. group: (kept, of): so many stay of each ``of`` consecutive weights of a row, which
     ``of`` divides; ``zeros`` then does not count.
     """
-    found = weight.astype(np.float64)
-    loudness = np.diagonal(damped(hessian), axis1=1, axis2=2)[:, None, :]
+    curvature, wanted = _typed(damped(hessian), weight)
+    found, loudness = wanted, np.diagonal(curvature, axis1=1, axis2=2)[:, None, :]
     if group is not None:
         zeros = weight.size // group[1] * (group[1] - group[0])
     for stage in range(1, _STAGES + 1):
@@ -84,25 +84,34 @@ def prune(
         if group is not None:
             cost[largest_of_group(cost, *group)] = np.inf
         kept = all_but_smallest(cost, now) & (found != 0.0)
-        found = solve_kept(weight, kept, hessian, found, _STEPS if last else _STEPS_OF_STAGE)
-    return found
+        start = np.where(kept, found, 0)
+        found = _descend(wanted, kept, curvature, start, _STEPS if last else _STEPS_OF_STAGE)
+    return np.asarray(found, dtype=np.float64)
 
 
 def solve_kept(
-    weight: NDArray[Any],
-    kept: Mask,
-    hessian: NDArray[np.float64],
-    start: NDArray[Any] | None = None,
-    steps: int = _STEPS,
+    weight: NDArray[Any], kept: Mask, hessian: NDArray[np.float64], steps: int = _STEPS
 ) -> NDArray[np.float64]:
-    """The weights with zeros outside ``kept`` that change outputs least: with H damped, no more than start.
+    """The weights with zeros outside ``kept`` that change outputs least: with H damped no more than before.
 
-    weight, kept, start: (groups, outputs, size); hessian: (groups, size, size). start: where to begin; None:
-    the weight itself. steps: of conjugate gradients, at most; H's diagonal preconditions them.
+    weight, kept: (groups, outputs, size); hessian: (groups, size, size). steps: of conjugate gradients, at
+    most.
     """
+    curvature, wanted = _typed(damped(hessian), weight)
+    return np.asarray(_descend(wanted, kept, curvature, np.where(kept, wanted, 0), steps), dtype=np.float64)
+
+
+def _typed(curvature: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both in the precision that they are computed in."""
     dtype = np.float32 if weight.shape[2] > _LARGE else np.float64
-    wanted, curvature = weight.astype(dtype), damped(hessian).astype(dtype)
-    found = np.where(kept, wanted if start is None else start, 0.0).astype(dtype)
+    return curvature.astype(dtype, copy=False), weight.astype(dtype)
+
+
+def _descend(
+    wanted: NDArray[Any], kept: Mask, curvature: NDArray[Any], start: NDArray[Any], steps: int
+) -> NDArray[Any]:
+    """Conjugate gradients from ``start``, which is zero outside ``kept``; the diagonal preconditions them."""
+    found = start.copy()
     scale = np.diagonal(curvature, axis1=1, axis2=2)[:, None, :]
     change = (wanted - found) @ curvature
     left = float(np.sum(change * (wanted - found)))
@@ -124,9 +133,10 @@ def solve_kept(
         new = np.sum(rest * scaled, axis=2, keepdims=True)
         step = scaled + _over(new, size) * step
         size = new
-    return found.astype(np.float64)
+    return found
 
 
 def _over(above: NDArray[Any], below: NDArray[Any]) -> NDArray[Any]:
     """The quotient; 0 where nothing is left to divide by."""
-    return np.divide(above, below, out=np.zeros_like(above), where=below > np.finfo(below.dtype).tiny)
+    tiny = np.finfo(below.dtype).tiny
+    return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > tiny))
