@@ -28,12 +28,14 @@ from hasten.measuring import Conditions, Subject
 
 COUNTS = {"resnet56": (1, 2, 4, 6, 8, 10), "minilm": (1, 2, 3, 4, 5, 6)}
 WAYS = (
-    {"importance": "outputs", "replace": "mean"},
+    {"importance": "outputs", "replace": "best"},
+    {"importance": "outputs", "replace": "best", "positions": "gradients"},
+    {"importance": "outputs", "replace": "best", "per": "macs"},
     {"importance": "outputs", "replace": "nothing"},
-    {"importance": "outputs", "replace": "affine"},
-    {"importance": "similarity", "replace": "mean"},
-    {"importance": "outputs", "replace": "mean", "per": "macs"},
+    {"importance": "outputs", "replace": "mean"},
+    {"importance": "similarity", "replace": "best"},
 )
+DEFAULTS = {"importance": "outputs", "per": "branch", "replace": "best", "positions": "equal"}
 HEAD = f"""# Dropping residual branches
 
 `prune_layers` after `optimize_graph`, nothing trained, float32. {CALIBRATION} samples calibrate, without
@@ -66,8 +68,8 @@ def page(known: Case, threads: int) -> Iterator[str]:
     yield from ("", f"## {known.name}", "")
     yield f"{known.metric} of {len(known.labels)} samples, {whole:.4f} with all branches; with so many less:"
     yield ""
-    yield f"| importance | replace | per | {' | '.join(map(str, counts))} | seconds |"
-    yield "|---|---|---|" + "---|" * (len(counts) + 1)
+    yield f"| importance | per | replace | positions | {' | '.join(map(str, counts))} | seconds |"
+    yield "|---|---|---|---|" + "---|" * (len(counts) + 1)
     made: list[hasten.Graph] = []
     for way in WAYS:
         began = time.process_time()
@@ -76,7 +78,7 @@ def page(known: Case, threads: int) -> Iterator[str]:
         versions = [apply(known, {**way, "drop": order[:count]}, threads).graph for count in counts]
         made = made or versions
         found = " | ".join(f"{known.quality(graph):.4f}" for graph in versions)
-        told = f"{way['importance']} | {way['replace']} | {way.get('per', 'branch')}"
+        told = " | ".join(way.get(key, usual) for key, usual in DEFAULTS.items())
         yield f"| {told} | {found} | {seconds:.0f} |"
     yield ""
     yield f"`seconds`: of the processor, for the search of {max(counts)} branches. The first row on OpenVINO"

@@ -14,7 +14,7 @@ section 3 (blocks judged by the outputs without them).
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx_ir.passes.common as passes
@@ -34,7 +34,7 @@ from hasten.methods._branches.choose import Choice, Chooser, Importance, Limits,
 from hasten.methods._branches.find import Branch, Found, find
 from hasten.methods._branches.flow import Flow
 from hasten.methods._branches.remove import remove
-from hasten.methods._branches.repair import Replace
+from hasten.methods._branches.repair import Kind, Replace
 from hasten.methods._observe.samples import spread
 
 FACTS = Facts(
@@ -45,6 +45,8 @@ FACTS = Facts(
 
 _HARM = 0.01
 """Where nothing says how much may go, branches go while the outputs' squared error is at most this."""
+
+_INSTEAD: dict[Kind, str] = {"nothing": "nothing", "mean": "its mean", "affine": "a line a channel"}
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -60,7 +62,9 @@ class Params:
         pass.
     per: that for each ``branch``, or for the multiply-accumulates (``macs``) that are saved.
     replace: what takes a branch's place: ``nothing``, the ``mean`` of what is missing, one number a channel,
-        or an ``affine`` function of what goes round it, two numbers a channel.
+        an ``affine`` function of what goes round it, two numbers a channel, or of these the ``best``.
+    positions: whether all positions (pixels, tokens) count alike in mean and function, ``equal``, or by the
+        ``gradients`` of the model's outputs there, so that padding does not count; needs PyTorch.
     samples: at most this many are measured on. exclude: names of branches that stay, or of nodes in them.
     """
 
@@ -70,8 +74,9 @@ class Params:
     drop: tuple[str, ...] = ()
     importance: Importance = "outputs"
     per: Per = "branch"
-    replace: Replace = "mean"
-    samples: Annotated[int, Field(ge=1)] = 64
+    replace: Replace = "best"
+    positions: Literal["equal", "gradients"] = "equal"
+    samples: Annotated[int, Field(ge=1)] = 32
     exclude: tuple[str, ...] = ()
 
 
@@ -95,9 +100,11 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
         return Change(graph, skipped=tuple(skipped), notes=notes)
     samples = spread(context.calibration, params.samples)
     board = Board(working, branches, samples, params.replace, context)
+    if params.positions == "gradients" and params.replace != "nothing":
+        board.count_by_gradients(working, context.seed)
     chooser = Chooser(board, flow, macs, params.per, context.progress)
     for name in dict.fromkeys(n for n in params.drop if n in board.branches):
-        chooser.take(name)
+        chooser.drop(name)
     limits = _limits(params, len(found.branches), len(chooser.choice.dropped))
     if limits is not None:
         chooser.search(params.importance, limits)
@@ -115,7 +122,8 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
         f"prune_layers: {len(dropped)} of {len(found.branches)} branches dropped, {saved / total:.1%} of the "
         f"MACs saved, which costs {_share(harm)} of the outputs' energy"
     )
-    return Change(changed, tuple(_site(b, choice) for b in dropped.values()), tuple(skipped), (*notes, told))
+    sites = tuple(_site(branch, board.kinds[name], choice) for name, branch in dropped.items())
+    return Change(changed, sites, tuple(skipped), (*notes, told))
 
 
 def _prepared(graph: Graph) -> Graph:
@@ -151,7 +159,7 @@ def _limits(params: Params, branches: int, dropped: int) -> Limits | None:
     return Limits(max(count, dropped), math.inf if harm is None else harm)
 
 
-def _site(branch: Branch, choice: Choice) -> Site:
+def _site(branch: Branch, kind: Kind, choice: Choice) -> Site:
     place = f" {branch.place}" if branch.place else ""
     order = list(choice.dropped).index(branch.name) + 1
     told = []
@@ -160,8 +168,8 @@ def _site(branch: Branch, choice: Choice) -> Site:
     if order > 1 or not told:
         told.append(f"with all before it {_share(choice.dropped[branch.name])} of the outputs' energy")
     what = (
-        f"branch{place}: {len(branch.nodes)} nodes, {branch.macs / 1e6:.3g} M MACs, {', '.join(told)} "
-        f"(dropped as number {order})"
+        f"branch{place}: {len(branch.nodes)} nodes, {branch.macs / 1e6:.3g} M MACs, {', '.join(told)}; "
+        f"{_INSTEAD[kind]} instead (number {order})"
     )
     return Site(name=branch.name, op_type=branch.op_type, what=what)
 

@@ -21,7 +21,8 @@ from hasten.graph.names import layer_name
 from hasten.graph.switches import Switchboard
 from hasten.methods import Context
 from hasten.methods._branches.find import Branch
-from hasten.methods._branches.repair import Replace, Sums, nothing
+from hasten.methods._branches.repair import KINDS, Kind, Line, Replace, Sums, nothing
+from hasten.methods._observe.gradients import Gradients
 from hasten.methods._observe.samples import MEMORY_BYTES
 
 _OFF = "off"
@@ -31,7 +32,7 @@ _FEWEST = 4
 class Board:
     """A graph opened for inference with any of its branches off, and samples with its own outputs.
 
-    lines: what takes the place of each branch that is off, by the branch's name; nothing at first.
+    kinds, lines: what takes the place of each branch that is off, by the branch's name.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class Board:
         graph: Graph,
         branches: Sequence[Branch],
         samples: Calibration,
-        kind: Replace,
+        replace: Replace,
         context: Context,
     ) -> None:
         self.branches = {branch.name: branch for branch in branches}
         self.lines = {branch.name: nothing(branch.channels) for branch in branches}
-        self._kind: Replace = kind
+        self.kinds = dict.fromkeys(self.branches, KINDS[replace][0])
+        self._tried = KINDS[replace]
+        self._scaled = "affine" in self._tried
         self._inputs = {spec.name for spec in graph.inputs}
         self._gates: dict[str, str] = {}
         self._numbers: dict[str, tuple[str, str]] = {}
@@ -56,6 +59,7 @@ class Board:
         self._outputs = reference.output_names
         self._feeds: list[dict[str, Array]] = []
         self._expected: list[dict[str, Array]] = []
+        self._counts: list[dict[str, Array]] = []
         held = 0
         for batch in samples.batches(context.batch):
             feeds = batch.feeds(graph.inputs)
@@ -65,11 +69,25 @@ class Board:
                 break
             self._feeds.append(feeds)
             self._expected.append(expected)
+            self._counts.append({})
         if not self._feeds:
             raise MethodError("prune_layers has no samples to measure on; give --data")
         self._totals = self._sizes()
         if not self._totals:
             raise MethodError("prune_layers compares numbers, and this model gives out none")
+
+    def count_by_gradients(self, graph: Graph, seed: int) -> None:
+        """Let each position count by how much the outputs depend on what the branch adds there.
+
+        Raises Unavailable without PyTorch, MethodError for operators that the bridge lacks.
+        """
+        names = list(dict.fromkeys(branch.value for branch in self.branches.values()))
+        gradients = Gradients(graph, names, seed)
+        for counts, feeds in zip(self._counts, self._feeds, strict=True):
+            seen = gradients.of(feeds)
+            for name, branch in self.branches.items():
+                squares = np.square(branch.channels.rows(seen[branch.value][1])).mean(axis=1)
+                counts[name] = squares / (squares.mean() or 1.0)  # of the samples none counts more
 
     def _gated(self, graph: Graph) -> Graph:
         """A copy with an Identity before the input that each branch comes in by."""
@@ -89,7 +107,7 @@ class Board:
             names = (editor.unique(f"{branch.name}.scale"), editor.unique(f"{branch.name}.shift"))
             self._numbers[branch.name] = names
             shape = branch.channels.along(np.zeros(branch.channels.size)).shape
-            for name in names[0 if self._kind == "affine" else 1 :]:
+            for name in names[0 if self._scaled else 1 :]:
                 kind = ir.TensorType(branch.dtype)
                 editor.main.inputs.append(ir.Value(name=name, type=kind, shape=ir.Shape(shape)))
         return gated
@@ -105,7 +123,7 @@ class Board:
             if name is not None:
                 scale, shift = self._numbers[name]
                 put = values[shift]
-                if self._kind == "affine":
+                if self._scaled:
                     scaled = editor.insert(node, "Mul", [values[self.branches[name].skip], values[scale]])
                     put = editor.insert(node, "Add", [scaled, put])
                 node.replace_input_with(0, put)
@@ -128,7 +146,7 @@ class Board:
             scale, shift = self._numbers[name]
             line = self.lines[name]
             numbers[shift] = branch.channels.along(line.shift).astype(branch.dtype.numpy())
-            if self._kind == "affine":
+            if self._scaled:
                 numbers[scale] = branch.channels.along(line.scale).astype(branch.dtype.numpy())
         chosen = {self._gates[name]: _OFF for name in off}
         return {**feeds, **self._evaluator.run(self._board.feeds({**feeds, **numbers}, chosen), wanted)}
@@ -151,20 +169,22 @@ class Board:
                 break
         return worst
 
-    def solve(self, names: Collection[str], off: Collection[str]) -> None:
-        """The lines of these branches, as they are where ``off`` are off."""
-        if self._kind == "nothing" or not names:
-            return
+    def solve(self, names: Collection[str], off: Collection[str]) -> dict[str, dict[Kind, Line]]:
+        """What could take each branch's place where ``off`` are off, by kind; its own kind now does."""
         asked = [self.branches[name] for name in names]
         sums = {branch.name: Sums(branch.channels) for branch in asked}
-        for feeds in self._feeds:
+        for feeds, counts in zip(self._feeds, self._counts, strict=True):
+            if self._tried == ("nothing",):
+                break
             before = self._run(feeds, (), (n for b in asked for n in (b.value, b.other, b.skip)))
             now = self._run(feeds, off, (n for b in asked for n in (b.other, b.skip))) if off else before
             for b in asked:
                 missing = before[b.value] + (before[b.other] - now[b.other])
-                sums[b.name].update(np.broadcast_to(now[b.skip], missing.shape), missing)
+                sums[b.name].update(np.broadcast_to(now[b.skip], missing.shape), missing, counts.get(b.name))
+        found = {name: {kind: sums[name].line(kind) for kind in self._tried} for name in names}
         for name in names:
-            self.lines[name] = sums[name].line(self._kind)
+            self.lines[name] = found[name][self.kinds[name]]
+        return found
 
     def influence(self, names: Collection[str]) -> dict[str, float]:
         """Of each branch 1 - E[cos(x, y)], over positions, y being the sum with the branch."""

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from hasten.methods._branches.board import Board
 from hasten.methods._branches.find import cut_of
 from hasten.methods._branches.flow import Flow
+from hasten.methods._branches.repair import Kind, Line
 
 Importance: TypeAlias = Literal["outputs", "similarity"]
 Per: TypeAlias = Literal["branch", "macs"]
@@ -63,12 +64,33 @@ class Chooser:
         self._last: dict[str, float] = {}
         self.choice = Choice()
 
-    def take(self, name: str) -> None:
+    def drop(self, name: str) -> None:
         """Leave a branch out, whatever it costs."""
+        off = list(self.choice.dropped)
+        harm = self._with(name, off, self._board.solve([name], off)[name])
+        if not off:
+            self.choice.alone[name] = harm
+        self._take(name)
+
+    def _with(self, name: str, off: list[str], lines: Mapping[Kind, Line], most: float = math.inf) -> float:
+        """The harm with one more branch off, and the line in its place with which it is least.
+
+        Beyond ``most`` it is at least what is returned.
+        """
+        board = self._board
+        best = math.inf
+        chosen: Kind | None = None
+        for kind, line in lines.items():
+            board.lines[name] = line
+            harm = board.harm([*off, name], min(most, best))
+            if chosen is None or harm < best:
+                best, chosen = harm, kind
+        assert chosen is not None
+        board.kinds[name], board.lines[name] = chosen, lines[chosen]
+        return best
+
+    def _take(self, name: str) -> None:
         choice, board = self.choice, self._board
-        board.solve([name], list(choice.dropped))
-        if name not in choice.alone and not choice.dropped:
-            choice.alone[name] = board.harm([name])
         choice.dropped[name] = math.nan
         off = list(choice.dropped)
         # What lies behind it now reads something else, each after those before it.
@@ -93,7 +115,7 @@ class Chooser:
             if best is None:
                 return
             lines = dict(self._board.lines)
-            self.take(best)
+            self._take(best)
             harm = self.choice.dropped[best]
             if harm > limits.harm:  # with the constants behind it solved anew it costs more than it seemed
                 del self.choice.dropped[best]
@@ -126,14 +148,14 @@ class Chooser:
         choice, board = self.choice, self._board
         off = list(choice.dropped)
         now = choice.dropped[off[-1]] if off else 0.0
-        board.solve(left, off)
+        lines = board.solve(left, off)
         best, least = None, math.inf
         seen = {}
         for name in sorted(left, key=lambda n: self._last.get(n, 0.0)):
             worth = self._worth(name)
             # Alone all are measured to the end, since that is what is reported.
             most = min(limit, now + least * worth) if off else math.inf
-            seen[name] = board.harm([*off, name], most)
+            seen[name] = self._with(name, off, lines[name], most)
             if not off:
                 choice.alone[name] = seen[name]
             score = (seen[name] - now) / worth
@@ -147,7 +169,6 @@ class Chooser:
         choice, board = self.choice, self._board
         best = min(left, key=lambda name: choice.influence[name] / self._worth(name))
         off = list(choice.dropped)
-        board.solve([best], off)
-        harm = board.harm([*off, best])
+        harm = self._with(best, off, board.solve([best], off)[best])
         choice.stopped = {best: harm} if harm > limit else {}
         return best if harm <= limit else None

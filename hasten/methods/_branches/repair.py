@@ -5,8 +5,9 @@ With t what the sum had and the other summand now lacks, at each position and fo
     mean:    shift = E[t]
     affine:  scale · x + shift nearest to t:  scale = Cov(x, t) / Var(x),  shift = E[t] - scale · E[x]
 
-Ordinary least squares with one regressor a channel (Draper and Smith 1998, "Applied Regression Analysis",
-chapter 1). Where nothing before it was left out, t is what the branch computes.
+Least squares with one regressor a channel (Draper and Smith 1998, "Applied Regression Analysis", chapter 1),
+weighted by how much a position counts (chapter 9). Where nothing before it was left out, t is what the branch
+computes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ import numpy as np
 from hasten.core.data import Array
 from hasten.methods._branches.channels import Channels
 
-Replace: TypeAlias = Literal["nothing", "mean", "affine"]
+Kind: TypeAlias = Literal["nothing", "mean", "affine"]
+Replace: TypeAlias = Literal["best", "nothing", "mean", "affine"]
+KINDS: dict[Replace, tuple[Kind, ...]] = {
+    "best": ("nothing", "mean", "affine"),
+    "nothing": ("nothing",),
+    "mean": ("mean",),
+    "affine": ("affine",),
+}
+"""What is tried for each way to replace."""
 _FLAT = 1e-12
 """A channel whose variance is a smaller part of its square than this is constant."""
 
@@ -47,19 +56,20 @@ class Sums:
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
-        self._count = 0
+        self._count = 0.0
         self._x, self._t, self._xx, self._xt = (np.zeros(channels.size) for _ in range(4))
 
-    def update(self, x: Array, missing: Array) -> None:
-        """Count the positions of a batch; both of one shape."""
+    def update(self, x: Array, missing: Array, counts: Array | None = None) -> None:
+        """Count the positions of a batch; both of one shape. counts: how much each does, else one."""
         rows, lacking = self._channels.rows(x), self._channels.rows(missing)
-        self._count += len(rows)
-        self._x += rows.sum(axis=0)
-        self._t += lacking.sum(axis=0)
-        self._xx += np.square(rows).sum(axis=0)
-        self._xt += (rows * lacking).sum(axis=0)
+        each = np.ones(len(rows)) if counts is None else counts
+        self._count += float(each.sum())
+        self._x += each @ rows
+        self._t += each @ lacking
+        self._xx += each @ np.square(rows)
+        self._xt += each @ (rows * lacking)
 
-    def line(self, kind: Replace) -> Line:
+    def line(self, kind: Kind) -> Line:
         """The line of least squares; a channel that holds what is not finite gets nothing."""
         if kind == "nothing" or not self._count:
             return nothing(self._channels)
