@@ -290,7 +290,12 @@ def _ort_static(model: Path, feeds: list[dict[str, Any]], folder: Path, way: str
             return next(self._rest, None)
 
     folder.mkdir()
-    quant_pre_process(str(model), str(folder / "prepared.onnx"))
+    try:
+        quant_pre_process(str(model), str(folder / "prepared.onnx"))
+    except Exception as error:  # what it raises is no narrower
+        if "symbolic shape inference" not in str(error):
+            raise
+        quant_pre_process(str(model), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
     quantize_static(
         str(folder / "prepared.onnx"),
         str(folder / "model.onnx"),

@@ -67,6 +67,8 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
             shapes={} if request.recipe else probe_shapes(prepared, request.batch),
             samples=len(prepared.roles.calibration),
             deadline=deadline,
+            labelled=prepared.roles.calibration.has_labels,
+            structures=request.recipe is None,
         )
         tried = try_all(proposer, lab, journal, known, listener)
         trials = tuple(trial for _, trial in tried.values())

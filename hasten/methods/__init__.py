@@ -32,6 +32,8 @@ TABLE = {
     "prune_weights": "hasten.methods.prune_weights",
     "factorize": "hasten.methods.factorize",
     "equalize": "hasten.methods.equalize",
+    "prune_channels": "hasten.methods.prune_channels",
+    "prune_heads": "hasten.methods.prune_heads",
     "quantize_static": "hasten.methods.quantize_static",
     "reconstruct": "hasten.methods.reconstruct",
     "quantize_aware": "hasten.methods.quantize_aware",

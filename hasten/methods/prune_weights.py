@@ -28,10 +28,10 @@ from hasten.graph import Graph
 from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
+from hasten.methods._observe.biases import Bias, find_bias
 from hasten.methods._observe.moments import observe
 from hasten.methods._observe.samples import spread
 from hasten.methods._observe.weight_gradients import weight_gradients
-from hasten.methods._sparse.biases import Bias, find_bias
 from hasten.methods._sparse.choose import OBSERVED, Importance, Scorer, mask
 from hasten.methods._sparse.inputs import LARGEST, Observe, with_inputs
 from hasten.methods._sparse.weights import LINEAR, Unfit, Weight, find

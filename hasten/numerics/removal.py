@@ -24,15 +24,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_DAMPING = 1e-3
-"""Part of the mean variance that is added to all variances: inputs that never vary make C singular."""
-_DRAW = 0.01
-"""The same for a layer that is solved anew, towards the weights it has."""
+_LEAST_SHRINKAGE = 1e-3
+"""Inputs that never vary make C singular, however many positions were seen."""
+_ROWS = 2048
+"""Positions that are multiplied at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A layer that reads units. covariance: of its inputs, (n, n). gram: WᵀW, (n, n).
+    """A layer that reads units. covariance: of its inputs, (n, n), shrunk. gram: WᵀW, (n, n).
 
     units: the unit of each input, -1 for those that stay.
     """
@@ -80,11 +80,10 @@ class _State:
     """What is left of a layer: P, Q, and the unit of each of its inputs."""
 
     def __init__(self, reader: Reader) -> None:
-        damped = damp(reader.covariance, _DAMPING)
-        self._inverse = np.linalg.inv(damped)
+        self._inverse = np.linalg.inv(reader.covariance)
         self._gram = reader.gram.astype(np.float64)
         self._units = reader.units
-        self._signal = max(float((self._gram * damped).sum()), np.finfo(np.float64).tiny)
+        self._signal = max(float((self._gram * reader.covariance).sum()), np.finfo(np.float64).tiny)
 
     def costs(self, count: int) -> NDArray[np.float64]:
         """What each unit alone would cost now; of a unit with several inputs these are taken together."""
@@ -120,15 +119,28 @@ class _State:
         return max(cost, 0.0) / self._signal
 
 
-def damp(covariance: NDArray[Any], by: float) -> NDArray[np.float64]:
-    """The covariance with part of its mean variance added to all variances."""
-    mean = float(np.trace(covariance)) / max(len(covariance), 1)
-    return np.asarray(covariance + max(by * mean, np.finfo(np.float32).tiny) * np.eye(len(covariance)))
+def shrunk(covariance: NDArray[Any], count: int) -> NDArray[np.float64]:
+    """The covariance of ``count`` positions drawn towards a multiple of the identity.
+
+    Of few positions each input seems to follow from the others. Source: Chen et al. 2010, "Shrinkage
+    Algorithms for MMSE Covariance Estimation", equation 23 (the oracle approximating estimator).
+    """
+    size = len(covariance)
+    trace, squares = float(np.trace(covariance)), float(np.square(covariance).sum())
+    spread = squares - trace**2 / size
+    wanted = (1 - 2 / size) * squares + trace**2
+    known = (count + 1 - 2 / size) * spread
+    part = min(1.0, max(wanted / known if known > 0 else 1.0, _LEAST_SHRINKAGE))
+    target = max(trace / size, float(np.finfo(np.float32).tiny)) * np.eye(size)
+    return np.asarray((1 - part) * covariance + part * target)
 
 
 def prediction(covariance: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """B with x ≈ B x_K about the mean, of shape (n, kept); its rows of what is kept are those of I."""
-    inner = damp(covariance, _DAMPING)[np.ix_(kept, kept)]
+    """B with x ≈ B x_K about the mean, of shape (n, kept); its rows of what is kept are those of I.
+
+    covariance: of x, ``shrunk``.
+    """
+    inner = covariance[np.ix_(kept, kept)]
     found = np.zeros((len(kept), int(kept.sum())))
     found[~kept] = np.linalg.solve(inner, covariance[np.ix_(kept, ~kept)]).T
     found[kept] = np.eye(int(kept.sum()))
@@ -142,10 +154,21 @@ class Regression:
         self.count = 0
         self._x, self._y = np.zeros(inputs), np.zeros(outputs)
         self._xx, self._xy = np.zeros((inputs, inputs)), np.zeros((inputs, outputs))
+        self._waiting: list[tuple[NDArray[Any], NDArray[Any]]] = []
 
     def update(self, x: NDArray[Any], y: NDArray[Any]) -> None:
         """Count positions: x of shape (positions, inputs), y of shape (positions, outputs)."""
         self.count += len(x)
+        self._waiting.append((x, y))
+        # Products of many rows at once: to add up large matrices takes longer than to multiply a few rows.
+        if sum(len(rows) for rows, _ in self._waiting) >= _ROWS:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        if not self._waiting:
+            return
+        x, y = (np.concatenate(rows) for rows in zip(*self._waiting, strict=True))
+        self._waiting = []
         self._x += x.sum(axis=0, dtype=np.float64)
         self._y += y.sum(axis=0, dtype=np.float64)
         self._xx += x.T @ x
@@ -156,15 +179,15 @@ class Regression:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """The weight, (outputs, inputs), and offset, (outputs,), of least error near those given.
 
-        With few positions what they say nothing about stays as it is (a ridge towards ``weight``). offset:
-        None where the layer has none, which then stays so.
+        With few positions what they say little about stays nearly as it is. offset: None where the layer has
+        none, which then stays so.
         """
+        self._add_up()
         n = max(self.count, 1)
         centred = offset is not None
         mean_x, mean_y = self._x / n * centred, self._y / n * centred
         second = self._xx / n - np.outer(mean_x, mean_x)
         across = self._xy / n - np.outer(mean_x, mean_y)
-        ridge = damp(second, _DRAW)
-        step = np.linalg.solve(ridge, across - second @ weight.T.astype(np.float64))
+        step = np.linalg.solve(shrunk(second, n), across - second @ weight.T.astype(np.float64))
         made = weight + step.T
         return made, None if offset is None else mean_y - made @ mean_x

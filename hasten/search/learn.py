@@ -1,4 +1,4 @@
-"""Would learning mend a quantized model, and how much of it fits into the time left?"""
+"""Would learning mend a quantized or smaller model, and how much of it fits into the time left?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ FEWEST_SAMPLES = 256
 
 _MOST_EPOCHS = 8.0
 _FEWEST_EPOCHS = 0.5
+_MOST_EPOCHS_SMALLER = 30.0
+"""A graph that lost channels or layers has more to learn again than one that was rounded."""
+_RATE = 3e-4
 _INFERENCES = 34.0
 """What training costs a sample, in inferences of the original: 4 to 34 were measured (MiniLM the least,
 EfficientNet-Lite0 with its depthwise convolutions the most; benchmarks/training_cost.py). The most counts: a
@@ -43,13 +46,35 @@ def quantize_aware(samples: int, inference_ms: float, seconds_left: float) -> St
 
     samples: of the calibration role. inference_ms: one inference of one sample in float32.
     """
+    epochs = _epochs(samples, inference_ms, seconds_left, _MOST_EPOCHS)
+    return None if epochs is None else Step("quantize_aware", {"epochs": epochs})
+
+
+def distill(samples: int, inference_ms: float, seconds_left: float) -> Step | None:
+    """The step by which a smaller graph learns from the original for as long as there is time; or None.
+
+    samples, inference_ms: as of ``quantize_aware``.
+    """
+    epochs = _epochs(samples, inference_ms, seconds_left, _MOST_EPOCHS_SMALLER)
+    return None if epochs is None else Step("distill", {"epochs": epochs, "learning_rate": _RATE})
+
+
+def finetune(samples: int, inference_ms: float, seconds_left: float) -> Step | None:
+    """The step by which a smaller graph learns from labels for as long as there is time; or None.
+
+    samples, inference_ms: as of ``quantize_aware``.
+    """
+    epochs = _epochs(samples, inference_ms, seconds_left, _MOST_EPOCHS_SMALLER)
+    return None if epochs is None else Step("finetune", {"epochs": epochs, "learning_rate": _RATE})
+
+
+def _epochs(samples: int, inference_ms: float, seconds_left: float, most: float) -> float | None:
+    """Passes over the samples that there is time for; None where learning would not pay."""
     if samples < FEWEST_SAMPLES or not _can_learn():
         return None
     epoch_s = samples * _INFERENCES * inference_ms / 1e3
-    epochs = min(_MOST_EPOCHS, _SHARE * seconds_left / epoch_s)
-    if epochs < _FEWEST_EPOCHS:
-        return None
-    return Step("quantize_aware", {"epochs": round(epochs, 1)})
+    epochs = min(most, _SHARE * seconds_left / epoch_s)
+    return None if epochs < _FEWEST_EPOCHS else round(epochs, 1)
 
 
 def _can_learn() -> bool:

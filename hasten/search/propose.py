@@ -17,6 +17,7 @@ from hasten.search.choose import cost, leader, within_budget
 from hasten.search.layers import fell_back, saved
 from hasten.search.learn import quantize_aware, reconstruct
 from hasten.search.repair import choose_forms, forms_of, mixed, without
+from hasten.search.smaller import Shrinker
 from hasten.search.trial import Lab
 
 _REPAIR_SHARE = 0.5
@@ -41,8 +42,8 @@ class Proposer:
 
     threads: how many threads the user fixed, or None when they are free to vary.
     shapes: the shapes that inputs with dynamic dimensions have in the data, to learn what fixing them would
-    gain; empty when there are none. samples: of the calibration role. deadline: in the time of
-    ``time.monotonic``.
+    gain; empty when there are none. samples: of the calibration role; labelled: whether it has labels.
+    deadline: in the time of ``time.monotonic``. structures: whether smaller ones may be proposed.
     """
 
     lab: Lab
@@ -52,6 +53,8 @@ class Proposer:
     shapes: Mapping[str, tuple[int, ...]]
     samples: int
     deadline: float
+    labelled: bool
+    structures: bool
 
     def propose(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
@@ -67,6 +70,14 @@ class Proposer:
         yield from self._mixed(done)
         yield from self._runtime_options(done)
         yield from self._fixed_shapes(done)
+        if self.structures:
+            yield from Shrinker(
+                lab=self.lab,
+                baseline=self.baseline,
+                samples=self.samples,
+                labelled=self.labelled,
+                deadline=self.deadline,
+            ).propose(done)
 
     def _promising(self, early: Sequence[Candidate], done: Sequence[Trial]) -> Iterator[Candidate]:
         """Exact rewrites, then what promises most on each target."""

@@ -83,6 +83,8 @@ def proposing(objective: Objective = "latency") -> Proposer:
         shapes={},
         samples=0,
         deadline=0.0,
+        labelled=False,
+        structures=False,
     )
 
 

@@ -16,7 +16,7 @@ from hasten.graph.names import layer_name
 from hasten.graph.reading import constant
 from hasten.methods import Context
 from hasten.methods._observe.samples import in_memory
-from hasten.numerics.removal import Reader
+from hasten.numerics.removal import Reader, shrunk
 from hasten.numerics.rounding import Moments
 
 _POSITIONS = 64
@@ -102,8 +102,8 @@ def covariances(
 
 
 def covariance(moments: Moments) -> Array:
-    """About the mean."""
-    return np.asarray(moments.second[0] - np.outer(moments.mean[0], moments.mean[0]))
+    """About the mean, as far as so many positions tell."""
+    return shrunk(moments.second[0] - np.outer(moments.mean[0], moments.mean[0]), moments.count)
 
 
 def reader(graph: Graph, width: Width, read: Read, moments: Moments) -> Reader:

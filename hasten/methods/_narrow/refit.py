@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -22,17 +23,21 @@ from hasten.graph.coupling import Coupling, prepare
 from hasten.graph.editor import Editor
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name
-from hasten.graph.reading import constant, given
+from hasten.graph.reading import constant, given, sole_user
 from hasten.graph.section import section
+from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
 from hasten.methods._narrow.readers import Read, covariance
 from hasten.methods._observe.biases import Bias, find_bias
 from hasten.methods._observe.moments import inputs_of, outputs_of
+from hasten.methods._observe.samples import spread
 from hasten.numerics.removal import Regression, prediction
 from hasten.numerics.rounding import Moments
 
 _POSITIONS = 64
 """Positions of a sample (pixels, tokens) that equations are made of at most."""
+_FEWEST, _FOR_EACH_INPUT = 32, 8
+"""Samples, and positions for each input, that are enough."""
 _LARGEST = 4608
 """Inputs of an output beyond which its equations take too much memory (170 MB)."""
 
@@ -150,6 +155,8 @@ def refit(
     nodes = {layer_name(node): node for node in whole.ir_model.graph}
     layers = [node for node in narrow.ir_model.graph if layer_name(node) in set(names)]
     done = []
+    first = next(iter(samples.batches(1)))
+    shapes = observed_shapes(whole, first.feeds(whole.inputs), threads=context.threads)
     for number, node in enumerate(layers):
         layer, origin = _solvable(node), nodes[layer_name(node)]
         if layer is None:
@@ -158,7 +165,7 @@ def refit(
         units = coupling.axes[str(weight.name)][layer.axis] if weight is not None else None
         kept = slice(None) if units is None else ~gone[units]
         bias = find_bias(node, len(layer.matrix))
-        _solve(_Fit(whole, narrow, origin, layer, kept, bias), samples, context)
+        _solve(_Fit(whole, narrow, origin, layer, kept, bias, shapes), samples, context)
         done.append(layer.name)
         context.progress("fitting layers to the original's outputs", (number + 1) / len(layers))
     return done
@@ -182,7 +189,10 @@ def _solvable(node: ir.Node) -> _Layer | None:
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
-    """A layer of the narrow graph, and where the whole one has it. kept: which of its outputs there are."""
+    """A layer of the narrow graph, and where the whole one has it, whose ``shapes`` were observed.
+
+    kept: which of its outputs there are.
+    """
 
     whole: Graph
     narrow: Graph
@@ -190,21 +200,26 @@ class _Fit:
     layer: _Layer
     kept: Array | slice
     bias: Bias | None
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 def _solve(fit: _Fit, samples: Calibration, context: Context) -> None:
-    layer, output = fit.layer, str(fit.origin.outputs[0].name)
+    layer, goal = fit.layer, _goal(fit.origin, fit.shapes)
     read = str(layer.activation.name)
-    given_by = [spec.name for spec in fit.narrow.inputs]
-    narrow = None if read in given_by else _opened(fit.narrow, read, context)
-    whole = _opened(fit.whole, output, context)
+    names = [read] if goal.beside is None else [read, goal.beside]
+    narrow = _Values(fit.narrow, names, context)
+    whole = _Values(fit.whole, [goal.value], context)
     outputs, inputs = layer.matrix.shape
     sums = Regression(inputs, outputs)
-    for batch in samples.batches(context.batch):
+    enough = max(_FEWEST, -(-_FOR_EACH_INPUT * inputs // _places(layer, fit.shapes)))
+    for batch in spread(samples, enough).batches(context.batch):
         feeds = batch.feeds(fit.whole.inputs)
-        x = feeds[read] if narrow is None else _run(narrow, feeds, read)
-        y = _run(whole, feeds, output)
-        sums.update(inputs_of(layer, x, _POSITIONS)[0], outputs_of(layer, y, _POSITIONS)[:, fit.kept])
+        now = narrow.of(feeds)
+        y = outputs_of(layer, whole.of(feeds)[goal.value], _POSITIONS) - goal.constant
+        y = y[:, fit.kept]
+        if goal.beside is not None:
+            y = y - outputs_of(layer, now[goal.beside], _POSITIONS)
+        sums.update(inputs_of(layer, now[read], _POSITIONS)[0], y)
     offset = None if fit.bias is None else np.zeros(outputs)
     matrix, shifted = sums.solve(layer.matrix, offset)
     if not np.isfinite(matrix).all():
@@ -217,9 +232,56 @@ def _solve(fit: _Fit, samples: Calibration, context: Context) -> None:
         fit.bias.shift(editor, shifted - held)
 
 
-def _opened(graph: Graph, name: str, context: Context) -> Evaluator:
-    return Evaluator(section(graph, None, [name]), threads=context.threads)
+def _places(layer: _Layer, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Positions of one sample that are counted."""
+    made = shapes.get(str(layer.node.outputs[0].name), ())
+    every = prod(made[2:] if layer.node.op_type == "Conv" else made[1:-1])
+    return min(_POSITIONS, max(every, 1))
 
 
-def _run(evaluator: Evaluator, feeds: Mapping[str, Array], name: str) -> Array:
-    return evaluator.run({spec.name: feeds[spec.name] for spec in evaluator.inputs}, [name])[name]
+@dataclass(frozen=True, eq=False)
+class _Goal:
+    """What a layer's outputs are fitted to: a value, without a constant, and without what stands beside it.
+
+    Where a layer's outputs are added to something else it is the sum that should be right: what is narrow
+    beside the layer has errors, too, which the layer can make up for.
+    """
+
+    value: str
+    constant: Array
+    beside: str | None
+
+
+def _goal(layer: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> _Goal:
+    value, offset = layer.outputs[0], np.zeros(1)
+    for _ in range(2):
+        add = sole_user(value)
+        if add is None or add.domain or add.op_type != "Add" or value.is_graph_output():
+            break
+        other = add.inputs[1] if add.inputs[0] is value else add.inputs[0]
+        array = constant(other)
+        if array is None and other is not None and other is not value:
+            if shapes.get(str(other.name)) != shapes.get(str(value.name)):
+                break
+            return _Goal(str(add.outputs[0].name), offset, str(other.name))
+        if array is None or array.size != array.shape[-1]:
+            break
+        value, offset = add.outputs[0], offset + array.reshape(-1)
+    return _Goal(str(layer.outputs[0].name), np.zeros(1), None)
+
+
+class _Values:
+    """Values of a graph of which no more is run than they need."""
+
+    def __init__(self, graph: Graph, names: Sequence[str], context: Context) -> None:
+        given_by = {spec.name for spec in graph.inputs}
+        self._names = [name for name in names if name not in given_by]
+        self._evaluator = None
+        if self._names:
+            self._evaluator = Evaluator(section(graph, None, self._names), threads=context.threads)
+
+    def of(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self._evaluator is None:
+            return dict(feeds)
+        inputs = {spec.name: feeds[spec.name] for spec in self._evaluator.inputs}
+        return dict(feeds) | self._evaluator.run(inputs, self._names)

@@ -1,0 +1,124 @@
+"""Which smaller structures are tried, given what became of those before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
+
+import pytest
+
+from hasten.core.budget import Budget
+from hasten.core.measurement import Comparison, Measurement
+from hasten.core.recipe import Recipe, Step
+from hasten.core.record import Quality, Trial
+from hasten.measuring import Conditions
+from hasten.search.build import Built
+from hasten.search.candidate import Candidate
+from hasten.search.smaller import Shrinker
+
+CLEAN, INT8 = Step("optimize_graph"), Step("quantize_static")
+_ALLOWED = 0.01
+
+
+def trial(candidate: Candidate, speed: float, drop: float) -> Trial:
+    kept = drop <= _ALLOWED
+    return Trial(
+        id=candidate.id,
+        recipe=candidate.recipe,
+        target=candidate.target,
+        runtime="r",
+        options=dict(candidate.options),
+        status="ok" if kept else "rejected",
+        speedup=Comparison(median=speed, ci95=(speed, speed), verdict="better"),
+        latency_ms=Measurement(unit="ms", median=1.0, ci95=(1.0, 1.0), rounds=1, spread=0.0, samples=(1.0,)),
+        quality=Quality(
+            metric="accuracy",
+            value=0.9 - drop,
+            reference=0.9,
+            drop=drop,
+            ci95=(drop, drop),
+            n=100,
+            allowed=_ALLOWED,
+            budget="met" if kept else "missed",
+        ),
+    )
+
+
+def shrinker(works: Callable[[str], bool], samples: int = 100, seconds: float = 0.0) -> Shrinker:
+    def apply(recipe: Recipe) -> Built:
+        return Built(Path("model.onnx"), last_effective=works(recipe.steps[-1].method))
+
+    return Shrinker(
+        # What is asked of it needs only this.
+        lab=SimpleNamespace(  # type: ignore[arg-type]
+            budget=Budget(), workshop=SimpleNamespace(apply=apply), conditions=Conditions(threads=2)
+        ),
+        baseline=trial(Candidate(Recipe(), "onnxruntime"), 1.0, 0.0),
+        samples=samples,
+        labelled=True,
+        deadline=monotonic() + seconds,
+    )
+
+
+def walk(maker: Shrinker, outcome: Callable[[Candidate], tuple[float, float]]) -> list[Candidate]:
+    best = Candidate(Recipe((CLEAN, INT8)), "openvino", {"threads": 2})
+    done = [trial(best, 2.0, 0.0)]
+    tried = []
+    for candidate in maker.propose(done):
+        tried.append(candidate)
+        done.append(trial(candidate, *outcome(candidate)))
+    return tried
+
+
+def share(candidate: Candidate, method: str = "prune_channels", name: str = "macs") -> object:
+    return next(step.params[name] for step in candidate.recipe.steps if step.method == method)
+
+
+def test_a_smaller_structure_comes_before_what_the_best_recipe_does_and_keeps_its_place() -> None:
+    (first, *_) = walk(shrinker(lambda m: m == "prune_channels"), lambda c: (2.1, 0.5))
+    assert [step.method for step in first.recipe.steps] == [
+        "optimize_graph",
+        "prune_channels",
+        "quantize_static",
+    ]
+    assert (first.target, first.options) == ("openvino", {"threads": 2})
+
+
+def test_heads_go_with_channels_where_there_are_any() -> None:
+    (first, *_) = walk(shrinker(lambda m: m.startswith("prune_")), lambda c: (2.1, 0.5))
+    assert [step.method for step in first.recipe.steps][1:3] == ["prune_channels", "prune_heads"]
+
+
+def test_more_is_taken_while_it_holds_and_less_where_it_does_not() -> None:
+    tried = walk(shrinker(lambda m: m == "prune_channels"), lambda c: (3.0 - float(str(share(c))), 0.0))
+    assert [share(c) for c in tried] == [0.75, 0.562, 0.422, 0.316]
+    tried = walk(shrinker(lambda m: m == "prune_channels"), lambda c: (2.5, 0.5))
+    assert [share(c) for c in tried] == [0.75, 0.875]
+
+
+def test_what_is_smaller_and_not_faster_ends_its_family() -> None:
+    tried = walk(shrinker(lambda m: m in {"prune_channels", "factorize"}), lambda c: (1.9, 0.0))
+    assert [c.recipe.steps[1].method for c in tried] == ["prune_channels", "factorize"]
+
+
+def test_what_loses_too_much_learns_from_the_original_and_then_from_labels() -> None:
+    pytest.importorskip("torch")
+    maker = shrinker(lambda m: m == "prune_layers", samples=1000, seconds=1000.0)
+
+    def outcome(candidate: Candidate) -> tuple[float, float]:
+        return 2.5, 0.0 if any(s.method == "finetune" for s in candidate.recipe.steps) else 0.5
+
+    tried = walk(maker, outcome)
+    methods = [[step.method for step in c.recipe.steps] for c in tried[:3]]
+    assert methods[0] == ["optimize_graph", "prune_layers", "quantize_static"]
+    assert methods[1] == ["optimize_graph", "prune_layers", "distill", "quantize_static"]
+    assert methods[2] == ["optimize_graph", "prune_layers", "finetune", "quantize_static"]
+    # What was mended holds, so the next has less left; it does not inherit the training of the last.
+    assert [step.method for step in tried[3].recipe.steps] == methods[0]
+    assert share(tried[3], "prune_layers", "ratio") == pytest.approx(1 - 0.562)
+
+
+def test_without_samples_nothing_is_proposed() -> None:
+    assert not walk(shrinker(lambda m: True, samples=0), lambda c: (9.0, 0.0))
