@@ -78,11 +78,15 @@ class Rounding:
 
 
 def loudness(products: Sequence[Product], count: int) -> NDArray[np.float64]:
-    """√E[x_k²] of each channel over all that read it, of shape (count,); 0 for what none reads."""
+    """√E[x_k²] of each channel over all that read it, of shape (count,); 0 for what none reads.
+
+    Squares count as parts of the mean over all inputs of a layer, as errors count as parts of its output: of
+    layers along a residual sum none drowns the others.
+    """
     squares, readers = np.zeros(count), np.zeros(count)
     for product in products:
         each = np.diagonal(product.moments.second, axis1=1, axis2=2)
-        np.add.at(squares, product.read[:, 0], each)
+        np.add.at(squares, product.read[:, 0], each / (each.mean() or 1.0))
         np.add.at(readers, product.read[:, 0], 1)
     return np.asarray(np.sqrt(squares / np.maximum(readers, 1)))
 

@@ -87,7 +87,7 @@ def calibration_error(graph: Graph, tmp_path, *steps: Step) -> float:
 
 @pytest.mark.parametrize("group", [None, 16])
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize(("make", "most"), [(loud_tokens, 0.6), (loud_pictures, 0.8)])
+@pytest.mark.parametrize(("make", "most"), [(loud_tokens, 0.6), (loud_pictures, 0.85)])
 def test_codes_of_four_bits_lose_less(make: Callable[[Net], Graph], most, symmetric, group, tmp_path):
     graph = make(Net(3))
     codes = {"bits": 4, "group": group, "symmetric": symmetric}
