@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -17,6 +19,7 @@ from hasten.graph.reading import constant
 from hasten.graph.shapes import infer
 
 Shape: TypeAlias = "tuple[int | None, ...]"
+Lengths: TypeAlias = "tuple[int | str | None, ...]"
 Role: TypeAlias = Literal["made", "read", "factor", "term"]
 Side: TypeAlias = Literal["outer", "inner"]
 
@@ -56,14 +59,19 @@ class Axes:
         self._attended: list[Labels] = []
         self._open: list[Callable[[Resolved], None]] = []
         main = infer(graph).ir_model.graph
-        self._shapes: dict[str | None, Shape] = {
-            value.name: tuple(d if isinstance(d, int) else None for d in value.shape)
+        self._shapes: dict[str | None, Lengths] = {
+            value.name: tuple(d if isinstance(d, int) else d.value for d in value.shape)
             for value in (*main.inputs, *(out for node in main for out in node.outputs))
             if value.shape is not None
         }
+        _solve(main, self._shapes)
 
     def shape(self, value: ir.Value | None) -> Shape:
         """The lengths of a value's axes, None where unknown; raises Stop where not even the rank is."""
+        return tuple(length if isinstance(length, int) else None for length in self.lengths(value))
+
+    def lengths(self, value: ir.Value | None) -> Lengths:
+        """The same with names for unknown lengths, where they have any: what has one name has one length."""
         if value is not None and value.const_value is not None:
             return tuple(value.const_value.shape.numpy())
         known = None if value is None else self._shapes.get(value.name)
@@ -156,6 +164,26 @@ class Axes:
             decide(self._channels.resolve())
         self._open.clear()
         return self._channels.resolve()
+
+
+def _solve(main: ir.Graph, shapes: dict[str | None, Lengths]) -> None:
+    """Compute, in place, the one length that a Reshape leaves open where all others are known or named."""
+    found: dict[str | None, int] = {}
+    for node in main:
+        if node.op_type != "Reshape" or node.inputs[0] is None:
+            continue
+        before, after = shapes.get(node.inputs[0].name), shapes.get(node.outputs[0].name)
+        if before is None or after is None:
+            continue
+        before = tuple(found.get(d, d) if isinstance(d, str) else d for d in before)
+        names = Counter(d for d in after if not isinstance(d, int))
+        names.subtract(d for d in before if not isinstance(d, int))
+        unmatched = list(names.elements()) if min(names.values(), default=0) >= 0 else []
+        whole, part = (prod(d for d in lengths if isinstance(d, int)) for lengths in (before, after))
+        if len(unmatched) == 1 and unmatched[0] is not None and part and whole % part == 0:
+            found[unmatched[0]] = whole // part
+    for name, lengths in shapes.items():
+        shapes[name] = tuple(found.get(d, d) if isinstance(d, str) else d for d in lengths)
 
 
 Rule: TypeAlias = Callable[[Axes, ir.Node], None]

@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Width:
-    """The units that the same layers make and read: one number that can be chosen, how many there are.
+    """The units that lie along the same axes everywhere: one number that can be chosen, how many there are.
 
     name: of the first layer that makes them. units: their numbers, in the order of that layer's outputs.
     attended: they are heads of attention, or places inside heads.
@@ -121,17 +121,18 @@ def _named(axes: Axes, resolved: Resolved) -> Coupling:
         for value, all_labels in axes.values()
     }
     parts = [_part(mark, numbers) for mark in axes.marks]
+    where_seen = _seen(numbers, resolved.count)
     holds: dict[int, list[int]] = {}
     for index, part in enumerate(parts):
         for unit in np.unique(part.units[part.units > 0]).tolist():
             holds.setdefault(unit, []).append(index)
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], int], list[int]] = {}
     for unit, where in holds.items():
         if any(parts[i].role == "made" for i in where):
-            groups.setdefault(tuple(where), []).append(unit)
+            groups.setdefault((tuple(where), where_seen[unit]), []).append(unit)
     attended = set(np.unique(resolved.numbers(axes.attended)).tolist())
     widths, taken = [], set()
-    for together, units in sorted(groups.items()):
+    for (together, _), units in sorted(groups.items(), key=lambda group: (group[0][0], group[1])):
         first = next(parts[i] for i in together if parts[i].role == "made")
         name, count = first.layer, 1
         while name in taken:
@@ -142,6 +143,20 @@ def _named(axes: Axes, resolved: Resolved) -> Coupling:
         own = tuple(parts[i] for i in together)
         widths.append(Width(name, np.array(ordered, np.intp), own, bool(attended & set(units))))
     return Coupling(tuple(widths), tuple(_fixed(axes, resolved)), numbers, resolved.count)
+
+
+def _seen(numbers: Mapping[str, tuple[NDArray[np.intp] | None, ...]], count: int) -> list[int]:
+    """A number of each unit that is the same for those that lie along the same axes of all values.
+
+    So no axis loses all its entries while each width keeps some.
+    """
+    draw = np.random.default_rng(0)
+    seen = np.zeros(count, np.uint64)
+    for axes in numbers.values():
+        for units in axes:
+            if units is not None and units.any():
+                seen[np.unique(units)] ^= draw.integers(1 << 63, dtype=np.uint64)
+    return [int(number) for number in seen]
 
 
 def _part(mark: Mark, numbers: Mapping[str, tuple[NDArray[np.intp] | None, ...]]) -> Part:

@@ -115,6 +115,8 @@ def _matmul(axes: Axes, node: ir.Node) -> None:
         return
     for labels in (*axes.all(out)[:-2], axes.all(left)[-1]):
         axes.attend(labels)
+    if axes.side == "inner":
+        axes.attend(axes.all(right)[-1])
     zero = axes.vanishes(left), axes.vanishes(right)
     for value, own, vanishes, other in ((left, -2, *zero), (right, -1, *zero[::-1])):
         if other and not vanishes:

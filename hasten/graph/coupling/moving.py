@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from math import prod
 
@@ -25,17 +26,63 @@ def _transpose(axes: Axes, node: ir.Node) -> None:
 def _reshape(axes: Axes, node: ir.Node) -> None:
     """Runs of axes with the same number of elements before and after correspond."""
     x, out = _through(node)
-    before, after = axes.shape(x), axes.shape(out)
-    start = 0
-    while start < min(len(before), len(after)) and before[start] == after[start]:
-        axes.meet(x, start, out, start)
-        start += 1
-    last = 0
-    while last < min(len(before), len(after)) - start and before[-1 - last] == after[-1 - last]:
+    before, after = axes.lengths(x), axes.lengths(out)
+    start = last = 0
+    common = min(len(before), len(after))
+    while last < common and before[-1 - last] == after[-1 - last] is not None:
         last += 1
         axes.meet(x, len(before) - last, out, len(after) - last)
-    _middle(axes, node, list(range(start, len(before) - last)), list(range(start, len(after) - last)))
+    while start < common - last and _alike(before[start], after[start]):
+        start += 1
+    ins, outs = (list(range(start, len(lengths) - last)) for lengths in (before, after))
+    sizes = _size(axes.shape(x), ins), _size(axes.shape(out), outs)
+    named = before[:start] == after[:start] and None not in before[:start]
+    if not named and (0 in sizes or sizes[0] != sizes[1]):
+        # Other lengths were taken for the same, which they are only if the rest is as large as before.
+        start, ins, outs = 0, list(range(len(before) - last)), list(range(len(after) - last))
+    for axis in range(start):
+        axes.meet(x, axis, out, axis)
+    _middle(axes, node, ins, outs)
+    if node.op_type == "Reshape":
+        _given(axes, node, given(node, 1))
     axes.vanish(out, when=axes.vanishes(x))
+
+
+def _alike(before: int | str | None, after: int | str | None) -> bool:
+    return before == after or not (isinstance(before, int) or isinstance(after, int))
+
+
+def _given(axes: Axes, node: ir.Node, target: ir.Value | None) -> None:
+    """Of a shape that is computed, what is a number in it can be set anew; other lengths stay."""
+    out = node.outputs[0]
+    rank = len(axes.shape(out))
+
+    def length(value: ir.Value) -> int | None:
+        return axes.shape(value)[0]
+
+    entries = shape_entries(target, length) or [None] * rank
+    computed = [axis for axis in range(-len(entries), 0) if entries[axis] is None]
+    axes.fix(out, [rank + axis for axis in computed], f"{called(node)} is given its length")
+
+
+def shape_entries(
+    target: ir.Value | None, length: Callable[[ir.Value], int | None]
+) -> list[int | None] | None:
+    """The numbers in a shape, None for those that are computed; None where even their places are unknown."""
+    known = integers(target)
+    if known is not None:
+        return list(known)
+    node = None if target is None else target.producer()
+    if node is None or node.op_type != "Concat" or node.domain:
+        return None
+    found: list[int | None] = []
+    for value in node.inputs:
+        assert value is not None
+        numbers, count = integers(value), length(value)
+        if count is None:
+            return None
+        found += numbers if numbers is not None else [None] * count
+    return found
 
 
 def _middle(axes: Axes, node: ir.Node, ins: list[int], outs: list[int]) -> None:
@@ -250,6 +297,7 @@ def _expand(axes: Axes, node: ir.Node) -> None:
     offset = len(axes.shape(out)) - len(axes.shape(x))
     repeated = [a for a in range(len(axes.shape(out))) if a < offset or axes.shape(x)[a - offset] == 1]
     axes.fix(out, repeated, f"{called(node)} repeats one entry along it")
+    _given(axes, node, given(node, 1))
     axes.vanish(out, when=axes.vanishes(x))
 
 

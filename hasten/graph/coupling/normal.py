@@ -40,7 +40,13 @@ def _over_one(axes: Axes, node: ir.Node) -> None:
     aligned(axes, x, out)
     rank = len(axes.shape(x))
     default = -1 if axes.opset >= _SOFTMAX_BY_ONE or node.op_type not in _FLATTENING else 1
-    axis = node.attributes.get_int("axis", default) % rank
+    axis = node.attributes.get_int("axis", default)
+    if node.op_type == "CumSum":
+        which = integers(given(node, 1))
+        if which is None:
+            raise Stop(f"it is not known along which axis {called(node)} is")
+        axis = which[0]
+    axis %= rank
     flattens = node.op_type in _FLATTENING and axes.opset < _SOFTMAX_BY_ONE
     axes.fix(x, range(axis, rank) if flattens else [axis], f"{called(node)} is computed over it")
 
@@ -85,11 +91,11 @@ def _pooling(axes: Axes, node: ir.Node) -> None:
 
 
 def _resize(axes: Axes, node: ir.Node) -> None:
-    """Axes that keep their length pass; sizes that are computed are taken for those of positions."""
+    """Axes that keep their length pass."""
     x, out = _through(node)
     sizes = given(node, 3)
-    if sizes is not None and integers(sizes) is None and constant(sizes) is None:
-        axes.fix(x, [0, 1], f"{called(node)} is given its length")
+    if sizes is not None and integers(sizes) is None:
+        axes.fix(x, None, f"{called(node)} is given its length")
     for axis, (before, after) in enumerate(zip(axes.shape(x), axes.shape(out), strict=True)):
         if axis < 2 or (before is not None and before == after):
             axes.meet(x, axis, out, axis)

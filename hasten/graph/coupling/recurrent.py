@@ -52,6 +52,7 @@ def _recurrent(axes: Axes, node: ir.Node) -> None:
     for place, out in enumerate(node.outputs):
         if out.name:
             axes.tie(axes.of(out, 3 if place == 0 else 2), hidden)
+            axes.fix(out, range(3 if place == 0 else 2), f"{called(node)} walks along it")
             axes.vanish(out, when=bias is None or constant(bias) is not None)
 
 

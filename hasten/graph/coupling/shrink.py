@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hasten.core.data import Array
 from hasten.core.errors import MethodError
 from hasten.graph.coupling.coupling import Coupling
-from hasten.graph.coupling.moving import pads, slices
+from hasten.graph.coupling.moving import pads, shape_entries, slices
 from hasten.graph.editor import Editor
 from hasten.graph.graph import Graph
 from hasten.graph.reading import constant, given, integers
@@ -110,27 +110,21 @@ def _groups(_: Editor, node: ir.Node, kept: Kept) -> None:
         node.attributes["group"] = ir.AttrInt64("group", int(keep.sum()))
 
 
-def _reshape(editor: Editor, node: ir.Node, kept: Kept) -> None:
-    target, cut = integers(given(node, 1)), kept.axes(node.outputs[0])
-    if not cut or target is None:
-        return
-    for axis, keep in cut.items():
-        if target[axis] > 0:
-            target[axis] = int(keep.sum())
-    editor.set_input(node, 1, np.asarray(target, np.int64))
-
-
 def _split(editor: Editor, node: ir.Node, kept: Kept) -> None:
     x = node.inputs[0]
     axis = node.attributes.get_int("axis", 0)
     if x is None or kept.along(x, axis) is None:
         return
     sizes = [kept.length(out, axis) for out in node.outputs]
-    if "split" in node.attributes:
+    if editor.graph.opset < _SPLIT_BY_INPUT:
         node.attributes["split"] = ir.AttrInt64s("split", sizes)
     else:
         node.attributes.pop("num_outputs", None)
         editor.set_input(node, 1, np.asarray(sizes, np.int64))
+
+
+_SPLIT_BY_INPUT = 13
+"""From this operator set on the sizes of parts are an input; before, an attribute."""
 
 
 def _slice(editor: Editor, node: ir.Node, kept: Kept) -> None:
@@ -186,20 +180,46 @@ def _pad(editor: Editor, node: ir.Node, kept: Kept) -> None:
         editor.set_input(node, 3, np.arange(len(around), dtype=np.int64))
 
 
-def _sizes(index: int) -> Resize:
-    """For operators whose input of that number is the shape of what they make."""
+def _sizes(index: int, least: int) -> Resize:
+    """For operators whose input of that number is the shape of what they make; below ``least`` it is not."""
 
     def resize(editor: Editor, node: ir.Node, kept: Kept) -> None:
-        target, cut = integers(given(node, index)), kept.axes(node.outputs[0])
-        if target is None or not cut:
+        out, target = node.outputs[0], given(node, index)
+        cut = kept.axes(out)
+        entries = shape_entries(target, lambda value: kept.length(value, 0)) if cut else None
+        if entries is None or target is None:
             return
-        offset = len(target) - kept.rank(node.outputs[0])
-        for axis, keep in cut.items():
-            if target[axis + offset] > 1:
-                target[axis + offset] = int(keep.sum())
-        editor.set_input(node, index, np.asarray(target, np.int64))
+        rank = kept.rank(out)
+        which = [axis % rank for axis in node.attributes.get_ints("axes", range(rank - len(entries), rank))]
+        for place, axis in enumerate(which):
+            entry = entries[place]
+            if axis in cut and entry is not None and entry >= least:
+                entries[place] = int(cut[axis].sum())
+        if integers(target) is not None:
+            editor.set_input(node, index, np.asarray(entries, np.int64))
+        else:
+            node.replace_input_with(index, _joined(editor, node, target, entries, kept))
+            concat = target.producer()
+            if concat is not None and not target.uses() and not target.is_graph_output():
+                editor.remove(concat)
 
     return resize
+
+
+def _joined(
+    editor: Editor, node: ir.Node, target: ir.Value, entries: list[int | None], kept: Kept
+) -> ir.Value:
+    """A shape like that one, which a Concat makes, with these numbers among what is computed."""
+    concat, place = target.producer(), 0
+    assert concat is not None
+    inputs: list[ir.Value] = []
+    for value in concat.inputs:
+        assert value is not None
+        count = kept.length(value, 0)
+        own = np.asarray(entries[place : place + count])
+        inputs.append(value if integers(value) is None else editor.constant(own, f"{value.name}.left"))
+        place += count
+    return editor.insert(node, "Concat", inputs, {"axis": 0})
 
 
 def _hidden(_: Editor, node: ir.Node, kept: Kept) -> None:
@@ -220,14 +240,14 @@ _RESIZES: Mapping[str, Resize] = {
     "Attention": _heads,
     "Conv": _groups,
     "ConvTranspose": _groups,
-    "Expand": _sizes(1),
+    "Expand": _sizes(1, least=2),
     "GRU": _hidden,
     "Gather": _gather,
     "LSTM": _hidden,
     "Pad": _pad,
     "RNN": _hidden,
-    "Reshape": _reshape,
-    "Resize": _sizes(3),
+    "Reshape": _sizes(1, least=1),
+    "Resize": _sizes(3, least=1),
     "Slice": _slice,
     "Split": _split,
 }

@@ -1,0 +1,175 @@
+"""What must stay whole: signatures, what no rule knows, what is read elsewhere, the last of its kind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from coupling_law import agree, feeds_for, graph, holds, some, widths
+
+from hasten.core.errors import MethodError
+from hasten.graph.coupling import couple, mask, prepare, shrink
+from hasten.graph.coupling.cost import Costs, Counts
+from hasten.graph.shapes import observed_shapes
+
+IMAGE = "(float[n,3,8,8] x)"
+OUT = "(float[n,a,b,c] y)"
+
+
+def reasons(made) -> dict[str, str]:
+    return {skip.name: skip.reason for skip in couple(prepare(made)).fixed}
+
+
+def test_a_width_keeps_something():
+    made = prepare(
+        graph(f"{IMAGE} => {OUT} {{ a = Conv(x, w) y = Conv(a, u) }}", w=(6, 3, 1, 1), u=(2, 6, 1, 1))
+    )
+    coupling = couple(made)
+    with pytest.raises(MethodError, match="Conv:a would lose all of its 6 channels"):
+        shrink(made, coupling, coupling.widths[0].units.tolist())
+    with pytest.raises(ValueError, match="no unit"):
+        shrink(made, coupling, [0])
+    assert shrink(made, coupling, []).fingerprint == made.fingerprint
+    assert mask(made, coupling, []).fingerprint == made.fingerprint
+    assert coupling.width("Conv:a") is coupling.widths[0]
+    assert coupling.width("Conv:y") is None
+
+
+STAYS = {
+    "an operator without a rule": ("LRN<size=3>(a)", "LRN LRN:r has no rule"),
+    "the domain of another": ("own.domain.Gelu(a)", "Gelu Gelu:r has no rule"),
+    "a softmax over channels": ("Softmax<axis=1>(a)", "computed over it"),
+    "a mean over channels": ("ReduceMean(a, one)", "is over it"),
+    "a running sum over channels": ("CumSum(a, one)", "computed over it"),
+    "every other channel": ("Slice(a, zero, far, one, two)", "every so many"),
+    "reflected channels": ('Pad<mode="reflect">(a, around)', "pads it"),
+    "entries that are looked up": ("Gather<axis=1>(a, table)", "looks entries up"),
+    "axes that are mixed": ("Reshape(a, mixed)", "mixes its axes"),
+    "axes that are mixed with samples": ("Reshape(a, folded)", "mixes its axes"),
+    "a normalization over channels": ("LpNormalization<axis=1>(a)", "computed over it"),
+}
+
+
+@pytest.mark.parametrize("case", STAYS)
+def test_what_has_to_stay_and_why(case):
+    node, reason = STAYS[case]
+    made = graph(
+        f"{IMAGE} => (float[n,3,8,8] seen, float y) {{ a = Conv(x, w) r = {node} y = ReduceMax<keepdims=0>(r)"
+        " b = Conv(x, v) seen = Conv(b, u) }",
+        w=(6, 3, 1, 1), v=(5, 3, 1, 1), u=(3, 5, 1, 1), one=np.array([1]), zero=np.array([0]),
+        far=np.array([6]), two=np.array([2]), around=np.array([0, 1, 0, 0, 0, 1, 0, 0]),
+        table=np.array([[0, 1], [2, 3]]), mixed=np.array([0, 16, 24]), folded=np.array([-1, 6, 4, 8]),
+    )  # fmt: skip
+    found = couple(prepare(made))
+    assert widths(found) == {"Conv:b": 5}
+    [why] = [skip.reason for skip in found.fixed if skip.name == "Conv:a"]
+    assert reason in why
+
+
+def test_samples_folded_into_channels_are_not_mistaken_for_them():
+    """[n, 8, 4] → [2 n, 16]: the second axis has another meaning, whatever it is long."""
+    made = graph(
+        "(float[n,4,6] x) => (float[a,b] y) { a = MatMul(w, x) r = Reshape(a, to) y = MatMul(r, v) }",
+        w=(8, 4), v=(8, 3), to=np.array([-1, 8]),
+    )  # fmt: skip
+    holds(made, {})
+
+
+def test_what_is_read_inside_a_branch():
+    made = graph(
+        """(float[n,3,8,8] x, bool which) => (float[n,a,b,c] y) {
+          a = Conv(x, w) b = Conv(a, v)
+          c = If(which) <then_branch = yes () => (float[n,a,b,c] p) { p = Relu(b) },
+                         else_branch = no () => (float[n,a,b,c] q) { q = Conv(b, u) }>
+          y = Conv(c, z) }""",
+        w=(6, 3, 1, 1), v=(5, 6, 1, 1), u=(5, 5, 1, 1), z=(2, 5, 1, 1),
+    )  # fmt: skip
+    whole = prepare(made)
+    coupling = couple(whole)
+    assert widths(coupling) == {"Conv:a": 6}
+    assert any("loop or branch" in skip.reason for skip in coupling.fixed if skip.name == "Conv:b")
+    feeds = {"x": feeds_for(whole)["x"], "which": np.array(False)}
+    agree(whole, coupling, some(coupling, 1), feeds)
+    agree(whole, coupling, some(coupling, 2), feeds | {"which": np.array(True)})
+
+
+def test_a_number_of_channels_that_is_read():
+    made = graph(
+        f"{IMAGE} => (float[n,k] y) {{ a = Conv(x, w) s = Shape<start=1, end=2>(a) f = Cast<to=1>(s)"
+        " g = GlobalAveragePool(a) e = Flatten(g) d = Div(e, f) y = Gemm(d, v) }",
+        w=(6, 3, 1, 1), v=(6, 2),
+    )  # fmt: skip
+    assert "reads its length" in reasons(made)["Conv:a"]
+
+
+def test_a_shape_of_which_only_other_lengths_are_read():
+    made = graph(
+        f"{IMAGE} => (float[n,k] y) {{ a = Conv(x, w) s = Shape(a) n0 = Gather(s, i0) n1 = Unsqueeze(n0, ax)"
+        " to = Concat<axis=0>(n1, rest) f = Reshape(a, to) y = MatMul(f, v) }",
+        w=(6, 3, 1, 1), v=(6 * 64, 2), i0=np.array(0), ax=np.array([0]), rest=np.array([6 * 64]),
+    )  # fmt: skip
+    holds(made, {"Conv:a": 6})
+
+
+def test_one_computed_shape_serves_values_that_are_cut_differently():
+    made = graph(
+        "(float[n,t,12] x) => (float[n,t,k] y) { s = Shape<start=0, end=2>(x) to = Concat<axis=0>(s, six)"
+        " a = MatMul(x, w) b = MatMul(x, v) c = Reshape(a, to) d = Reshape(b, to) e = MatMul(c, u)"
+        " f = MatMul(d, z) y = Add(e, f) }",
+        w=(12, 6), v=(12, 6), u=(6, 3), z=(6, 3), six=np.array([6]),
+    )  # fmt: skip
+    holds(made, {"MatMul:a": 6, "MatMul:b": 6})
+
+
+def test_a_shape_from_elsewhere_keeps_all():
+    made = graph(
+        "(float[n,t,12] x, int64[3] to) => (float[n,t,k] y) { a = MatMul(x, w) c = Reshape(a, to)"
+        " y = MatMul(c, u) }",
+        w=(12, 6), u=(6, 3),
+    )  # fmt: skip
+    assert widths(couple(prepare(made))) == {}
+
+
+def test_repeated_entries_stay_and_others_are_repeated_as_often():
+    made = graph(
+        "(float[n,1,12] x) => (float[n,t,k] y) { a = MatMul(x, w) s = Shape<start=0, end=1>(x)"
+        " to = Concat<axis=0>(s, tail) c = Expand(a, to) y = MatMul(c, u) }",
+        w=(12, 6), u=(6, 3), tail=np.array([4, 6]),
+    )  # fmt: skip
+    holds(made, {"MatMul:a": 6})
+
+
+def test_contracted_values_that_are_never_zero_stay():
+    """Keys and queries behind functions that are not zero at zero: their products miss what is removed."""
+    made = graph(
+        "(float[n,t,12] x) => (float[n,t,s] y) { q = MatMul(x, wq) k = MatMul(x, wk) e = Exp(q) f = Exp(k)"
+        " g = Transpose<perm=[0,2,1]>(f) y = MatMul(e, g) }",
+        wq=(12, 6), wk=(12, 6),
+    )  # fmt: skip
+    assert "never zero" in reasons(made)["MatMul:q"]
+
+
+def test_a_model_without_layers_has_no_widths():
+    coupling = holds(graph("(float[n,3] x) => (float[n,3] y) { y = Relu(x) }"), {})
+    assert coupling.fixed == ()
+
+
+def test_what_a_width_touches_and_what_it_saves():
+    made = prepare(
+        graph(
+            f"{IMAGE} => {OUT} {{ a = Conv(x, w) b = Conv(a, v) y = Conv(b, u) }}",
+            w=(6, 3, 1, 1), v=(5, 6, 1, 1), u=(2, 5, 1, 1),
+        )
+    )  # fmt: skip
+    coupling = couple(made)
+    costs = Costs(made, coupling, observed_shapes(made, feeds_for(made, free=1)))
+    assert costs.whole == {"Conv:a": 64 * 18, "Conv:b": 64 * 30, "Conv:y": 64 * 10}
+    first, second = coupling.widths
+    assert costs.touched(first) == {"Conv:a", "Conv:b"}
+    gone = np.zeros(coupling.count, dtype=bool)
+    gone[[first.units[0], *second.units[:2]]] = True
+    assert costs.of(gone) == {"Conv:a": 64 * 15, "Conv:b": 64 * 15, "Conv:y": 64 * 6}
+    assert costs.of(gone, frozenset({"Conv:y"})) == {"Conv:y": 64 * 6}
+    counts = Counts(coupling)
+    assert counts.whole == {"Conv:a": 6, "Conv:b": 5}
+    assert counts.of(gone) == {"Conv:a": 5, "Conv:b": 3}
+    assert counts.touched(first) == {"Conv:a"}
