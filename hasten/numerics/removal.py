@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 _LEAST_SHRINKAGE = 1e-3
 """Inputs that never vary make C singular, however many positions were seen."""
+_GONE = -2
+"""In place of the unit of an input that was removed."""
 _ROWS = 2048
 """Positions that are multiplied at once."""
 
@@ -81,8 +83,8 @@ class _State:
 
     def __init__(self, reader: Reader) -> None:
         self._inverse = np.linalg.inv(reader.covariance)
-        self._gram = reader.gram.astype(np.float64)
-        self._units = reader.units
+        self._gram = reader.gram.astype(np.float64).copy()
+        self._units = reader.units.copy()
         self._signal = max(float((self._gram * reader.covariance).sum()), np.finfo(np.float64).tiny)
 
     def costs(self, count: int) -> NDArray[np.float64]:
@@ -90,9 +92,8 @@ class _State:
         own = self._units >= 0
         sizes = np.bincount(self._units[own], minlength=count)
         if sizes.max(initial=0) <= 1:
-            single = np.diagonal(self._gram) / np.diagonal(self._inverse)
             found = np.zeros(count)
-            found[self._units[own]] = single[own]
+            found[self._units[own]] = np.diagonal(self._gram)[own] / np.diagonal(self._inverse)[own]
             return found / self._signal
         return np.array([self._cost(self._units == unit) for unit in range(count)]) / self._signal
 
@@ -103,19 +104,22 @@ class _State:
         return float((self._gram[np.ix_(where, where)] * residual).sum())
 
     def remove(self, units: NDArray[np.intp]) -> float:
-        gone = np.isin(self._units, units)
-        if not gone.any():
+        """Update P and Q in place: of what is gone P becomes zero, so that nothing is predicted from it."""
+        gone = np.flatnonzero(np.isin(self._units, units))
+        if not len(gone):
             return 0.0
-        kept = ~gone
-        across = self._inverse[np.ix_(gone, kept)]
-        residual = np.linalg.inv(self._inverse[np.ix_(gone, gone)])
-        cost = float((self._gram[np.ix_(gone, gone)] * residual).sum())
+        self._units[gone] = _GONE
+        across = self._inverse[gone]
+        residual = np.linalg.inv(across[:, gone])
+        own = self._gram[np.ix_(gone, gone)]
+        cost = float((own * residual).sum())
         predict = -residual @ across
-        mixed = self._gram[np.ix_(kept, gone)] @ predict
-        own = predict.T @ self._gram[np.ix_(gone, gone)] @ predict
-        self._gram = self._gram[np.ix_(kept, kept)] + mixed + mixed.T + own
-        self._inverse = self._inverse[np.ix_(kept, kept)] - across.T @ residual @ across
-        self._units = self._units[kept]
+        predict[:, gone] = 0.0
+        half = (self._gram[:, gone] + 0.5 * predict.T @ own) @ predict
+        self._gram += half
+        self._gram += half.T
+        self._inverse += across.T @ predict
+        self._inverse[gone] = self._inverse[:, gone] = 0.0
         return max(cost, 0.0) / self._signal
 
 

@@ -26,7 +26,7 @@ Importance: TypeAlias = Literal[
 ]
 OBSERVED = frozenset({"outputs", "activations"})
 """Kinds that look at what layers read."""
-_STEPS = 64
+_STEPS = 32
 """Units of a wide layer go so many parts at a time: one by one takes too long, and says no more."""
 
 
