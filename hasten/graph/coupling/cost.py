@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -17,10 +17,10 @@ Gone = NDArray[np.bool_]
 
 
 class Counts:
-    """How many units each width has left."""
+    """How many units each of these widths has left."""
 
-    def __init__(self, coupling: Coupling) -> None:
-        self._widths = {width.name: width for width in coupling.widths}
+    def __init__(self, widths: Iterable[Width]) -> None:
+        self._widths = {width.name: width for width in widths}
         self.whole = {name: len(width) for name, width in self._widths.items()}
 
     def of(self, gone: Gone, names: frozenset[str] | None = None) -> dict[str, int]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from hasten.core.data import Array, Calibration
 from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
@@ -24,8 +26,10 @@ from hasten.numerics.removal import Order
 from hasten.numerics.rounding import Moments
 
 Scope: TypeAlias = Literal["global", "local"]
-_TRIED = 0.25
-"""Share of a width's units without which the model is tried, to learn how much it needs them."""
+_TRIED = (0.25, 0.5, 0.75)
+"""Shares of a width's units without which the model is tried, to learn how much it needs them."""
+_RUINED = 1.0
+"""The outputs' error, over their variance, at which more need not be tried: a constant does as well."""
 _JUDGES = 32
 """Samples that this is judged by."""
 
@@ -124,7 +128,7 @@ class _Work:
 
     def _costs(self) -> Costs | Counts:
         if self._aim.by == "units":
-            return Counts(self._coupling)
+            return Counts(w for w in self._coupling.widths if w.attended == self._aim.attended)
         first = next(iter(self._samples.batches(1)))
         shapes = observed_shapes(self._graph, first.feeds(self._graph.inputs), threads=self._context.threads)
         return Costs(self._graph, self._coupling, shapes)
@@ -136,7 +140,7 @@ class _Work:
             return self._as_asked(orders)
         if self._aim.scope == "local":
             return chooser.evenly()
-        return chooser.where_it_costs_least(self._needs(chooser, orders, seen))
+        return chooser.where_it_costs_least(self._harms(chooser, orders, seen))
 
     def _as_asked(self, orders: Mapping[str, Order]) -> dict[str, int]:
         removed = {}
@@ -148,20 +152,26 @@ class _Work:
                 removed[width.name] = min(len(width) - kept, len(orders[width.name].units))
         return removed
 
-    def _needs(
+    def _harms(
         self, chooser: Chooser, orders: Mapping[str, Order], seen: Mapping[tuple[str, int], Moments]
-    ) -> dict[str, float]:
-        """The outputs' error for what an order calls lost, measured where part of each width is gone."""
+    ) -> dict[str, Array]:
+        """The outputs' error without the first so many units of each width alone, from 0 to all in its order."""
         outputs = Outputs(self._graph, spread(self._samples, _JUDGES), self._context)
-        needs = {}
+        harms = {}
         for number, (name, order) in enumerate(orders.items()):
-            count = max(1, round(_TRIED * (len(order.units) + 1)))
-            count = min(count, len(order.units))
-            if count and order.lost[count] > 0:
-                error = outputs.error(self._without(chooser.gone({name: count}), seen))
-                needs[name] = error / float(order.lost[count])
+            counts, errors = [0], [0.0]
+            for share in _TRIED:
+                count = min(max(1, round(share * (len(order.units) + 1))), len(order.units))
+                if count > counts[-1] and errors[-1] < _RUINED:
+                    error = outputs.error(self._without(chooser.gone({name: count}), seen))
+                    counts.append(count)
+                    errors.append(max(error, errors[-1]))
+            if counts[-1] < len(order.units):
+                counts.append(len(order.units))
+                errors.append(max(errors[-1], _RUINED))
+            harms[name] = np.interp(np.arange(len(order.units) + 1), counts, errors)
             self._context.progress("measuring what needs its width most", (number + 1) / len(orders))
-        return needs
+        return harms
 
     def _without(self, gone: Array, seen: Mapping[tuple[str, int], Moments]) -> Graph:
         """The graph without these units; what reads them does with what is kept as well as it can."""

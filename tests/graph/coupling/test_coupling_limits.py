@@ -169,7 +169,8 @@ def test_what_a_width_touches_and_what_it_saves():
     gone[[first.units[0], *second.units[:2]]] = True
     assert costs.of(gone) == {"Conv:a": 64 * 15, "Conv:b": 64 * 15, "Conv:y": 64 * 6}
     assert costs.of(gone, frozenset({"Conv:y"})) == {"Conv:y": 64 * 6}
-    counts = Counts(coupling)
+    counts = Counts(coupling.widths)
     assert counts.whole == {"Conv:a": 6, "Conv:b": 5}
     assert counts.of(gone) == {"Conv:a": 5, "Conv:b": 3}
     assert counts.touched(first) == {"Conv:a"}
+    assert Counts([second]).whole == {"Conv:b": 5}
