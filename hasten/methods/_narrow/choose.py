@@ -74,10 +74,10 @@ class Chooser:
                 low = middle
         return {width.name: self._removed(width, low) for width in self._widths}
 
-    def where_it_costs_least(self, scale: Mapping[str, float]) -> dict[str, int]:
+    def where_it_costs_least(self, harms: Mapping[str, Array]) -> dict[str, int]:
         """Blocks of units go one after another, that first which loses least for what it saves.
 
-        scale: what a width's order calls lost, times this, is what the model loses.
+        harms: what the model loses without the first so many units of each width.
         """
         removed = dict.fromkeys((width.name for width in self._widths), 0)
         touched = {width.name: self._costs.touched(width) for width in self._widths}
@@ -93,8 +93,7 @@ class Chooser:
                 flags[width.units[self._orders[width.name].units[:after]]] = True
                 less = self._costs.of(flags, touched[width.name])
                 saved = sum(now[name] - macs for name, macs in less.items())
-                lost = self._orders[width.name].lost
-                harm = scale.get(width.name, 1.0) * float(lost[after] - lost[removed[width.name]])
+                harm = float(harms[width.name][after] - harms[width.name][removed[width.name]])
                 if saved > 0 and (best is None or harm / saved < best[0]):
                     best = (harm / saved, width, after, less)
             if best is None:

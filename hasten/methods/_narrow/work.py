@@ -155,7 +155,7 @@ class _Work:
     def _harms(
         self, chooser: Chooser, orders: Mapping[str, Order], seen: Mapping[tuple[str, int], Moments]
     ) -> dict[str, Array]:
-        """The outputs' error without the first so many units of each width alone, from 0 to all in its order."""
+        """The outputs' error without the first so many units of each width alone, from 0 on."""
         outputs = Outputs(self._graph, spread(self._samples, _JUDGES), self._context)
         harms = {}
         for number, (name, order) in enumerate(orders.items()):
