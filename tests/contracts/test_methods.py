@@ -36,6 +36,11 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     ],
     "factorize": [{}, {"rank": "given", "ranks": {"Conv_c3": 8, "Gemm_h4": 24, "MatMul_m_q": 44}}],
     "equalize": [{}, {"by": "activations"}, {"by": "codes", "bits": 4, "group": 16}],
+    "prune_channels": [
+        {"macs": 0.97, "align": 1},
+        {"macs": 0.98, "align": 1, "importance": "taylor", "scope": "local", "fit": False},
+    ],
+    "prune_heads": [{}, {"heads": 0.98, "inside": True, "importance": "l2"}],
     "quantize_static": [{}, {"layout": "openvino"}, {"range": "mse"}],
     "quantize_dynamic": [{}, {"form": "weights"}],
     "cast": [{}, {"what": "compute"}],
@@ -54,6 +59,9 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     "distill": [{}],
 }
 """Hyper-parameters each method is tried with. A new method adds its row."""
+
+ERRORS = {"prune_heads": 0.4}
+"""Where more than 8 bits' error is owed: of a random layer with four heads one is a quarter of its output."""
 
 BEFORE = {"reconstruct": (Step("quantize_static"),), "quantize_aware": (Step("quantize_static"),)}
 """What a recipe must hold before a method that changes what another one made."""
@@ -160,7 +168,7 @@ def test_the_signature_stays_and_the_graph_runs(recipe, case):
             continue
         error = np.linalg.norm(found[output] - reference) / np.linalg.norm(reference)
         # Exact: reordered float32 sums. Otherwise: 8 bits keep an error of some per cent in random nets.
-        assert error < (1e-4 if exact else 0.15)
+        assert error < (1e-4 if exact else ERRORS.get(recipe.steps[-1].method, 0.15))
 
 
 def test_no_effect_is_said_and_explained(recipe, case):
