@@ -169,7 +169,7 @@ class Separable:
     def _regressed(self, rank: int) -> tuple[Floats, Floats, Floats]:
         chosen = (np.arange(self._parts.shape[1])[:, None] * len(self._basis) + np.arange(rank)).reshape(-1)
         own, shared = self._own[np.ix_(chosen, chosen)], self._shared[:, chosen]
-        return np.linalg.solve(own, shared.T).T, own, shared
+        return _regression(own, shared), own, shared
 
 
 class Tucker:
@@ -199,7 +199,7 @@ class Tucker:
         parts = self._parts
         basis = parts.basis(self._directions(inputs, outputs))
         own, shared = parts.features(basis)
-        whole = np.linalg.solve(own, shared.T).T
+        whole = _regression(own, shared)
         # Reduced-rank regression: the principal components of what the features explain of the outputs.
         left = _principal(whole @ shared.T)[:, :outputs]
         core = left.T @ whole
@@ -219,6 +219,13 @@ class Tucker:
             left = _principal(seen @ seen.T)[:, :outputs]
             found = parts.directions((left.T @ flat).reshape(outputs, *parts.shape[1:]), inputs)
         return found
+
+
+def _regression(own: Floats, shared: Floats) -> Floats:
+    """The least-squares coefficients of outputs on features. own: positive definite."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    return np.asarray(cho_solve(cho_factor(own), shared.T).T)
 
 
 def _principal(gram: Floats) -> Floats:

@@ -10,7 +10,7 @@ from hasten.methods._factors.forms import Form
 from hasten.methods._factors.layers import Unfit
 from hasten.numerics.knapsack import Option, cheapest_choice
 
-_STEPS = 8
+_STEPS = 6
 """Ranks of each form that a layer is offered with where all layers share a budget."""
 _AS_IT_IS = "as it is"
 

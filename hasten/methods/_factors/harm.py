@@ -16,7 +16,7 @@ from hasten.methods._factors.write import write
 from hasten.methods._observe.outputs import Outputs
 from hasten.methods._observe.samples import spread
 
-SAMPLES = 32
+SAMPLES = 16
 """On so many samples at most."""
 
 
