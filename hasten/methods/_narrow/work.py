@@ -107,7 +107,7 @@ class _Work:
 
     def _open(self) -> list[Width]:
         """The widths that may become narrower."""
-        known = {width.name for width in self._coupling.widths}
+        known = {width.name for width in self._coupling.widths if width.attended == self._aim.attended}
         unknown = sorted({*self._aim.widths, *self._aim.exclude} - known)
         if unknown:
             raise MethodError(
@@ -188,6 +188,7 @@ class _Work:
     def _site(self, width: Width, removed: Mapping[str, int], orders: Mapping[str, Order]) -> Site:
         count = removed[width.name]
         lost = float(orders[width.name].lost[count])
-        what = f"{len(width) - count} of {len(width)} {'heads' if self._aim.attended else 'channels'} left; "
+        noun = "heads" if self._aim.side == "outer" else "places in each head"
+        what = f"{len(width) - count} of {len(width)} {noun if self._aim.attended else 'channels'} left; "
         what += f"by {self._aim.importance} {lost:.2%} of their worth gone"
         return Site(name=width.name, op_type=width.parts[0].op_type, what=what)

@@ -1,0 +1,232 @@
+"""prune_channels: what is left is narrower, aligned, as asked, and near to what it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from correlated_nets import batch_for, heads_net, residual_net, samples_for
+from onnx import TensorProto
+from small_graphs import Net, lstm, mlp
+
+from hasten import methods, targets
+from hasten.core.errors import MethodError
+from hasten.core.recipe import Recipe, Step
+from hasten.graph import Graph
+from hasten.graph.cost import total_macs
+from hasten.graph.evaluate import Evaluator
+
+WIDTHS = {"Conv_stem": 16, "Conv_in0": 24, "Conv_in1": 24, "Conv_wide": 32}
+"""Of ``residual_net``; the stem's is that of the sums, too."""
+
+
+def run(graph: Graph, folder: Path, *more: Step, seed: int = 0, **params: object) -> methods.Change:
+    store = folder / f"store{len(list(folder.iterdir()))}"
+    context = methods.Context(calibration=samples_for(graph, store), work=folder, seed=seed)
+    return methods.apply(Recipe([Step("prune_channels", params), *more]), graph, context)
+
+
+def error(graph: Graph, changed: Graph, seed: int) -> float:
+    """Of the outputs, over what varies in them; the calibration has the seed 1."""
+    feeds = batch_for(graph, 96, seed)
+    [wanted] = Evaluator(graph).run(feeds).values()
+    [found] = Evaluator(changed).run(feeds).values()
+    assert found.shape == wanted.shape
+    return float(np.square(found - wanted).sum() / np.square(wanted - wanted.mean(axis=0)).sum())
+
+
+def made_by(graph: Graph) -> dict[str, int]:
+    """How many channels each convolution makes."""
+    return {
+        str(node.name): int(node.inputs[1].const_value.shape[0])
+        for node in graph.ir_model.graph
+        if node.op_type == "Conv"
+    }
+
+
+def share(graph: Graph, changed: Graph) -> float:
+    feeds = batch_for(graph, 1, 0)
+    return total_macs(changed, feeds) / total_macs(graph, feeds)
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("macs", [0.8, 0.5])
+def test_fewer_macs_and_widths_that_are_aligned(scope, macs, tmp_path):
+    graph = residual_net()
+    before = graph.fingerprint
+    change = run(graph, tmp_path, macs=macs, scope=scope, align=4)
+    assert graph.fingerprint == before
+    assert share(graph, change.graph) <= macs
+    assert change.notes == (f"{share(graph, change.graph):.1%} of the MACs are left",)
+    widths = made_by(change.graph)
+    assert all(count % 4 == 0 for count in widths.values())
+    assert widths["Conv_out0"] == widths["Conv_out1"] == widths["Conv_stem"]
+    sites = {site.name: site.what for site in change.sites}
+    for name, whole in WIDTHS.items():
+        assert (name in sites) == (widths[name] < whole)
+        if name in sites:
+            assert sites[name].startswith(f"{widths[name]} of {whole} channels left")
+    assert change.graph.parameters < graph.parameters
+    if scope == "local":
+        assert set(sites) == set(WIDTHS)
+
+
+def test_a_share_of_each_width_is_left_at_least(tmp_path):
+    graph = residual_net()
+    change = run(graph, tmp_path, macs=0.01, least=0.5, align=1, fit=False)
+    assert {name: made_by(change.graph)[name] for name in WIDTHS} == {n: c // 2 for n, c in WIDTHS.items()}
+    assert share(graph, change.graph) > 0.01
+
+
+def test_single_widths_as_asked(tmp_path):
+    graph = residual_net()
+    change = run(graph, tmp_path, widths={"Conv_in0": 7, "Conv_wide": 32, "Conv_stem": 1}, fit=False)
+    widths = made_by(change.graph)
+    assert {name: widths[name] for name in WIDTHS} == {
+        "Conv_stem": 1, "Conv_in0": 7, "Conv_in1": 24, "Conv_wide": 32,
+    }  # fmt: skip
+    assert {site.name for site in change.sites} == {"Conv_in0", "Conv_stem"}
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"widths": {"nothing": 4}}, "no width begins at 'nothing'"),
+        ({"exclude": ["Gemm_scores"]}, "no width begins at 'Gemm_scores'"),
+        ({"widths": {"Conv_in0": 25}}, "Conv_in0 has 24 units; it cannot keep 25"),
+    ],
+)
+def test_what_the_graph_does_not_have_is_told(params, told, tmp_path):
+    with pytest.raises(MethodError, match=told):
+        run(residual_net(), tmp_path, **params)
+
+
+def test_no_channels_at_all_and_no_samples_are_refused(tmp_path):
+    with pytest.raises(Exception, match=r"widths.*greater than or equal to 1"):
+        run(residual_net(), tmp_path, widths={"Conv_in0": 0})
+    context = methods.Context(calibration=None, work=tmp_path)
+    with pytest.raises(MethodError, match="--data"):
+        methods.find("prune_channels").apply(
+            residual_net(), methods.parameters(Step("prune_channels")), context
+        )
+
+
+def test_heads_are_the_business_of_another_method(tmp_path):
+    graph = heads_net()
+    with pytest.raises(MethodError, match="MatMul_up0"):
+        run(graph, tmp_path, widths={"MatMul_q0": 2})
+    change = run(graph, tmp_path, macs=0.8)
+    assert {site.name for site in change.sites} <= {"MatMul_up0", "MatMul_up1"}
+    assert "normalizes over it" in {s.name: s.reason for s in change.skipped}["MatMul_o0"]
+
+
+@pytest.mark.parametrize("widths", [{"Conv_in0": 8, "Conv_in1": 8}, {"Conv_stem": 10, "Conv_wide": 12}])
+def test_what_is_left_makes_up_for_what_is_gone(widths, tmp_path):
+    graph = residual_net()
+    solved, cut = (run(graph, tmp_path, widths=widths, fit=fit).graph for fit in (True, False))
+    assert made_by(solved) == made_by(cut)
+    for seed in (1, 2):  # what it was solved on, and what it never saw
+        assert error(graph, solved, seed) < 0.5 * error(graph, cut, seed)
+    assert error(graph, solved, 2) < 0.3
+
+
+def test_channels_that_repeat_others_cost_nothing(tmp_path):
+    """Half of a layer's rows are copies of the other half: solved, the outputs are what they were."""
+    net = Net(4)
+    rows = net.rng.normal(size=(8, 24)).astype(np.float32) / 5
+    w = net.constant("w", np.repeat(rows, 2, axis=0))
+    x = net.node("Relu", [net.node("Gemm", ["x", w], "h", transB=1)], "r")
+    net.node("Gemm", [x, net.weight("v", 16, 3)], "y")
+    float_ = TensorProto.FLOAT
+    graph = net.graph([("x", float_, ["n", 24])], [("y", float_, ["n", 3])])
+    change = run(graph, tmp_path, widths={"Gemm_h": 8})
+    left = change.graph.weights["w"].const_value.numpy()
+    np.testing.assert_array_equal(np.unique(left, axis=0), np.unique(rows, axis=0))
+    assert error(graph, change.graph, 2) < 1e-3
+
+
+KINDS = ["outputs", "activations", "scale", "l1", "l2", "gradient", "taylor", "fisher", "median", "random"]
+
+
+@pytest.mark.parametrize("importance", KINDS)
+def test_every_kind_of_importance(importance, tmp_path):
+    graph = residual_net()
+    change = run(graph, tmp_path, macs=0.7, align=4, importance=importance)
+    assert share(graph, change.graph) <= 0.7
+    assert error(graph, change.graph, 2) < 0.7
+    assert all(f"by {importance}" in site.what for site in change.sites)
+    reasons = {skip.name: skip.reason for skip in change.skipped}
+    if importance == "scale":  # two widths are not normalized
+        assert "scale says nothing" in reasons["Conv_wide"]
+
+
+def test_the_best_kinds_are_better_than_chance(tmp_path):
+    graph = residual_net(3)
+    widths = {"Conv_in0": 10, "Conv_in1": 10, "Conv_wide": 14}
+    errors = {
+        kind: error(
+            graph, run(graph, tmp_path, widths=widths, importance=kind, fit=kind == "outputs").graph, 2
+        )
+        for kind in ("outputs", "random")
+    }
+    assert errors["outputs"] < 0.3 * errors["random"]
+
+
+def test_what_stays_has_reasons(tmp_path):
+    change = run(residual_net(), tmp_path, macs=0.9, align=4, exclude=["Conv_stem", "Conv_wide"])
+    reasons = {skip.name: skip.reason for skip in change.skipped}
+    assert reasons["Conv_stem"] == reasons["Conv_wide"] == "excluded by the recipe"
+    assert reasons["Gemm_scores"] == "scores is an output"
+    assert {site.name for site in change.sites} <= {"Conv_in0", "Conv_in1"}
+    assert {"Conv_in0", "Conv_in1"} <= reasons.keys() | {site.name for site in change.sites}
+
+
+def test_a_graph_with_nothing_to_remove(tmp_path):
+    net = Net()
+    net.node("Gemm", ["x", net.weight("w", 5, 3)], "y")
+    graph = net.graph([("x", TensorProto.FLOAT, ["n", 5])], [("y", TensorProto.FLOAT, ["n", 3])])
+    change = run(graph, tmp_path)
+    assert not change.effective
+    assert change.graph.fingerprint == graph.fingerprint
+    assert [skip.reason for skip in change.skipped] == ["y is an output"]
+
+
+def test_all_that_is_asked_may_stay(tmp_path):
+    change = run(residual_net(), tmp_path, macs=1.0)
+    assert not change.effective
+    assert {skip.name for skip in change.skipped} == {*WIDTHS, "Gemm_scores"}
+
+
+@pytest.mark.parametrize("importance", ["outputs", "random", "fisher"])
+def test_the_same_seed_gives_the_same_graph(importance, tmp_path):
+    made = [
+        run(residual_net(), tmp_path, seed=seed, macs=0.6, align=2, importance=importance).graph.fingerprint
+        for seed in (1, 1, 2)
+    ]
+    assert made[0] == made[1]
+    assert (made[0] == made[2]) == (importance == "outputs")
+
+
+@pytest.mark.parametrize("make", [mlp, lstm])
+def test_other_kinds_of_layers(make, tmp_path):
+    graph = make()
+    change = run(graph, tmp_path, macs=0.9, align=2)
+    assert change.effective
+    feeds = batch_for(graph, 2, 0)
+    assert total_macs(change.graph, feeds) <= 0.9 * total_macs(graph, feeds)
+    assert np.isfinite(error(graph, change.graph, 1))
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_it_runs_on_targets_and_quantizes(target, tmp_path):
+    graph = residual_net()
+    change = run(graph, tmp_path, Step("quantize_static"), macs=0.6, align=4)
+    narrow = run(graph, tmp_path, macs=0.6, align=4).graph
+    assert error(narrow, change.graph, 2) < 0.05
+    feeds = batch_for(graph, 4, 2)
+    wanted = Evaluator(narrow).run(feeds)["scores"]
+    options = targets.options(target, {"threads": 1})
+    artifact = targets.find(target).export(narrow, tmp_path, options)
+    runner = targets.find(target).open(artifact, tmp_path, options)
+    np.testing.assert_allclose(runner.run(feeds)["scores"], wanted, rtol=2e-3, atol=2e-4)
