@@ -314,6 +314,22 @@ def _shape(axes: Axes, node: ir.Node) -> None:
     axes.fix(x, sorted(read), f"{called(node)} reads its length")
 
 
+def _blocks(axes: Axes, node: ir.Node) -> None:
+    """Channels become places of a block of pixels, or these channels: of a deep channel all its places go."""
+    x, out = _through(node)
+    block = node.attributes.get_int("blocksize", 1) ** 2
+    deep, flat = (x, out) if node.op_type == "DepthToSpace" else (out, x)
+    channels = axes.of(deep, 1)
+    if node.op_type == "DepthToSpace" and node.attributes.get_string("mode", "DCR") == "CRD":
+        axes.tie(channels.reshape(-1, block), axes.of(flat, 1)[:, None])
+    else:
+        axes.tie(channels.reshape(block, -1), axes.of(flat, 1)[None])
+    axes.meet(x, 0, out, 0)
+    for value in (x, out):
+        axes.fix(value, [2, 3], f"{called(node)} moves pixels along it")
+    axes.vanish(out, when=axes.vanishes(x))
+
+
 def _through(node: ir.Node) -> tuple[ir.Value, ir.Value]:
     x = node.inputs[0]
     assert x is not None
@@ -332,4 +348,5 @@ RULES: dict[str, Rule] = {
     "Pad": _pad,
     "Expand": _expand,
     "Shape": _shape,
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _blocks),
 }

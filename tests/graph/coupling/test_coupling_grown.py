@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from coupling_law import agree, costs_agree, feeds_for, some
+from pathlib import Path
+
+from coupling_law import agree, costs_agree, feeds_for, holds, some
 from grown_nets import NETS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,3 +22,12 @@ def test_a_narrow_net_computes_what_the_masked_one_does(grown: Graph, side: str,
     feeds = feeds_for(whole, free=2)
     agree(whole, coupling, units, feeds)
     costs_agree(whole, coupling, units, feeds)
+
+
+def test_a_real_model() -> None:
+    path = Path(__file__).parents[3] / "examples" / "fashion_mnist" / "model.onnx"
+    whole = Graph.open(path)
+    expected = {width.name: len(width) for width in couple(prepare(whole)).widths}
+    assert len(expected) >= 2
+    coupling = holds(whole, expected, rounds=1)
+    assert [skip.reason for skip in coupling.fixed if "output" not in skip.reason] == []

@@ -261,6 +261,17 @@ def test_slopes_of_each_channel_or_of_all(slope):
     holds(made, {"Conv:a": 6})
 
 
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_channels_that_become_pixels_and_back(mode):
+    made = graph(
+        f'{IMAGE} => {OUT} {{ a = Conv(x, w) p = DepthToSpace<blocksize=2, mode="{mode}">(a) b = Conv(p, v)'
+        " d = SpaceToDepth<blocksize=2>(b) y = Conv(d, u) }",
+        w=(12, 3, 1, 1), v=(5, 3, 3, 3), u=(2, 20, 1, 1),
+    )  # fmt: skip
+    # 16 - 2 pixels a side: an even number again.
+    holds(made, {"Conv:a": 3, "Conv:b": 5})
+
+
 RESIZES = {
     "scales": "Resize<mode=\"nearest\">(a, , scales)",
     "sizes": "Resize<mode=\"nearest\">(a, , , sizes)",
