@@ -1,10 +1,10 @@
-"""Block-wise reconstruction: each block of a quantized graph learns what the original computes in its place.
+"""Block-wise reconstruction: each block of a changed graph learns what the original computes in its place.
 
-The graph that ``quantize_static`` made is cut where everything passes through one value. Block by block, in
-order, its weights, biases and scales are trained through the bridge, so that its output for what the
-quantized blocks before it give is nearest to the original's. No labels are needed and few samples, since a
-block has few weights and each sample shows it many positions. What was learned is rounded back into the same
-integers.
+The graph, quantized or with fewer channels, layers or ranks, is cut where everything passes through one
+value. Block by block, in order, its weights, biases and scales are trained through the bridge, so that its
+output for what the changed blocks before it give is nearest to the original's. No labels are needed and few
+samples, since a block has few weights and each sample shows it many positions. What a quantized graph learned
+is rounded back into the same integers.
 
 Sources: Li et al. 2021, "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction",
 section 3.2; Nagel et al. 2020, "Up or Down? Adaptive Rounding for Post-Training Quantization", section 3.2
@@ -19,23 +19,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from hasten.core.data import Calibration
 from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
 from hasten.methods import Change, Context, Facts
+from hasten.methods._blocks.counterpart import unchanged
+from hasten.methods._blocks.floats import Floats
 from hasten.methods._blocks.plan import make_plan
-from hasten.methods._blocks.tape import drawn
+from hasten.methods._blocks.rounded import Rounded
+from hasten.methods._blocks.student import Student
+from hasten.methods._blocks.tape import drawn, units
 from hasten.methods._blocks.walk import Lesson, Outcome, walk
-from hasten.methods._qat.fold import fold
-from hasten.methods._qat.unfold import Unfolded, unfold
+from hasten.methods._qat.unfold import unfold
 from hasten.train.settings import Settings
 
 FACTS = Facts(
-    summary="a quantized graph trained block by block to compute what the original does there",
+    summary="a quantized or smaller graph trained block by block to compute what the original does there",
     exact=False,
     needs=frozenset({"calibration", "gradients"}),
     needs_float=False,
@@ -49,12 +52,12 @@ _EVALUATIONS = 4
 class Params:
     """Hyper-parameters of ``reconstruct``.
 
-    steps: optimizer steps of a block. learning_rate: of weights, in steps of their rounding; it rises over
-        the first twentieth and falls along a cosine.
+    steps: optimizer steps of a block. learning_rate: of weights, in steps of their rounding, of floats in
+        eighths of a channel's largest; it rises over the first twentieth and falls along a cosine.
     batch_size: samples of an optimizer step at most. positions: places (pixels, tokens) of a step that are
         enough: where a sample has many, fewer samples make up a step, two at least.
-    layers: quantized layers of a block at least. samples: at most this many are learned from and judged by.
-    learn_scales: also learn the scales. held_back: share of the samples that judge each block.
+    layers: layers that learn, of a block at least. samples: at most this many are learned from and judged by.
+    learn_scales: also learn the scales of roundings. held_back: share of the samples that judge each block.
     device: ``auto`` is cuda when there, else cpu.
     """
 
@@ -70,7 +73,7 @@ class Params:
 
 
 def apply(graph: Graph, params: Params, context: Context) -> Change:
-    """Train the quantized graph block by block.
+    """Train the graph block by block.
 
     Raises MethodError for fewer than two samples, without an original, and where either graph does not run;
     Unavailable where PyTorch or accelerate is missing.
@@ -79,20 +82,34 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
         raise MethodError("reconstruct has no samples to learn from; give --data")
     if context.original is None:
         raise MethodError("reconstruct has no original to learn from")
-    unfolded = unfold(graph, None, learn_scales=params.learn_scales)
-    if not unfolded.weights:
-        reason = "it has no quantized weights; put quantize_static before reconstruct"
-        return Change(graph, skipped=(Skip(name="graph", op_type="graph", reason=reason),))
     samples = drawn(context.calibration, params.samples)
-    plan = make_plan(graph, unfolded, context.original, samples, params.layers, context.threads)
+    student = _student(graph, params)
+    reason = _nothing_to_learn(student, graph, context.original, samples)
+    if reason:
+        return Change(graph, skipped=(Skip(name="graph", op_type="graph", reason=reason),))
+    plan = make_plan(student, context.original, samples, params.layers, context.threads)
     with tempfile.TemporaryDirectory(dir=context.work) as folder:
         outcomes = list(walk(plan, samples, _lesson(params, context), context, Path(folder)))
-    changed = fold(graph, unfolded, plan.graph)
-    sites, skipped = _told(graph, changed, unfolded, outcomes)
+    changed = student.finished()
+    sites, skipped = _told(student, changed, outcomes)
     notes = (f"reconstruct: {sum(o.better for o in outcomes)} of {len(outcomes)} blocks got better",)
     if not sites:
         return Change(graph, skipped=skipped, notes=notes)
     return Change(changed, sites, skipped, notes)
+
+
+def _student(graph: Graph, params: Params) -> Student:
+    unfolded = unfold(graph, None, learn_scales=params.learn_scales)
+    return Rounded(graph, unfolded) if unfolded.weights else Floats(graph)
+
+
+def _nothing_to_learn(student: Student, graph: Graph, original: Graph, samples: Calibration) -> str | None:
+    """Why there is nothing to do; None where there is."""
+    if not student.layers:
+        return "it has no layers whose weights are integers or floats of 32 bits"
+    if isinstance(student, Floats) and unchanged(graph, original, next(units(samples, graph))):
+        return "it computes what the original does; put reconstruct after a method that changes it"
+    return None
 
 
 def _lesson(params: Params, context: Context) -> Lesson:
@@ -112,26 +129,17 @@ def _lesson(params: Params, context: Context) -> Lesson:
 
 
 def _told(
-    before: Graph, after: Graph, unfolded: Unfolded, outcomes: Sequence[Outcome]
+    student: Student, after: Graph, outcomes: Sequence[Outcome]
 ) -> tuple[tuple[Site, ...], tuple[Skip, ...]]:
     """Every layer, with its block's error before and after."""
-    op_types = {node.name: node.op_type for node in before.ir_model.graph}
     block_of = {name: outcome for outcome in outcomes for name in outcome.weights}
     sites, skipped = [], []
-    for weight in unfolded.weights:
-        outcome = block_of.get(weight.floats)
-        old, new = (graph.weights[weight.integers].const_value for graph in (before, after))
-        assert old is not None
-        assert new is not None
-        moved = np.not_equal(old.numpy(), new.numpy()).mean()
-        for layer in weight.layers:
-            op_type = op_types.get(layer, "DequantizeLinear")
-            if outcome is not None and outcome.better:
-                what = f"{outcome}; {moved:.1%} of its integers moved"
-                sites.append(Site(name=layer, op_type=op_type, what=what))
-            else:
-                reason = (
-                    "nothing that is computed with it can be compared" if outcome is None else str(outcome)
-                )
-                skipped.append(Skip(name=layer, op_type=op_type, reason=reason))
+    for moved in student.moved(after):
+        outcome = block_of.get(moved.weight)
+        if outcome is not None and outcome.better:
+            what = f"{outcome}; {moved.what}"
+            sites.append(Site(name=moved.layer, op_type=moved.op_type, what=what))
+        else:
+            reason = "nothing that is computed with it can be compared" if outcome is None else str(outcome)
+            skipped.append(Skip(name=moved.layer, op_type=moved.op_type, reason=reason))
     return tuple(sites), tuple(skipped)

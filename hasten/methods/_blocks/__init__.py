@@ -1,1 +1,1 @@
-"""Where does a quantized graph fall into blocks, and how does each learn what the original computes there?"""
+"""Where does a graph fall into blocks, and how does each learn what the original computes there?"""

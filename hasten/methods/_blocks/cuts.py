@@ -1,9 +1,9 @@
 """Where everything passes through one value: there a graph can be taken apart and trained piece by piece.
 
-A value *depends* when a rounding lies before it; masks and positions, which do not, are computed from the
-model's inputs in every block that reads them, alike in the quantized and in the original model. The graph
-can be cut at a value where it is the only one that depends and is read further on: an articulation point of
-the flow of data. A weight that layers share must lie in one block, since it can have one value only.
+A value *depends* when a layer that learns or a rounding lies before it; masks and positions, which do not,
+are computed from the model's inputs in every block that reads them, as in the original model. The graph can
+be cut at a value where it is the only one that depends and is read further on: an articulation point of the
+flow of data. A weight that layers share must lie in one block, since it can have one value only.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 @dataclass(frozen=True)
 class Passage:
-    """A value that everything passes through, and how many layers with rounded weights lie before it."""
+    """A value that everything passes through, and how many layers that learn lie before it."""
 
     name: str
     layers: int
 
 
 def passages(graph: Graph, weights: Collection[str]) -> list[Passage]:
-    """The float values to cut at, in order. weights: names of the initializers that are rounded."""
+    """The float values to cut at, in order. weights: names of the initializers that make a layer."""
     main = graph.ir_model.graph
     nodes = list(main)
     place = {node: i for i, node in enumerate(nodes)}
@@ -69,14 +69,14 @@ def choose(found: Iterable[Passage], fit: Collection[str], layers: int, total: i
 
 
 def layers_of(graph: Graph, weights: Collection[str]) -> list[ir.Node]:
-    """The nodes that read rounded weights, in order."""
+    """The nodes that read these weights, in order."""
     nodes = list(graph.ir_model.graph)
     places = {i for found in _readers(nodes, weights).values() for i in found}
     return [nodes[i] for i in sorted(places)]
 
 
 def _readers(nodes: list[ir.Node], weights: Collection[str]) -> dict[str, list[int]]:
-    """The places of the layers that read each rounded weight."""
+    """The places of the layers that read each weight."""
     found: dict[str, list[int]] = {}
     for i, node in enumerate(nodes):
         if node.op_type in _PAIR:
@@ -89,7 +89,7 @@ def _readers(nodes: list[ir.Node], weights: Collection[str]) -> dict[str, list[i
 
 
 def _origin(value: ir.Value | None) -> ir.Value | None:
-    """The initializer that a value is the rounded form of; None for what is computed."""
+    """The initializer that a value is, or is the rounded form of; None for what is computed."""
     while value is not None and not value.is_initializer():
         producer = value.producer()
         if producer is None or producer.op_type not in _PAIR:

@@ -1,8 +1,8 @@
-"""The blocks of one quantized graph: where it is cut, who teaches, and what each block may learn."""
+"""The blocks of one graph: where it is cut, who teaches, and what each block may learn."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,12 +13,10 @@ from hasten.core.errors import MethodError
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.section import section
-from hasten.graph.shapes import infer
 from hasten.methods._blocks.counterpart import Counterpart, counterpart
 from hasten.methods._blocks.cuts import choose, layers_of, passages
-from hasten.methods._blocks.start import in_one_block, place_weights, units_of
+from hasten.methods._blocks.student import Student
 from hasten.methods._blocks.tape import fixed_size, units
-from hasten.methods._qat.unfold import Unfolded
 
 _COMPARED = 2
 """Units on which the original's values are looked for."""
@@ -34,7 +32,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Plan:
-    """graph: the unfolded graph, each weight where it starts to learn. spans: its blocks, in order.
+    """graph: the student's, each weight where it starts to learn. spans: its blocks, in order.
 
     units: of the tensors that may be learned. together: whether samples are computed at once, stacked.
     """
@@ -59,35 +57,37 @@ class Plan:
         return {name: self.teacher.names.get(name, name) for name in span.ends}
 
 
-def make_plan(
-    quantized: Graph, unfolded: Unfolded, original: Graph, samples: Calibration, layers: int, threads: int
-) -> Plan:
-    """Plan the blocks, with at least ``layers`` quantized layers each.
+def make_plan(student: Student, original: Graph, samples: Calibration, layers: int, threads: int) -> Plan:
+    """Plan the blocks, with at least ``layers`` layers that learn each, and let the student begin.
 
     Raises MethodError where the model has no output to learn from, and where it does not run on the samples.
     """
+    graph = student.graph
     theirs = {spec.name for spec in original.outputs if spec.dtype.startswith("float")}
-    outputs = tuple(spec.name for spec in quantized.outputs if spec.name in theirs)
+    outputs = tuple(spec.name for spec in graph.outputs if spec.name in theirs)
     if not outputs:
         raise MethodError("reconstruct finds no output of floating-point numbers that the original has too")
-    first = list(islice(units(samples, quantized), _COMPARED))
-    rounded = [weight.floats for weight in unfolded.weights]
-    graph = infer(unfolded.graph)
-    found = passages(graph, rounded)
-    teacher = counterpart(unfolded, original, [passage.name for passage in found], first, threads)
-    together = fixed_size(quantized) is None and not _unbatched(quantized, samples)
+    first = list(islice(units(samples, graph), _COMPARED))
+    found = passages(graph, student.layers)
+    teacher = counterpart(student, original, [passage.name for passage in found], first, threads)
+    together = fixed_size(graph) is None and not _unbatched(graph, samples)
     fit = set(teacher.names)
     if together:
         stacked = _stacking(teacher, outputs, first[0], threads)
         together = stacked.issuperset(outputs)
         fit = fit & stacked if together else fit
-    cuts = choose(found, fit, layers, len(layers_of(graph, rounded)))
+    cuts = choose(found, fit, layers, len(layers_of(graph, student.layers)))
     starts, ends = (None, *cuts), (*((name,) for name in cuts), outputs)
     spans = tuple(Span(start, end) for start, end in zip(starts, ends, strict=True))
-    place_weights(graph, quantized, unfolded, teacher.weights)
+    learned = student.begin(teacher.graph, first[0], threads)
     blocks = [section(graph, span.start, span.ends) for span in spans]
-    learned = in_one_block(units_of(graph, quantized, unfolded), blocks)
-    return Plan(graph, teacher, spans, learned, together)
+    return Plan(graph, teacher, spans, _in_one_block(learned, blocks), together)
+
+
+def _in_one_block(units: Mapping[str, Array], blocks: Iterable[Graph]) -> dict[str, Array]:
+    """The tensors that no two blocks read: what one block learns must not change another."""
+    used = [name for block in blocks for name in block.weights]
+    return {name: unit for name, unit in units.items() if used.count(name) == 1}
 
 
 def _unbatched(graph: Graph, samples: Calibration) -> bool:

@@ -25,7 +25,7 @@ WANTED = "wanted:"
 
 @dataclass(frozen=True)
 class Tape:
-    """A unit for each sample: inputs still to be read, the quantized value at the cut, and what is wanted.
+    """A unit for each sample: inputs still to be read, the student's value at the cut, and what is wanted.
 
     start: the value at the cut, None at the beginning. powers: of what is wanted, the mean square by name;
     values with numbers that are not finite are left out.
@@ -44,7 +44,7 @@ class Tape:
         shutil.rmtree(self.store.folder, ignore_errors=True)
 
     def feeds(self, index: int, block: Graph) -> dict[str, Array]:
-        """What goes into the quantized block that begins here."""
+        """What goes into the student's block that begins here."""
         return {spec.name: self.store.value(spec.name, index) for spec in block.inputs}
 
     @property

@@ -1,13 +1,13 @@
 """Learned numbers, each counted in a unit of its own.
 
-Adam moves every number by about the learning rate, whatever its size; but the steps of the channels of one
+Adam moves every number by about the learning rate, whatever its size; but the sizes of the channels of one
 weight differ by factors of thousands where a batch normalization was folded into it. So in the graph that is
 trained a learned tensor is
 
     value = start + unit · number
 
-and what is learned is the number, 0 at first: for a weight in steps of its rounding, for a scale in shares
-of what it is.
+and what is learned is the number, 0 at first: for a weight in steps of its rounding or parts of its largest,
+for a scale in shares of what it is.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from hasten.core.data import Calibration
 from hasten.graph import Graph
 from hasten.methods import Context
 from hasten.methods._blocks.plan import Plan
-from hasten.methods._blocks.start import size_of
 from hasten.methods._blocks.tape import Recorder, Tape, units
 from hasten.train.settings import Settings
 
@@ -117,7 +116,7 @@ def _learn(plan: Plan, number: int, block: Graph, tape: Tape, lesson: Lesson, co
     units_here = {name: unit for name, unit in plan.units.items() if name in block.weights}
     if not units_here or not tape.powers:
         return Outcome(number, frozenset(units_here))
-    settings = lesson.settings_for(tape, sum(size_of(block, name) for name in units_here))
+    settings = lesson.settings_for(tape, sum(_size(block, name) for name in units_here))
     count = len(plan.spans)
     best: Learned | None = None
     for attempt in range(_TRIES):
@@ -138,6 +137,12 @@ def _learn(plan: Plan, number: int, block: Graph, tape: Tape, lesson: Lesson, co
         for name, array in best.tensors.items():
             plan.graph.weights[name].const_value = ir.tensor(array, name=name)
     return Outcome(number, frozenset(units_here), best.before, best.after)
+
+
+def _size(graph: Graph, name: str) -> int:
+    tensor = graph.weights[name].const_value
+    assert tensor is not None
+    return tensor.size
 
 
 def _tell(context: Context, number: int, count: int, attempt: int, done: float) -> None:
