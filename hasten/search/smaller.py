@@ -16,7 +16,7 @@ from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Trial
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, leader, within_budget
-from hasten.search.learn import distill, finetune
+from hasten.search.learn import distill, finetune, reconstruct
 from hasten.search.trial import Lab
 
 _FIRST = 0.75
@@ -26,6 +26,9 @@ _LADDER = 4
 _MOST = 0.93
 """A share beyond saves less than timing can tell."""
 _EXACT = "optimize_graph"
+_SHRINKING = frozenset({"prune_channels", "prune_heads", "prune_layers", "factorize"})
+_LEARNING = frozenset({"reconstruct", "distill", "finetune"})
+"""What teaches a smaller model, directly behind the last of what made it smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class Shrinker:
             if best is not None and self._cost(trial) >= self._cost(best):
                 return  # smaller, and not faster: less of it would be no faster either
             if not within_budget(trial):
-                for mended in self._recovered(recipe, steps):
+                for mended in self._recovered(recipe):
                     taught = replace(candidate, recipe=mended)
                     yield taught
                     trial = _found(done, taught) or trial
@@ -88,16 +91,15 @@ class Shrinker:
         except TrialError:
             return False
 
-    def _recovered(self, recipe: Recipe, steps: tuple[Step, ...]) -> Iterator[Recipe]:
-        """The recipe in which the smaller model learns, from the original and then from labels."""
+    def _recovered(self, recipe: Recipe) -> Iterator[Recipe]:
+        """The recipe in which the smaller model learns: by blocks, from the answers, then from labels."""
         if self.baseline.latency_ms is None:
             return
         inference_ms = self.baseline.latency_ms.median / self.lab.conditions.batch
-        left_s = self.deadline - monotonic()
-        for learn in (distill, finetune) if self.labelled else (distill,):
-            step = learn(self.samples, inference_ms, left_s)
+        at = 1 + max(i for i, step in enumerate(recipe.steps) if step.method in _SHRINKING)
+        for learn in (reconstruct, distill, finetune) if self.labelled else (reconstruct, distill):
+            step = learn(self.samples, inference_ms, self.deadline - monotonic())
             if step is not None:
-                at = recipe.steps.index(steps[-1]) + 1
                 yield Recipe((*recipe.steps[:at], step, *recipe.steps[at:]))
 
     def _cost(self, trial: Trial) -> float:
@@ -105,9 +107,17 @@ class Shrinker:
 
 
 def _with(recipe: Recipe, steps: tuple[Step, ...]) -> Recipe:
-    """The recipe with these steps behind the exact ones, in place of others of the same methods."""
-    ours = {step.method for step in steps} | {"distill", "finetune"}
-    rest = [step for step in recipe.steps if step.method not in ours]
+    """The recipe with these steps behind the exact ones, in place of others of the same methods.
+
+    What it had learned since it was made smaller falls away; what a quantized one learned stays.
+    """
+    ours = {step.method for step in steps}
+    before = (None, *(step.method for step in recipe.steps))
+    rest = [
+        step
+        for step, last in zip(recipe.steps, before, strict=False)
+        if step.method not in ours and not (step.method in _LEARNING and last in _SHRINKING)
+    ]
     at = 1 if rest and rest[0].method == _EXACT else 0
     return Recipe((*rest[:at], *([] if at else [Step(_EXACT)]), *steps, *rest[at:]))
 

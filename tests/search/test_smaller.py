@@ -103,7 +103,7 @@ def test_what_is_smaller_and_not_faster_ends_its_family() -> None:
     assert [c.recipe.steps[1].method for c in tried] == ["prune_channels", "factorize"]
 
 
-def test_what_loses_too_much_learns_from_the_original_and_then_from_labels() -> None:
+def test_what_loses_too_much_learns_block_by_block_then_as_a_whole_and_then_from_labels() -> None:
     pytest.importorskip("torch")
     maker = shrinker(lambda m: m == "prune_layers", samples=1000, seconds=1000.0)
 
@@ -111,13 +111,56 @@ def test_what_loses_too_much_learns_from_the_original_and_then_from_labels() -> 
         return 2.5, 0.0 if any(s.method == "finetune" for s in candidate.recipe.steps) else 0.5
 
     tried = walk(maker, outcome)
-    methods = [[step.method for step in c.recipe.steps] for c in tried[:3]]
+    methods = [[step.method for step in c.recipe.steps] for c in tried[:4]]
     assert methods[0] == ["optimize_graph", "prune_layers", "quantize_static"]
-    assert methods[1] == ["optimize_graph", "prune_layers", "distill", "quantize_static"]
-    assert methods[2] == ["optimize_graph", "prune_layers", "finetune", "quantize_static"]
+    assert methods[1] == ["optimize_graph", "prune_layers", "reconstruct", "quantize_static"]
+    assert methods[2] == ["optimize_graph", "prune_layers", "distill", "quantize_static"]
+    assert methods[3] == ["optimize_graph", "prune_layers", "finetune", "quantize_static"]
     # What was mended holds, so the next has less left; it does not inherit the training of the last.
-    assert [step.method for step in tried[3].recipe.steps] == methods[0]
-    assert share(tried[3], "prune_layers", "ratio") == pytest.approx(1 - 0.562)
+    assert [step.method for step in tried[4].recipe.steps] == methods[0]
+    assert share(tried[4], "prune_layers", "ratio") == pytest.approx(1 - 0.562)
+
+
+def test_what_holds_when_mended_block_by_block_learns_nothing_else() -> None:
+    pytest.importorskip("torch")
+    maker = shrinker(lambda m: m == "prune_layers", samples=1000, seconds=1000.0)
+    tried = walk(
+        maker,
+        lambda c: (2.5, 0.0 if any(s.method == "reconstruct" for s in c.recipe.steps) else 0.5),
+    )
+    learned = [
+        step.method for c in tried for step in c.recipe.steps if step.method in {"distill", "finetune"}
+    ]
+    assert not learned
+
+
+def test_learning_comes_behind_all_that_makes_a_model_smaller() -> None:
+    pytest.importorskip("torch")
+    maker = shrinker(lambda m: m in {"prune_channels", "prune_layers"}, samples=100, seconds=1000.0)
+
+    def outcome(candidate: Candidate) -> tuple[float, float]:
+        methods = [step.method for step in candidate.recipe.steps]
+        if "prune_layers" in methods:
+            return 9.0, 0.5
+        return 3.0 - float(str(share(candidate))), 0.0 if "reconstruct" in methods else 0.5
+
+    tried = [[step.method for step in c.recipe.steps] for c in walk(maker, outcome)]
+    both = [methods for methods in tried if "prune_layers" in methods]
+    narrow = ["optimize_graph", "prune_layers", "prune_channels"]
+    assert both[0] == [*narrow, "quantize_static"]
+    assert both[1] == [*narrow, "reconstruct", "quantize_static"]
+
+
+def test_what_a_quantized_version_learned_stays() -> None:
+    best = Candidate(Recipe((CLEAN, INT8, Step("reconstruct"))), "openvino")
+    done = [trial(best, 2.0, 0.0)]
+    first = next(shrinker(lambda m: m == "factorize").propose(done))
+    assert [step.method for step in first.recipe.steps] == [
+        "optimize_graph",
+        "factorize",
+        "quantize_static",
+        "reconstruct",
+    ]
 
 
 def test_without_samples_nothing_is_proposed() -> None:
