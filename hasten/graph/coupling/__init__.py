@@ -1,4 +1,4 @@
-"""Which channels of which weights stand or fall together, and a graph without some of them.
+"""Which channels of which weights stand or fall together? And a graph without some of them.
 
 Every entry of every axis of every value has a number. One small file a family of operators says which of them
 an operator ties together, and which have to stay; what is connected in the end is a *unit*, which can be

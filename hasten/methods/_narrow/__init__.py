@@ -1,1 +1,1 @@
-"""Parts of methods that make layers narrower: what units are worth, which go, what makes up for them."""
+"""Which units of a layer are worth least, how many of them go, and what makes up for them?"""
