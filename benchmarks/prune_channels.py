@@ -27,7 +27,7 @@ INT8 = hasten.Step("quantize_static", {"rounding": "outputs", "layout": "openvin
 HEAD = f"""# Narrower layers
 
 `prune_channels` after `optimize_graph` with its defaults, nothing trained. {CALIBRATION} samples are looked
-at, without labels; judged on all other samples, computed by ONNX Runtime. `fit: no` leaves the weights as they
+at, without labels; judged on all other samples, computed by ONNX Runtime. `fit: no` leaves weights as they
 are. `faster`: on OpenVINO ({cpu_name()}, {usable_cores()} threads, batch 1), over the whole model in the same
 precision and the same rounds, with its 95 % interval. `seconds`: of the processor, summed over cores. Written
 by `benchmarks/prune_channels.py`.
