@@ -1,10 +1,10 @@
 """What dropping residual branches costs in quality and gains in speed, branch after branch, without training.
 
-    python -m benchmarks.prune_layers --models OUT_DIR --out FILE.md [--threads N] [NAME]...
+    python -m benchmarks.prune_layers --models OUT_DIR --out DIR [--threads N] [--part PART]... [NAME]...
 
-``OUT_DIR`` is what ``benchmarks/models.py`` wrote. The first 200 samples calibrate, without their labels; all
-others judge. Every version is float32; its latency is OpenVINO's, one sample, in the same rounds as the
-model with all its branches.
+``OUT_DIR`` is what ``benchmarks/models.py`` wrote; ``DIR`` gets a page for each model and part (``quality``,
+``speed``). The first 200 samples calibrate, without their labels; others judge. Every version is float32; its
+latency is OpenVINO's, one sample, in the same rounds as the model with all its branches.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,72 +23,90 @@ from benchmarks.rounding import CALIBRATION, Case, case
 from hasten import data as data_room
 from hasten import measuring, targets
 from hasten.core.data import split
+from hasten.core.record import Site
 from hasten.core.target import cpu_name, usable_cores
 from hasten.graph.cost import total_macs
 from hasten.measuring import Conditions, Subject
 
 COUNTS = {"resnet56": (1, 2, 4, 6, 8, 10), "minilm": (1, 2, 3, 4)}
-WAYS = (
+JUDGED = {"resnet56": 3800, "minilm": 800}
+WAYS: tuple[dict[str, Any], ...] = (
     {"positions": "gradients"},
     {"positions": "equal"},
     {"replace": "nothing"},
     {"importance": "similarity", "positions": "gradients"},
 )
 DEFAULTS = {"importance": "outputs", "per": "branch", "replace": "best", "positions": "equal"}
-HEAD = f"""# Dropping residual branches
-
-`prune_layers` after `optimize_graph`, nothing trained, float32. {CALIBRATION} samples calibrate, without
-labels; judged on all other samples, computed by ONNX Runtime. Written by `benchmarks/prune_layers.py`.
-"""
+HEAD = f"""`prune_layers` after `optimize_graph`, nothing trained, float32. {CALIBRATION} samples calibrate,
+without labels. Written by `benchmarks/prune_layers.py`."""
 
 
 def main() -> None:
-    """Drop, judge, time, and write the tables."""
+    """Drop, judge, time, and write the pages."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("names", nargs="*", choices=[*COUNTS, []], help="some of the models; all by default")
     arguments = parser.parse_args()
-    lines = HEAD.splitlines()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or COUNTS:
-        for line in page(case(name, arguments.models / name), arguments.threads):
-            lines.append(line)
-            print(line, flush=True)
-            arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        known = fewer(case(name, arguments.models / name))
+        for part in arguments.part or PARTS:
+            lines = [f"# Dropping residual branches of {name}: {part}", "", *HEAD.splitlines(), ""]
+            for line in PARTS[part](known, arguments.threads):
+                lines.append(line)
+                print(line, flush=True)
+                page = "\n".join(lines) + "\n"
+                (arguments.out / f"{name}_{part}.md").write_text(page, encoding="utf-8")
 
 
-def page(known: Case, threads: int) -> Iterator[str]:
-    """The tables of one model: quality by how it is done, and what the first way gains."""
+def fewer(known: Case) -> Case:
+    """The first of the samples that judge."""
+    count = JUDGED[known.name]
+    unseen = {key: array[:count] for key, array in known.unseen.items()}
+    return replace(known, unseen=unseen, labels=known.labels[:count])
+
+
+def quality(known: Case, threads: int) -> Iterator[str]:
+    """What is left of the metric, by how it is done."""
     counts = COUNTS[known.name]
-    whole = known.quality(known.clean)
-    yield from ("", f"## {known.name}", "")
-    yield f"{known.metric} of {len(known.labels)} samples, {whole:.4f} with all branches; with so many less:"
+    yield f"{known.metric} of {len(known.labels)} other samples, computed by ONNX Runtime:"
+    yield f"{known.quality(known.clean):.4f} with all branches, and with so many less as the columns say."
+    yield "`seconds`: of the processor, for the search of the most."
     yield ""
-    yield f"| importance | per | replace | positions | {' | '.join(map(str, counts))} | seconds |"
-    yield "|---|---|---|---|" + "---|" * (len(counts) + 1)
-    made: list[hasten.Graph] = []
+    yield f"| {' | '.join(DEFAULTS)} | {' | '.join(map(str, counts))} | seconds |"
+    yield "|---" * (len(DEFAULTS) + len(counts) + 1) + "|"
     for way in WAYS:
         began = time.process_time()
         order = dropped_in_order(known, way, max(counts), threads)
         seconds = time.process_time() - began
-        versions = [apply(known, {**way, "drop": order[:count]}, threads).graph for count in counts]
-        made = made or versions
-        found = " | ".join(f"{known.quality(graph):.4f}" for graph in versions)
+        made = (apply(known, {**way, "drop": order[:count]}, threads).graph for count in counts)
+        found = " | ".join(f"{known.quality(graph):.4f}" for graph in made)
         told = " | ".join(way.get(key, usual) for key, usual in DEFAULTS.items())
         yield f"| {told} | {found} | {seconds:.0f} |"
-    yield ""
-    yield f"`seconds`: of the processor, for the search of {max(counts)} branches. The first row on OpenVINO"
-    yield f"({cpu_name()}, {threads} threads, batch 1), the ratio with its 95 % interval:"
+
+
+def speed(known: Case, threads: int) -> Iterator[str]:
+    """What the first way gains."""
+    counts = COUNTS[known.name]
+    sites = apply(known, {**WAYS[0], "count": max(counts)}, threads).sites
+    order = in_order(sites)
+    versions = [apply(known, {**WAYS[0], "drop": order[:count]}, threads).graph for count in counts]
+    yield f"`positions: gradients`, the other parameters as they are by default. OpenVINO on {cpu_name()},"
+    yield f"threads: {threads}, batch 1, all in the same rounds; the ratio with its 95 % interval."
     yield ""
     yield "| dropped | M MACs | of the original's | median ms | faster by |"
     yield "|---|---|---|---|---|"
-    yield from speeds(known, counts, made, threads)
-    sites = apply(known, {**WAYS[0], "count": max(counts)}, threads).sites
+    yield from speeds(known, counts, versions, threads)
     yield from ("", "What went, in the graph's order:", "")
     yield from (f"- {site.name}: {site.what}" for site in sites)
+
+
+PARTS = {"quality": quality, "speed": speed}
 
 
 def apply(known: Case, params: dict[str, Any], threads: int) -> hasten.methods.Change:
@@ -98,8 +117,13 @@ def apply(known: Case, params: dict[str, Any], threads: int) -> hasten.methods.C
 
 def dropped_in_order(known: Case, way: dict[str, Any], count: int, threads: int) -> list[str]:
     """The names of the branches, first dropped first."""
+    return in_order(apply(known, {**way, "count": count}, threads).sites)
+
+
+def in_order(sites: Sequence[Site]) -> list[str]:
+    """The names of what was dropped, first dropped first."""
     numbers = {}
-    for site in apply(known, {**way, "count": count}, threads).sites:
+    for site in sites:
         found = re.search(r"number (\d+)", site.what)
         assert found is not None
         numbers[site.name] = int(found[1])
@@ -123,7 +147,8 @@ def speeds(known: Case, counts: Sequence[int], made: Sequence[hasten.Graph], thr
         timings = measuring.time_interleaved(subjects, split(store, 0).selection, Conditions(threads=threads))
     whole = total_macs(known.clean, one)
     for count, graph, timing in zip((0, *counts), graphs, timings, strict=True):
-        assert isinstance(timing, measuring.Timing)
+        if not isinstance(timing, measuring.Timing):
+            raise timing
         macs, ratio = total_macs(graph, one), timing.speedup
         told = f"{ratio.median:.2f} ({ratio.ci95[0]:.2f} to {ratio.ci95[1]:.2f})" if count else ""
         yield (
