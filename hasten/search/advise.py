@@ -52,8 +52,8 @@ def advise(
     """Derive candidates from what the graph is made of and what the targets offer.
 
     Cheapest first: exact rewrites, then precisions that are a run-time option, then quantization without
-    calibration, then with it; but what promises most on each target comes right after the exact rewrites, so
-    that it has its turn even where a busy machine leaves time for little else.
+    calibration, then with it; but what promises most on each target comes right after the options, so that
+    it has its turn even where a busy machine leaves time for little else.
     """
     static = list(_static(facts, specs, has_data))
     small = [*_few_bits(facts, specs, has_data), *_half_weights(facts, specs)] if objective == "size" else []
@@ -61,9 +61,12 @@ def advise(
     for idea in (*small, *static):
         if idea.target is not None:
             promising.setdefault(idea.target.name, idea)
-    first = [*_exact(specs), *promising.values()]
+    options = list(_reduced_precision(specs))
+    # They cost no more than a trial. Of bytes they save none.
+    quick = [idea for idea in options if idea.step is not None and objective != "size"]
+    first = [*_exact(specs), *quick, *promising.values()]
     others = [
-        *_reduced_precision(specs),
+        *(idea for idea in options if idea not in quick),
         *_dynamic(facts, specs),
         *(idea for idea in (*static, *small) if idea not in first),
     ]

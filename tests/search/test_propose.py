@@ -100,23 +100,25 @@ def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
     assert sorted(c.id for c in order) == sorted(c.id for c in advice.candidates)
     steps = [(c.target, [s.method for s in c.recipe.steps]) for c in order]
     assert [m for _, m in steps[:2]] == [["optimize_graph"]] * 2
-    assert steps[2] == (faster, ["optimize_graph", "quantize_static"])
-    assert steps[3] == (slower, ["optimize_graph", "quantize_static"])
-    late = [target for target, _ in steps[4:]]
+    assert (order[2].target, order[2].options["precision"]) == ("openvino", "bfloat16")
+    assert steps[3] == (faster, ["optimize_graph", "quantize_static"])
+    assert steps[4] == (slower, ["optimize_graph", "quantize_static"])
+    late = [target for target, _ in steps[5:]]
     assert late == sorted(late, key=lambda target: target == slower)
 
 
 def test_what_is_fast_and_lost_too_much_is_repaired_before_the_rest_is_tried() -> None:
     proposer = proposing()
     done: list[Trial] = []
-    for candidate in islice(proposer.propose(done), 6):
+    for candidate in islice(proposer.propose(done), 7):
         static = candidate.recipe.steps[-1].method == "quantize_static"
         made = trial(candidate, 3.0 if static and candidate.target == "openvino" else 1.0)
         done.append(made.model_copy(update={"status": "rejected"} if static else {}))
     methods = [(t.target, t.recipe.steps[-1].params.get("range")) for t in done]
     assert methods[:2] == [("onnxruntime", None), ("openvino", None)]
-    assert ("openvino", "mse") in methods[4:6]
-    assert all(t.recipe.steps[-1].method == "quantize_static" for t in done[2:])
+    assert done[2].options["precision"] == "bfloat16"
+    assert ("openvino", "mse") in methods[5:7]
+    assert all(t.recipe.steps[-1].method == "quantize_static" for t in done[3:])
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput", "size"])
