@@ -53,7 +53,7 @@ class Params:
     """Hyper-parameters of ``reconstruct``.
 
     steps: optimizer steps of a block. learning_rate: of weights, in steps of their rounding, of floats in
-        eighths of a channel's largest; it rises over the first twentieth and falls along a cosine.
+        quarters of a channel's largest; it rises over the first twentieth and falls along a cosine.
     batch_size: samples of an optimizer step at most. positions: places (pixels, tokens) of a step that are
         enough: where a sample has many, fewer samples make up a step, two at least.
     layers: layers that learn, of a block at least. samples: at most this many are learned from and judged by.

@@ -309,11 +309,11 @@ def test_each_kind_of_tensor_is_counted_in_its_own_unit(context):
     plan = make_plan(Floats(graph), graph, place.calibration, 1, 1)
     arrays = {name: value.const_value.numpy() for name, value in graph.weights.items()}
     assert set(plan.units) == set(arrays)
-    np.testing.assert_allclose(plan.units["up1"], np.abs(arrays["up1"]).max(axis=0, keepdims=True) / 8)
-    np.testing.assert_allclose(plan.units["scale1"], np.abs(arrays["scale1"]) / 8)
+    np.testing.assert_allclose(plan.units["up1"], np.abs(arrays["up1"]).max(axis=0, keepdims=True) / 4)
+    np.testing.assert_allclose(plan.units["scale1"], np.abs(arrays["scale1"]) / 4)
     feeds = next(place.calibration.batches(1)).feeds(graph.inputs)
     wide = Evaluator(graph, ["wide1"]).run(feeds)["wide1"]
-    np.testing.assert_allclose(plan.units["bias1"], np.sqrt(np.square(wide).mean((0, 1))) / 8, rtol=1e-4)
+    np.testing.assert_allclose(plan.units["bias1"], np.sqrt(np.square(wide).mean((0, 1))) / 4, rtol=1e-4)
 
 
 def test_constants_that_are_no_weights_are_not_learned():

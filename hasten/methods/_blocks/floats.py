@@ -1,7 +1,7 @@
 """A graph of floats whose structure changed as one that learns: layers, biases and normalizations.
 
-Its weights have no steps of rounding, so each channel's largest number is counted as eight steps: the same
-learning rate then means about the same as for weights of four bits. An offset is counted in eighths of what
+Its weights have no steps of rounding, so each channel's largest number is counted as four units: the same
+learning rate then means about the same as for weights of few bits. An offset is counted in quarters of what
 it is added to.
 """
 
@@ -26,7 +26,7 @@ from hasten.methods._blocks.student import Moved
 
 _SAME = 0.9
 """The largest error, relative to the signal, of what is the original's but for a change of structure."""
-_LEVELS = 8
+_LEVELS = 4
 """Units that the largest number of a channel is counted as."""
 
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
