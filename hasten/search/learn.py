@@ -30,7 +30,7 @@ positions and see few (benchmarks/reconstruct.py)."""
 
 
 def reconstruct(samples: int, inference_ms: float, seconds_left: float) -> Step | None:
-    """The step that mends a quantized graph block by block; None without the time, samples or means for it.
+    """The step that mends a quantized or smaller graph block by block; None without time, samples or means.
 
     samples: of the calibration role. inference_ms: one inference of one sample in float32.
     """

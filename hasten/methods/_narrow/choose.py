@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,7 @@ class Chooser:
         touched = {width.name: self._costs.touched(width) for width in self._widths}
         gone = self.gone(removed)
         now = self._costs.of(gone)
+        taken: list[tuple[str, int]] = []
         while sum(now.values()) > self._target:
             best: tuple[float, Width, int, dict[str, int]] | None = None
             for width in self._widths:
@@ -99,9 +100,21 @@ class Chooser:
             if best is None:
                 break
             _, width, after, less = best
+            taken.append((width.name, removed[width.name]))
             removed[width.name] = after
             now.update(less)
             gone[width.units[self._orders[width.name].units[:after]]] = True
+        return self._given_back(removed, taken)
+
+    def _given_back(self, removed: dict[str, int], taken: Sequence[tuple[str, int]]) -> dict[str, int]:
+        """What went at the end may have saved more than was left to save: what now need not go stays.
+
+        taken: of each block the width, and how many units of it were gone before.
+        """
+        for name, before in reversed(taken):
+            less = {**removed, name: before}
+            if before < removed[name] and self._cost(less) <= self._target:
+                removed = less
         return removed
 
     def _next(self, width: Width, removed: int) -> int:
