@@ -76,7 +76,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
                 resume=resume,
                 listener=display.show,
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ValueError) as error:
+        if not interrupted(error):
+            raise
         typer.echo("hasten: interrupted; finished trials are kept, --resume continues", err=True)
         raise typer.Exit(INTERRUPTED) from None
     result.save(output, force=force)
@@ -89,6 +91,16 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
         typer.echo("\n".join(report.summary(result.record, output)))
     if result.record.verdict == "kept":
         raise typer.Exit(KEPT)
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether it is an interrupt, or was raised on the way out of one.
+
+    A zip file that is being written raises a ValueError of its own when it is closed by an interrupt.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _objective(text: str) -> Objective:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hasten.cli.optimize import interrupted
 from hasten.core.record import RunRecord
 from tests.cli.conftest import DEMO, command, run
 
@@ -64,6 +65,22 @@ def test_cut_off_and_resumed(tmp_path: Path, how: signal.Signals) -> None:
     ids = [trial.id for trial in record.trials]
     assert ids[: len(finished)] == finished
     assert len(set(ids)) == len(ids)
+
+
+def cut_off() -> None:
+    """As a zip file does whose member is open when it is closed by an interrupt."""
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise ValueError("can't close the file")
+
+
+def test_an_interrupt_is_known_behind_the_error_it_causes() -> None:
+    with pytest.raises(ValueError, match="close") as caught:
+        cut_off()
+    assert interrupted(caught.value)
+    assert interrupted(KeyboardInterrupt())
+    assert not interrupted(ValueError())
 
 
 def test_a_full_disk_is_an_error_of_the_output(tmp_path: Path) -> None:
