@@ -68,8 +68,6 @@ class Proposer:
         yield from self._trained(done)
         yield from self._thread_counts(done)
         yield from self._mixed(done)
-        yield from self._runtime_options(done)
-        yield from self._fixed_shapes(done)
         if self.structures:
             yield from Shrinker(
                 lab=self.lab,
@@ -78,6 +76,8 @@ class Proposer:
                 labelled=self.labelled,
                 deadline=self.deadline,
             ).propose(done)
+        yield from self._runtime_options(done)
+        yield from self._fixed_shapes(done)
 
     def _promising(self, early: Sequence[Candidate], done: Sequence[Trial]) -> Iterator[Candidate]:
         """Exact rewrites, then what promises most on each target."""
