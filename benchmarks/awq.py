@@ -49,9 +49,9 @@ def main() -> None:
         f"`optimize_graph`; {CALIBRATION} samples",
         "calibrate, nothing trained; judged on `n` others, computed by ONNX Runtime. `changed`: layers that "
         "`equalize` changed.",
-        "`change`: ‖y − ŷ‖ / ‖y‖ of the outputs. A way to equalize that changes nothing more than the one above "
-        "it has no rows.",
-        "Written by `benchmarks/awq.py`.",
+        "`change`: ‖y − ŷ‖ / ‖y‖ of the outputs. A way to equalize that changes nothing more than the one "
+        "above it has no",
+        "rows. Written by `benchmarks/awq.py`.",
         "",
         "| model | metric | n | group | by | changed | rounding | change | quality | lost |",
         "|---|---|---|---|---|---|---|---|---|---|",
