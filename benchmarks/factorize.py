@@ -45,13 +45,13 @@ VERSIONS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "vgg16": (
         {},
-        {"rank": "macs", "keep": 0.75},
         {"rank": "macs", "keep": 0.5},
         {"rank": "macs", "keep": 0.25},
-        {"rank": "macs", "keep": 0.5, "by": "weights"},
-        {"rank": "macs", "keep": 0.5, "forms": ["channel"]},
-        {"rank": "macs", "keep": 0.5, "forms": ["spatial"]},
-        {"rank": "macs", "keep": 0.5, "forms": ["tucker"]},
+        {"rank": "macs", "keep": 0.15},
+        {"rank": "macs", "keep": 0.25, "by": "weights"},
+        {"rank": "macs", "keep": 0.25, "forms": ["channel"]},
+        {"rank": "macs", "keep": 0.25, "forms": ["spatial"]},
+        {"rank": "macs", "keep": 0.25, "forms": ["tucker"]},
     ),
 }
 
