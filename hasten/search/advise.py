@@ -61,12 +61,12 @@ def advise(
     for idea in (*small, *static):
         if idea.target is not None:
             promising.setdefault(idea.target.name, idea)
-    options = list(_reduced_precision(specs))
+    precisions = list(_reduced_precision(specs))
     # They cost no more than a trial. Of bytes they save none.
-    quick = [idea for idea in options if idea.step is not None and objective != "size"]
+    quick = [idea for idea in precisions if idea.step is not None and objective != "size"]
     first = [*_exact(specs), *quick, *promising.values()]
     others = [
-        *(idea for idea in options if idea not in quick),
+        *(idea for idea in precisions if idea not in quick),
         *_dynamic(facts, specs),
         *(idea for idea in (*static, *small) if idea not in first),
     ]
