@@ -32,24 +32,6 @@ _SMALLEST = 1e-3
 """Components that vary less, beside the largest, are not scaled up further."""
 
 
-def shrunk(moment: NDArray[Any], count: int) -> Floats:
-    """Second moments drawn towards a multiple of the identity, the more the fewer positions were seen.
-
-    moment: (n, n), over ``count`` positions. What few positions never show is not taken for absent: the
-    oracle-approximating shrinkage of Chen et al. 2010, eq. 23. The trace stays.
-    """
-    size = len(moment)
-    values: Floats = moment.astype(np.float64)
-    trace, squares = float(np.trace(values)), float(np.vdot(values, values))
-    mean = trace / size
-    beyond = (count + 1 - 2 / size) * (squares - trace**2 / size)
-    part = ((1 - 2 / size) * squares + trace**2) / beyond if beyond > 0 else 1.0
-    part = float(np.clip(part, 1e-4, 1.0))
-    values *= 1 - part
-    values[np.diag_indices(size)] += part * mean
-    return values
-
-
 class Target:
     """What is approximated: y = W x, and how much of it an error loses.
 

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST_SHRINKAGE = 1e-3
-"""Inputs that never vary make C singular, however many positions were seen."""
+from hasten.numerics.covariance import shrunk
+
 _GONE = -2
 """In place of the unit of an input that was removed."""
 _ROWS = 2048
@@ -121,22 +121,6 @@ class _State:
         self._inverse += across.T @ predict
         self._inverse[gone] = self._inverse[:, gone] = 0.0
         return max(cost, 0.0) / self._signal
-
-
-def shrunk(covariance: NDArray[Any], count: int) -> NDArray[np.float64]:
-    """The covariance of ``count`` positions drawn towards a multiple of the identity.
-
-    Of few positions each input seems to follow from the others. Source: Chen et al. 2010, "Shrinkage
-    Algorithms for MMSE Covariance Estimation", equation 23 (the oracle approximating estimator).
-    """
-    size = len(covariance)
-    trace, squares = float(np.trace(covariance)), float(np.square(covariance).sum())
-    spread = squares - trace**2 / size
-    wanted = (1 - 2 / size) * squares + trace**2
-    known = (count + 1 - 2 / size) * spread
-    part = min(1.0, max(wanted / known if known > 0 else 1.0, _LEAST_SHRINKAGE))
-    target = max(trace / size, float(np.finfo(np.float32).tiny)) * np.eye(size)
-    return np.asarray((1 - part) * covariance + part * target)
 
 
 def prediction(covariance: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -24,7 +24,8 @@ from hasten.graph.names import name_nodes
 from hasten.methods._factors.forms import Positions, composed, forms_of
 from hasten.methods._factors.layers import find_layers
 from hasten.methods._factors.write import write
-from hasten.numerics.low_rank import Target, shrunk
+from hasten.numerics.covariance import shrunk
+from hasten.numerics.low_rank import Target
 
 ROOT = Path(__file__).parents[2]
 FLOAT = TensorProto.FLOAT

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hasten.numerics.low_rank import Parts, Product, Separable, Target, Tucker, shrunk
+from hasten.numerics.covariance import shrunk
+from hasten.numerics.low_rank import Parts, Product, Separable, Target, Tucker
 
 SIZES = st.integers(1, 9)
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hasten.numerics.removal import Reader, Regression, order_of_removal, prediction, shrunk
+from hasten.numerics.covariance import shrunk
+from hasten.numerics.removal import Reader, Regression, order_of_removal, prediction
 
 SEEDS = st.integers(0, 10_000)
 

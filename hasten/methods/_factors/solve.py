@@ -20,7 +20,8 @@ from hasten.methods._factors.choice import Choice
 from hasten.methods._factors.forms import Factor, Form, FormName, Positions, forms_of
 from hasten.methods._factors.layers import Layer, skip
 from hasten.methods._observe.moments import moments_of
-from hasten.numerics.low_rank import Target, shrunk
+from hasten.numerics.covariance import shrunk
+from hasten.numerics.low_rank import Target
 from hasten.numerics.rounding import Moments
 
 LARGEST = 4608

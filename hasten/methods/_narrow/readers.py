@@ -16,7 +16,8 @@ from hasten.graph.names import layer_name
 from hasten.graph.reading import constant
 from hasten.methods import Context
 from hasten.methods._observe.samples import in_memory
-from hasten.numerics.removal import Reader, shrunk
+from hasten.numerics.covariance import shrunk
+from hasten.numerics.removal import Reader
 from hasten.numerics.rounding import Moments
 
 _POSITIONS = 64
