@@ -87,9 +87,9 @@ def table(name: str, folder: Path, work: Path, told: list[str]) -> Iterator[str]
         for by, choice in BY.items():
             steps = [] if choice is None else [hasten.Step("equalize", {**choice, **codes})]
             even = methods.apply(hasten.Recipe(steps), clean, context)
-            told += [f"- {name}, groups of {group}, {by}: {note}." for note in even.notes]
             if even.graph.fingerprint in known:
                 continue
+            told += [f"- {name}, groups of {group}, {by}: {note}." for note in even.notes]
             known.add(even.graph.fingerprint)
             for rounding in ROUNDINGS:
                 step = hasten.Step("compress_weights", {**codes, "rounding": rounding})
