@@ -30,13 +30,14 @@ from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
 from hasten.methods._factors.choice import Choice, Shared, by_energy, by_ratio, given, offers
-from hasten.methods._factors.forms import FormName
+from hasten.methods._factors.forms import Form, FormName, Positions, forms_of
 from hasten.methods._factors.harm import Harm
 from hasten.methods._factors.layers import Layer, Unfit, find_layers, skip
 from hasten.methods._factors.solve import LARGEST, Solved, Solver, run_once
 from hasten.methods._factors.write import write
 from hasten.methods._observe.moments import Importance, observe
 from hasten.methods._observe.samples import spread
+from hasten.numerics.low_rank import Target
 from hasten.numerics.rounding import Moments
 
 FACTS = Facts(
@@ -127,7 +128,7 @@ class _Work:
         self._feeds, shapes = run_once(original, context)
         self._total = total_macs(original, self._feeds, threads=context.threads)
         observed = self._observed if params.by == "outputs" else None
-        self._solver = Solver(observed, shapes, params.forms, params.align)
+        self._solver = Solver(observed, shapes, self._forms)
         self._short = False
 
     @property
@@ -159,6 +160,10 @@ class _Work:
                 self._skipped.append(skip(solved.layer.node, str(unfit)))
         if shared.offered:
             self._share(shared, (1 - self._params.kept) * self._total - saved)
+
+    def _forms(self, layer: Layer, target: Target, positions: Positions) -> list[Form]:
+        kinds = forms_of(layer, self._params.forms)
+        return [kind(layer, target, positions, self._params.align) for kind in kinds]
 
     def _offer(self, solved: Solved, shared: Shared) -> None:
         offered = offers(solved.forms)

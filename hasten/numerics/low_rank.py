@@ -35,20 +35,28 @@ _SMALLEST = 1e-3
 class Target:
     """What is approximated: y = W x, and how much of it an error loses.
 
-    weight: (m, n). moment: C, (n, n) and positive definite, or None for the identity. total: tr(W C Wᵀ).
+    weight: (m, n). moment: C, (n, n) and positive definite, or None for the identity; (groups, n, n) where
+    the outputs fall into groups that each read something else. moved: W C. total: tr(W C Wᵀ).
     """
 
     def __init__(self, weight: NDArray[Any], moment: Floats | None = None) -> None:
         self.weight: Floats = weight.astype(np.float64)
         self.moment = moment
-        self.moved: Floats = self.weight if moment is None else self.weight @ moment
+        self.moved: Floats = self._through(self.weight)
         self.total = float(np.vdot(self.moved, self.weight))
+
+    def _through(self, rows: Floats) -> Floats:
+        if self.moment is None:
+            return rows
+        if self.moment.ndim == 2:
+            return np.asarray(rows @ self.moment)
+        grouped = rows.reshape(len(self.moment), -1, rows.shape[1])
+        return np.asarray((grouped @ self.moment).reshape(rows.shape))
 
     def lost(self, made: NDArray[Any]) -> float:
         """The part of ``total`` that a weight of the same shape loses, from 0 (all is kept)."""
-        change = self.weight - made
-        moved = change if self.moment is None else change @ self.moment
-        return float(np.vdot(moved, change)) / self.total
+        change: Floats = self.weight - made
+        return float(np.vdot(self._through(change), change)) / self.total
 
 
 class Product:
@@ -58,7 +66,7 @@ class Product:
         self._target = target
         weight, moment = target.weight, target.moment
         if weight.shape[0] <= weight.shape[1]:
-            self._left = _principal(target.moved @ weight.T)
+            self._left = principal(target.moved @ weight.T)
         else:
             root = weight if moment is None else weight @ np.linalg.cholesky(moment)
             self._left = np.linalg.svd(root, full_matrices=False)[0]
@@ -77,26 +85,27 @@ class Product:
     def factors(self, rank: int) -> tuple[Floats, Floats]:
         """B and A, in the order in which they are applied."""
         left = self._left[:, :rank]
-        scale = _balance(left, np.sqrt(self._kept[:rank]))
+        scale = balance(left, np.sqrt(self._kept[:rank]))
         return (left.T @ self._target.weight) * scale[:, None], left / scale
 
 
 class Parts:
     """A target whose inputs fall into equal parts: W x = Σ_j W_j x_j, with one basis B for every x_j.
 
-    order: which inputs the parts consist of, one after the other. parts: how many there are.
+    order: which inputs the parts consist of, one after the other. parts: how many there are. They may have
+    inputs in common where the target has a moment.
     """
 
     def __init__(self, target: Target, order: NDArray[np.intp], parts: int) -> None:
         self.target = target
-        outputs, inputs = target.weight.shape
-        self.shape = (outputs, parts, inputs // parts)
+        outputs = len(target.weight)
+        self.shape = (outputs, parts, len(order) // parts)
         self.weight = target.weight[:, order].reshape(self.shape)
         self.moved = target.moved[:, order].reshape(self.shape)
         self._moment: Floats | None = None
         self._root: Floats = np.eye(self.shape[2])
         if target.moment is not None:
-            self._moment = target.moment[np.ix_(order, order)].reshape(*self.shape[1:], inputs)
+            self._moment = target.moment[np.ix_(order, order)].reshape(*self.shape[1:], len(order))
             whole = self._moment.reshape(*self.shape[1:], *self.shape[1:])
             self._root = np.linalg.cholesky(np.einsum("jsjt->st", whole) / parts)
         self.whitened: Floats = self.weight @ self._root
@@ -104,7 +113,7 @@ class Parts:
     def directions(self, rows: Floats, size: int) -> Floats:
         """The first ``size`` principal axes of whitened rows, of shape (…, s): (s, size)."""
         flat = rows.reshape(-1, rows.shape[-1])
-        return _principal(flat.T @ flat)[:, :size]
+        return principal(flat.T @ flat)[:, :size]
 
     def basis(self, directions: Floats) -> Floats:
         """B, (size, s), which applied to a part of the input gives what lies along whitened directions."""
@@ -145,13 +154,13 @@ class Separable:
         made, own, _ = self._regressed(rank)
         outputs, parts, _ = self._parts.shape
         behind = made.reshape(outputs, parts, rank)
-        scale = _balance(behind, _spread(own, rank))
+        scale = balance(behind, _spread(own, rank))
         return self._basis[:rank] * scale[:, None], behind / scale
 
     def _regressed(self, rank: int) -> tuple[Floats, Floats, Floats]:
         chosen = (np.arange(self._parts.shape[1])[:, None] * len(self._basis) + np.arange(rank)).reshape(-1)
         own, shared = self._own[np.ix_(chosen, chosen)], self._shared[:, chosen]
-        return _regression(own, shared), own, shared
+        return regression(own, shared), own, shared
 
 
 class Tucker:
@@ -171,19 +180,19 @@ class Tucker:
         """B, (inputs, s), the core, (outputs, j, inputs), and U, (m, outputs)."""
         basis, own, core, left = self._solve(inputs, outputs)
         varies = np.einsum("pi,pi->p", core @ own, core)
-        scale = _balance(left, np.sqrt(np.maximum(varies, 0.0)))
+        scale = balance(left, np.sqrt(np.maximum(varies, 0.0)))
         core, left = core * scale[:, None], left / scale
         cube = core.reshape(outputs, self._parts.shape[1], inputs)
-        scale = _balance(cube, _spread(own, inputs))
+        scale = balance(cube, _spread(own, inputs))
         return basis * scale[:, None], cube / scale, left
 
     def _solve(self, inputs: int, outputs: int) -> tuple[Floats, Floats, Floats, Floats]:
         parts = self._parts
         basis = parts.basis(self._directions(inputs, outputs))
         own, shared = parts.features(basis)
-        whole = _regression(own, shared)
+        whole = regression(own, shared)
         # Reduced-rank regression: the principal components of what the features explain of the outputs.
-        left = _principal(whole @ shared.T)[:, :outputs]
+        left = principal(whole @ shared.T)[:, :outputs]
         core = left.T @ whole
         kept = float(np.vdot(core, left.T @ shared))
         self._lost[inputs, outputs] = max(0.0, 1.0 - kept / parts.target.total)
@@ -198,19 +207,19 @@ class Tucker:
         flat = whitened.reshape(parts.shape[0], -1)
         for _ in range(_ITERATIONS):
             seen = (whitened @ found).reshape(parts.shape[0], -1)
-            left = _principal(seen @ seen.T)[:, :outputs]
+            left = principal(seen @ seen.T)[:, :outputs]
             found = parts.directions((left.T @ flat).reshape(outputs, *parts.shape[1:]), inputs)
         return found
 
 
-def _regression(own: Floats, shared: Floats) -> Floats:
+def regression(own: Floats, shared: Floats) -> Floats:
     """The least-squares coefficients of outputs on features. own: positive definite."""
     from scipy.linalg import cho_factor, cho_solve
 
     return np.asarray(cho_solve(cho_factor(own), shared.T).T)
 
 
-def _principal(gram: Floats) -> Floats:
+def principal(gram: Floats) -> Floats:
     """Eigenvectors of a symmetric matrix, of the largest eigenvalue first."""
     found: Floats = np.linalg.eigh((gram + gram.T) / 2)[1]
     return found[:, ::-1]
@@ -222,7 +231,7 @@ def _spread(own: Floats, rank: int) -> Floats:
     return np.asarray(np.sqrt(np.maximum(varies, 0.0)))
 
 
-def _balance(behind: Floats, spread: Floats) -> Floats:
+def balance(behind: Floats, spread: Floats) -> Floats:
     """What to multiply components by, so that they vary as much as what is behind them weighs.
 
     behind: (…, r), to be divided by it. Rounding to few bits then costs both sides alike; without it the last

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Literal, TypeAlias
@@ -52,11 +52,15 @@ class Cost:
 class Factor:
     """One of the weights. axes: of the kernel that it reaches along, and so strides and pads along.
 
-    rows: (outputs, inputs) for a product, a kernel (outputs, inputs, …) for a convolution.
+    rows: (outputs, inputs) for a product, a kernel (outputs, inputs of a group, …) for a convolution.
+    window: attributes of the convolution other than those that follow from the axes. copies: how often it
+    reads its channels, one copy after the other.
     """
 
     rows: Array
     axes: tuple[int, ...] = ()
+    window: Mapping[str, int | list[int]] = field(default_factory=dict)
+    copies: int = 1
 
 
 class Form(ABC):
@@ -263,19 +267,35 @@ def forms_of(layer: Layer, allowed: Sequence[FormName]) -> list[type[Form]]:
 
 
 def composed(factors: Sequence[Factor]) -> Array:
-    """The weight that the factors make together, as (outputs, inputs of an output).
-
-    Along an axis all kernels but one have size 1, as they have in every form.
-    """
-    made = _kernel_first(factors[0].rows)
+    """The weight that the factors make together, as (outputs, inputs of an output)."""
+    if len(factors) == 1:
+        return factors[0].rows.reshape(len(factors[0].rows), -1)
+    made = _dense(factors[0])
     for factor in factors[1:]:
-        made = _kernel_first(factor.rows) @ made
-    rows = np.moveaxis(made, (-2, -1), (0, 1))
-    return np.asarray(rows.reshape(len(rows), -1))
+        made = _behind(factor.rows, made)
+    return made.reshape(len(made), -1)
 
 
-def _kernel_first(rows: Array) -> Array:
-    return np.moveaxis(rows, (0, 1), (-2, -1))
+def _dense(factor: Factor) -> Array:
+    """The kernel of a first factor without groups, where it may have as many as channels."""
+    if "group" not in factor.window:
+        return factor.rows
+    outputs, channels = len(factor.rows), len(factor.rows) // factor.copies
+    made = np.zeros((outputs, channels, *factor.rows.shape[2:]))
+    made[np.arange(outputs), np.arange(outputs) % channels] = factor.rows[:, 0]
+    return made
+
+
+def _behind(rows: Array, made: Array) -> Array:
+    """The kernel of a convolution of stride 1, ``made``, and another one behind it."""
+    sizes = zip(made.shape[2:], rows.shape[2:], strict=True)
+    both = np.zeros((len(rows), made.shape[1], *(first + second - 1 for first, second in sizes)))
+    for at in np.ndindex(*rows.shape[2:]):
+        where = tuple(slice(start, start + size) for start, size in zip(at, made.shape[2:], strict=True))
+        both[(slice(None), slice(None), *where)] += np.tensordot(
+            rows[(slice(None), slice(None), *at)], made, 1
+        )
+    return both
 
 
 def _order(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:

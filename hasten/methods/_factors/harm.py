@@ -34,10 +34,14 @@ class Harm:
         other. Raises Unfit where the outputs break.
         """
         chosen = offered[len(offered) // 2]
-        trial = self._graph.copy()
-        layers, _ = find_layers(trial.ir_model.graph, frozenset(), {solved.layer.name})
-        write(Editor(trial), layers[0], solved.factors(chosen), solved.mean)
-        error = self._outputs.error(trial)
+        error = self.alone(solved, chosen)
         if not isfinite(error):
             raise Unfit("with factors in its place the model's outputs are not finite")
         return error / chosen.lost if chosen.lost else 0.0
+
+    def alone(self, solved: Solved, chosen: Choice) -> float:
+        """The error of the model's outputs with this choice for one layer; infinite where it breaks."""
+        trial = self._graph.copy()
+        layers, _ = find_layers(trial.ir_model.graph, frozenset(), {solved.layer.name}, grouped=True)
+        write(Editor(trial), layers[0], solved.factors(chosen), solved.mean)
+        return self._outputs.error(trial)

@@ -65,17 +65,22 @@ class Layer:
         return tuple(self.array.shape[2:])
 
     @property
+    def groups(self) -> int:
+        """Of a convolution: parts of its outputs, each of which reads a part of its channels."""
+        return self.node.attributes.get_int("group", 1)
+
+    @property
     def automatic(self) -> bool:
         """Whether a convolution pads as it sees fit."""
         return self.node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
 
 
 def find_layers(
-    main: ir.Graph, exclude: frozenset[str], only: Container[str] | None = None
+    main: ir.Graph, exclude: frozenset[str], only: Container[str] | None = None, *, grouped: bool = False
 ) -> tuple[list[Layer], list[Skip]]:
     """The layers whose weight is a matrix or kernel of their own, and the others with the reason.
 
-    only: the names of those to look at; None: all.
+    only: the names of those to look at; None: all. grouped: whether convolutions in groups are among them.
     """
     layers, skipped = [], []
     for node in _candidates(main):
@@ -84,7 +89,12 @@ def find_layers(
         try:
             if layer_name(node) in exclude:
                 raise Unfit("excluded by the recipe")
-            layers.append(_read(node))
+            layer = _read(node)
+            if layer.groups != 1 and not grouped:
+                raise Unfit(
+                    f"its channels are convolved in {layer.groups} groups, each of them small already"
+                )
+            layers.append(layer)
         except Unfit as unfit:
             skipped.append(skip(node, str(unfit)))
     for inner in main.subgraphs():
@@ -113,7 +123,7 @@ def _quantized(node: ir.Node) -> bool:
 
 def _read(node: ir.Node) -> Layer:
     if _quantized(node):
-        raise Unfit("it is quantized already; put factorize before")
+        raise Unfit("it is quantized already; put what quantizes behind")
     if _stored(given(node, 0)) is not None:
         raise Unfit("what it is applied to is constant, or its weight is on the left")
     return _READERS[node.op_type](node)
@@ -121,9 +131,6 @@ def _read(node: ir.Node) -> Layer:
 
 def _convolution(node: ir.Node) -> Layer:
     array = _weight(node)
-    groups = node.attributes.get_int("group", 1)
-    if groups != 1:
-        raise Unfit(f"its channels are convolved in {groups} groups, each of them small already")
     if array.ndim < 3:
         raise Unfit("its weight has no kernel")
     return Layer(node, array, 0, find_bias(node, len(array)))
@@ -175,7 +182,7 @@ def _weight(node: ir.Node) -> Array:
         producer = value.producer()
         value = None if producer is None else given(producer, 0)
     if array.dtype != np.float32:
-        raise Unfit(f"its weight is {array.dtype.name}, not float32; put factorize before what changes types")
+        raise Unfit(f"its weight is {array.dtype.name}, not float32; put what changes types behind")
     if not np.isfinite(array).all():
         raise Unfit("its weight holds values that are not finite")
     if not array.any():

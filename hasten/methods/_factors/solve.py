@@ -17,7 +17,7 @@ from hasten.graph.feeds import feeds_to_try
 from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
 from hasten.methods._factors.choice import Choice
-from hasten.methods._factors.forms import Factor, Form, FormName, Positions, forms_of
+from hasten.methods._factors.forms import Factor, Form, Positions
 from hasten.methods._factors.layers import Layer, skip
 from hasten.methods._observe.moments import moments_of
 from hasten.numerics.covariance import shrunk
@@ -31,11 +31,16 @@ _MOMENTS_BYTES = 512 << 20
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 Observed: TypeAlias = Callable[[Sequence[Layer]], Mapping[str, Moments]]
+Forms: TypeAlias = Callable[[Layer, Target, Positions], list[Form]]
 
 
 @dataclass(frozen=True)
 class Solved:
-    """A layer and its forms. mean: of what it reads; None where the forms were solved by weights."""
+    """A layer and its forms.
+
+    mean: of what it reads, (inputs,), or of each output, (outputs, inputs), where it convolves in groups;
+    None where the forms were solved by weights.
+    """
 
     layer: Layer
     forms: list[Form]
@@ -54,17 +59,14 @@ class Solver:
     """Solves layers, few at a time, since moments take memory.
 
     observed: makes the moments of some layers, by their names; None: by weights. shapes: of all values in one
-    inference. allowed, align: see ``factorize``.
+    inference. forms: those that a layer can take.
     """
 
-    def __init__(
-        self, observed: Observed | None, shapes: Shapes, allowed: Sequence[FormName], align: int
-    ) -> None:
+    def __init__(self, observed: Observed | None, shapes: Shapes, forms: Forms) -> None:
         self.skipped: list[Skip] = []
         self._observed = observed
         self._shapes = shapes
-        self._allowed = allowed
-        self._align = align
+        self._forms = forms
 
     def solve(self, layers: Sequence[Layer]) -> Iterator[Solved]:
         """The layers in order; those that cannot be solved are recorded with the reason."""
@@ -79,11 +81,9 @@ class Solver:
                     self.skipped.append(skip(layer.node, reason))
 
     def _solved(self, layer: Layer, moments: Moments | None) -> Solved:
-        moment = None if moments is None else shrunk(_about(layer, moments), moments.count)
-        target = Target(layer.rows, moment)
-        positions = _positions(layer, self._shapes)
-        forms = [made(layer, target, positions, self._align) for made in forms_of(layer, self._allowed)]
-        return Solved(layer, forms, None if moments is None else moments.mean[0])
+        moment = None if moments is None else _moment(layer, moments)
+        forms = self._forms(layer, Target(layer.rows, moment), _positions(layer, self._shapes))
+        return Solved(layer, forms, None if moments is None else _mean(layer, moments))
 
 
 def run_once(graph: Graph, context: Context) -> tuple[Mapping[str, Array] | None, Shapes]:
@@ -104,15 +104,26 @@ def run_once(graph: Graph, context: Context) -> tuple[Mapping[str, Array] | None
 
 
 def _about(layer: Layer, moments: Moments) -> Array:
-    """Second moments of what the layer reads, about the mean where a bias can keep it."""
-    second, mean = moments.second[0], moments.mean[0]
-    return np.asarray(second if layer.bias is None else second - np.outer(mean, mean))
+    """Second moments of what each group reads, about the mean where a bias can keep it."""
+    second, mean = moments.second, moments.mean
+    return np.asarray(second if layer.bias is None else second - mean[:, :, None] * mean[:, None, :])
+
+
+def _moment(layer: Layer, moments: Moments) -> Array:
+    """What ``Target`` is given."""
+    groups = [shrunk(group, moments.count) for group in _about(layer, moments)]
+    return groups[0] if len(groups) == 1 else np.stack(groups)
+
+
+def _mean(layer: Layer, moments: Moments) -> Array:
+    mean = moments.mean
+    return mean[0] if len(mean) == 1 else np.repeat(mean, len(layer.array) // len(mean), axis=0)
 
 
 def _unsolvable(layer: Layer, moments: Moments | None) -> str | None:
     """Why there is nothing to choose the layer's factors by; None where there is."""
     if moments is not None:
-        varies = float(np.trace(_about(layer, moments))) > 0.0
+        varies = float(np.trace(_about(layer, moments), axis1=1, axis2=2).sum()) > 0.0
         return None if varies else "what it reads does not vary on the calibration samples"
     if layer.inputs > LARGEST:
         return f"its outputs have {layer.inputs} inputs each, too many to observe; by: weights observes none"

@@ -1,18 +1,14 @@
 """What is left makes up for what was removed: each layer that lost inputs is solved by least squares.
 
-At first each of what it reads is predicted from what is kept, which changes the layer's weights in closed
-form and asks for few samples. Then, layer by layer in the order of the graph, its outputs are fitted to the
-original's for what it reads from the narrower layers before it, which makes up for their errors, too.
+Each of what it reads is predicted from what is kept, which changes the layer's weights in closed form and
+asks for few samples. Then its outputs can be fitted to the original's (``_observe.fit``).
 
-Sources: He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", sections 3.1 and 3.2
-(least squares, and the asymmetric objective: narrowed inputs, original outputs).
+Source: He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", section 3.1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -21,25 +17,14 @@ from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
 from hasten.graph.coupling import Coupling, prepare
 from hasten.graph.editor import Editor
-from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name
-from hasten.graph.reading import constant, given, sole_user
-from hasten.graph.section import section
-from hasten.graph.shapes import observed_shapes
+from hasten.graph.reading import constant, given
 from hasten.methods import Context
 from hasten.methods._narrow.readers import Read, covariance
-from hasten.methods._observe.biases import Bias, find_bias
-from hasten.methods._observe.moments import inputs_of, outputs_of
-from hasten.methods._observe.samples import spread
-from hasten.numerics.removal import Regression, prediction
+from hasten.methods._observe.biases import find_bias
+from hasten.methods._observe.fit import alone, fit, output_axis
+from hasten.numerics.removal import prediction
 from hasten.numerics.rounding import Moments
-
-_POSITIONS = 64
-"""Positions of a sample (pixels, tokens) that equations are made of at most."""
-_FEWEST, _FOR_EACH_INPUT = 32, 8
-"""Samples, and positions for each input, that are enough."""
-_LARGEST = 4608
-"""Inputs of an output beyond which its equations take too much memory (170 MB)."""
 
 
 def ready(graph: Graph) -> Graph:
@@ -53,18 +38,11 @@ def ready(graph: Graph) -> Graph:
         if weight is None or (bias is not None and constant(bias) is None):
             continue
         if bias is None:
-            outputs = weight.shape[_made(node)] * _repeated(node)
+            outputs = weight.shape[output_axis(node)] * _repeated(node)
             editor.set_input(node, 2, np.zeros(outputs, weight.dtype), f"{layer_name(node)}.bias")
         elif len(bias.uses()) > 1:
             editor.set_input(node, 2, np.array(constant(bias)))
     return made
-
-
-def _made(node: ir.Node) -> int:
-    """The axis of a layer's weight along which its outputs lie."""
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    return 0 if node.op_type == "Conv" else 1
 
 
 def _repeated(node: ir.Node) -> int:
@@ -85,7 +63,7 @@ def predicted(
         kept, node = ~gone[read.part.units], nodes[read.name]
         moments = seen.get((str(read.value.name), read.axis))
         weight = constant(node.inputs[1])
-        if kept.all() or moments is None or weight is None or not _alone(node):
+        if kept.all() or moments is None or weight is None or not alone(node):
             continue
         basis = prediction(covariance(moments), kept)
         by_channel = np.moveaxis(weight, read.part.axis, -1).astype(np.float64)
@@ -93,50 +71,12 @@ def predicted(
         changed[..., kept] = by_channel @ basis
         editor.set_input(node, 1, np.moveaxis(changed, -1, read.part.axis).astype(weight.dtype))
         missing = moments.mean[0] - basis @ moments.mean[0][kept]
-        bias = find_bias(node, weight.shape[_axis(node)])
+        bias = find_bias(node, weight.shape[output_axis(node)])
         if bias is not None:
-            shift = np.moveaxis(by_channel @ missing, _axis(node) if _axis(node) < read.part.axis else 0, 0)
+            axis = output_axis(node)
+            shift = np.moveaxis(by_channel @ missing, axis if axis < read.part.axis else 0, 0)
             bias.shift(editor, shift.reshape(len(shift), -1).sum(axis=1))
     return made
-
-
-def _axis(node: ir.Node) -> int:
-    return 1 if node.op_type == "MatMul" else _made(node)
-
-
-def _alone(node: ir.Node) -> bool:
-    """Whether nothing else reads the node's weight."""
-    weight = node.inputs[1]
-    return weight is not None and len(weight.uses()) == 1
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A layer as ``_observe.moments`` wants it."""
-
-    node: ir.Node
-    array: Array
-    axis: int
-
-    @property
-    def name(self) -> str:
-        return layer_name(self.node)
-
-    @property
-    def activation(self) -> ir.Value:
-        value = self.node.inputs[0]
-        assert value is not None
-        return value
-
-    @property
-    def matrix(self) -> Array:
-        """The weight as (outputs, inputs)."""
-        return np.moveaxis(self.array, self.axis, 0).reshape(self.array.shape[self.axis], -1)
-
-    def as_weight(self, matrix: Array) -> Array:
-        """The inverse of ``matrix``."""
-        rest = np.delete(np.array(self.array.shape), self.axis)
-        return np.moveaxis(matrix.reshape(-1, *rest), 0, self.axis).astype(self.array.dtype)
 
 
 def refit(
@@ -152,136 +92,11 @@ def refit(
 
     Raises MethodError where a graph does not run.
     """
-    nodes = {layer_name(node): node for node in whole.ir_model.graph}
-    layers = [node for node in narrow.ir_model.graph if layer_name(node) in set(names)]
-    done = []
-    first = next(iter(samples.batches(1)))
-    shapes = observed_shapes(whole, first.feeds(whole.inputs), threads=context.threads)
-    for number, node in enumerate(layers):
-        layer, origin = _solvable(node), nodes[layer_name(node)]
-        if layer is None:
-            continue
-        weight = origin.inputs[1]
-        units = coupling.axes[str(weight.name)][layer.axis] if weight is not None else None
-        kept = slice(None) if units is None else ~gone[units]
-        bias = find_bias(node, len(layer.matrix))
-        _solve(_Fit(whole, narrow, origin, layer, kept, bias, shapes), samples, context)
-        done.append(layer.name)
-        context.progress("fitting layers to the original's outputs", (number + 1) / len(layers))
-    return done
-
-
-def _solvable(node: ir.Node) -> _Layer | None:
-    weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if weight is None or not _alone(node):
-        return None
-    if node.op_type == "Conv":
-        plain = node.attributes.get_int("group", 1) == 1
-        plain = plain and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
-    elif node.op_type == "Gemm":
-        plain = not node.attributes.get_int("transA", 0)
-        plain = plain and all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
-    else:
-        plain = node.op_type == "MatMul" and weight.ndim == 2
-    layer = _Layer(node, weight, _axis(node)) if plain else None
-    return layer if layer is not None and layer.matrix.shape[1] <= _LARGEST else None
-
-
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """A layer of the narrow graph, and where the whole one has it, whose ``shapes`` were observed.
-
-    kept: which of its outputs there are.
-    """
-
-    whole: Graph
-    narrow: Graph
-    origin: ir.Node
-    layer: _Layer
-    kept: Array | slice
-    bias: Bias | None
-    shapes: Mapping[str, tuple[int, ...]]
-
-
-def _solve(fit: _Fit, samples: Calibration, context: Context) -> None:
-    layer, goal = fit.layer, _goal(fit.origin, fit.shapes)
-    read = str(layer.activation.name)
-    names = [read] if goal.beside is None else [read, goal.beside]
-    narrow = _Values(fit.narrow, names, context)
-    whole = _Values(fit.whole, [goal.value], context)
-    outputs, inputs = layer.matrix.shape
-    sums = Regression(inputs, outputs)
-    enough = max(_FEWEST, -(-_FOR_EACH_INPUT * inputs // _places(layer, fit.shapes)))
-    for batch in spread(samples, enough).batches(context.batch):
-        feeds = batch.feeds(fit.whole.inputs)
-        now = narrow.of(feeds)
-        y = outputs_of(layer, whole.of(feeds)[goal.value], _POSITIONS) - goal.constant
-        y = y[:, fit.kept]
-        if goal.beside is not None:
-            y = y - outputs_of(layer, now[goal.beside], _POSITIONS)
-        sums.update(inputs_of(layer, now[read], _POSITIONS)[0], y)
-    offset = None if fit.bias is None else np.zeros(outputs)
-    matrix, shifted = sums.solve(layer.matrix, offset)
-    if not np.isfinite(matrix).all():
-        return
-    editor = Editor(fit.narrow)
-    editor.set_input(layer.node, 1, layer.as_weight(matrix))
-    if fit.bias is not None and shifted is not None:
-        # Of a MatMul what is added comes after what was fitted; elsewhere the outputs already hold the bias.
-        held = 0.0 if layer.node.op_type == "MatMul" or fit.bias.array is None else fit.bias.array.reshape(-1)
-        fit.bias.shift(editor, shifted - held)
-
-
-def _places(layer: _Layer, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Positions of one sample that are counted."""
-    made = shapes.get(str(layer.node.outputs[0].name), ())
-    every = prod(made[2:] if layer.node.op_type == "Conv" else made[1:-1])
-    return min(_POSITIONS, max(every, 1))
-
-
-@dataclass(frozen=True, eq=False)
-class _Goal:
-    """What a layer's outputs are fitted to: a value, without a constant, and without what stands beside it.
-
-    Where a layer's outputs are added to something else it is the sum that should be right: what is narrow
-    beside the layer has errors, too, which the layer can make up for.
-    """
-
-    value: str
-    constant: Array
-    beside: str | None
-
-
-def _goal(layer: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> _Goal:
-    value, offset = layer.outputs[0], np.zeros(1)
-    for _ in range(2):
-        add = sole_user(value)
-        if add is None or add.domain or add.op_type != "Add" or value.is_graph_output():
-            break
-        other = add.inputs[1] if add.inputs[0] is value else add.inputs[0]
-        array = constant(other)
-        if array is None and other is not None and other is not value:
-            if shapes.get(str(other.name)) != shapes.get(str(value.name)):
-                break
-            return _Goal(str(add.outputs[0].name), offset, str(other.name))
-        if array is None or array.size != array.shape[-1]:
-            break
-        value, offset = add.outputs[0], offset + array.reshape(-1)
-    return _Goal(str(layer.outputs[0].name), np.zeros(1), None)
-
-
-class _Values:
-    """Values of a graph of which no more is run than they need."""
-
-    def __init__(self, graph: Graph, names: Sequence[str], context: Context) -> None:
-        given_by = {spec.name for spec in graph.inputs}
-        self._names = [name for name in names if name not in given_by]
-        self._evaluator = None
-        if self._names:
-            self._evaluator = Evaluator(section(graph, None, self._names), threads=context.threads)
-
-    def of(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        if self._evaluator is None:
-            return dict(feeds)
-        inputs = {spec.name: feeds[spec.name] for spec in self._evaluator.inputs}
-        return dict(feeds) | self._evaluator.run(inputs, self._names)
+    kept: dict[str, Array] = {}
+    for node in whole.ir_model.graph:
+        weight = given(node, 1)
+        if layer_name(node) in names and weight is not None and str(weight.name) in coupling.axes:
+            units = coupling.axes[str(weight.name)][output_axis(node)]
+            if units is not None:
+                kept[layer_name(node)] = ~gone[units]
+    return fit(whole, narrow, names, samples, context, kept)
