@@ -22,6 +22,7 @@ from hasten.search.original import measure_original
 from hasten.search.prepare import Prepared, prepare, probe_shapes
 from hasten.search.propose import Proposer
 from hasten.search.request import Event, Listener, Request, silent
+from hasten.search.smaller import families
 from hasten.search.trial import Lab
 from hasten.search.witness import Witness
 
@@ -68,7 +69,7 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
             samples=len(prepared.roles.calibration),
             deadline=deadline,
             labelled=prepared.roles.calibration.has_labels,
-            structures=request.recipe is None,
+            structures=() if request.recipe else families(prepared.facts),
         )
         tried = try_all(proposer, lab, journal, known, listener)
         trials = tuple(trial for _, trial in tried.values())

@@ -32,6 +32,7 @@ FACTS = Facts(
 )
 
 _Width = Annotated[int, Field(ge=1)]
+_Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -40,6 +41,9 @@ class Params:
 
     macs: share of the model's multiply-accumulates that is left at most; where whole blocks and ``least`` do
         not allow it, more is left.
+    times: what layers take where the model will run, by name and in any one unit. Where some are given, a
+        layer counts by its time, which falls with its multiply-accumulates, and ``macs`` is the share of the
+        time that is left. Other layers count as if theirs were as fast.
     widths: how many channels to keep of single widths, by the name of the first layer that makes them; all
         others then stay as they are, and ``macs`` says nothing.
     importance: what the least of goes first: what removal costs the ``outputs`` of the layers that read a
@@ -55,6 +59,7 @@ class Params:
     """
 
     macs: Annotated[float, Field(gt=0, le=1)] = 0.7
+    times: Mapping[str, _Time] = field(default_factory=dict, hash=False)
     widths: Mapping[str, _Width] = field(default_factory=dict, hash=False)
     importance: Importance = "outputs"
     scope: Scope = "global"
@@ -68,14 +73,15 @@ class Params:
 def apply(graph: Graph, params: Params, context: Context) -> Change:
     """Remove channels.
 
-    Raises MethodError without samples, for widths that the graph does not have, and where it does not run;
-    Unavailable for gradients without PyTorch.
+    Raises MethodError without samples, for widths or times of layers that the graph does not have, and where
+    it does not run; Unavailable for gradients without PyTorch.
     """
     aim = Aim(
         attended=False,
         side="outer",
         by="macs",
         left=params.macs,
+        times=params.times,
         widths=params.widths,
         importance=params.importance,
         scope=params.scope,

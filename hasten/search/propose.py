@@ -17,7 +17,7 @@ from hasten.search.choose import cost, leader, within_budget
 from hasten.search.layers import fell_back, saved
 from hasten.search.learn import quantize_aware, reconstruct
 from hasten.search.repair import choose_forms, forms_of, mixed, without
-from hasten.search.smaller import Shrinker
+from hasten.search.smaller import Family, Shrinker
 from hasten.search.trial import Lab
 
 _REPAIR_SHARE = 0.5
@@ -43,7 +43,7 @@ class Proposer:
     threads: how many threads the user fixed, or None when they are free to vary.
     shapes: the shapes that inputs with dynamic dimensions have in the data, to learn what fixing them would
     gain; empty when there are none. samples: of the calibration role; labelled: whether it has labels.
-    deadline: in the time of ``time.monotonic``. structures: whether smaller ones may be proposed.
+    deadline: in the time of ``time.monotonic``. structures: ways to make it smaller, as they are tried.
     """
 
     lab: Lab
@@ -54,7 +54,7 @@ class Proposer:
     samples: int
     deadline: float
     labelled: bool
-    structures: bool
+    structures: Sequence[Family]
 
     def propose(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
@@ -71,6 +71,7 @@ class Proposer:
         if self.structures:
             yield from Shrinker(
                 lab=self.lab,
+                families=self.structures,
                 baseline=self.baseline,
                 samples=self.samples,
                 labelled=self.labelled,

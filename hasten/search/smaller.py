@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 from time import monotonic
+from typing import Literal, TypeAlias
 
 from hasten.core.errors import TrialError
-from hasten.core.recipe import Recipe, Step
+from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Trial
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, leader, within_budget
+from hasten.search.facts import GraphFacts
+from hasten.search.layers import times_us
 from hasten.search.learn import distill, finetune, reconstruct
 from hasten.search.trial import Lab
 
@@ -23,19 +27,52 @@ _FIRST = 0.75
 """Share of the multiply-accumulates, heads or branches that is left at first."""
 _LADDER = 4
 """Shares that are tried of one family."""
-_MOST = 0.93
+_MOST = 0.95
 """A share beyond saves less than timing can tell."""
+_STEP = (0.2, 0.8)
+"""Of the way from what held to what did not, a next share is within these."""
+_ATTENDING = 0.5
+"""Share of the multiply-accumulates in products beyond which a model is taken for a transformer."""
 _EXACT = "optimize_graph"
 _SHRINKING = frozenset({"prune_channels", "prune_heads", "prune_layers", "factorize"})
 _LEARNING = frozenset({"reconstruct", "distill", "finetune"})
 """What teaches a smaller model, directly behind the last of what made it smaller."""
 
 
+Family: TypeAlias = Literal["narrower", "shallower", "thinner"]
+
+
+def families(facts: GraphFacts) -> tuple[Family, ...]:
+    """The ways to make such a model smaller, that which promises most first.
+
+    A branch of a transformer takes the time of its softmax and transposes with it, and of many alike one can
+    be spared. In a convolutional net each block does what no other does, and its channels are many.
+    """
+    if facts.product_share is not None and facts.product_share > _ATTENDING:
+        return "shallower", "narrower", "thinner"
+    return "narrower", "shallower", "thinner"
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A share that was left, and what of the metric was lost by it."""
+
+    share: float
+    drop: float
+
+    def towards(self, failed: _Tried, allowed: float) -> float:
+        """The share between the two at which the drop would be ``allowed`` if it grew as a square."""
+        low, high = _STEP
+        part = sqrt(max(allowed - self.drop, 0.0) / max(failed.drop - self.drop, 1e-12))
+        return self.share + (failed.share - self.share) * min(max(part, low), high)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shrinker:
-    """Proposes smaller structures. Fields as of ``Proposer``."""
+    """Proposes smaller structures. families: as they are tried; the other fields as of ``Proposer``."""
 
     lab: Lab
+    families: Sequence[Family]
     baseline: Trial
     samples: int
     labelled: bool
@@ -45,15 +82,15 @@ class Shrinker:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
         if not self.samples:
             return
-        for family in ("narrower", "shallower", "thinner"):
+        for family in self.families:
             yield from self._ladder(family, done)
 
-    def _ladder(self, family: str, done: Sequence[Trial]) -> Iterator[Candidate]:
-        share = _FIRST
+    def _ladder(self, family: Family, done: Sequence[Trial]) -> Iterator[Candidate]:
+        share, held = _FIRST, _Tried(1.0, 0.0)
         for _ in range(_LADDER):
             best = leader(done, self.baseline, self.lab.budget)
             place = best or self.baseline
-            steps = self._steps(family, share)
+            steps = self._steps(family, share, place)
             if not steps or share > _MOST:
                 return
             recipe = _with(place.recipe, steps)
@@ -64,30 +101,62 @@ class Shrinker:
                 return
             if best is not None and self._cost(trial) >= self._cost(best):
                 return  # smaller, and not faster: less of it would be no faster either
-            if not within_budget(trial):
-                for mended in self._recovered(recipe):
-                    taught = replace(candidate, recipe=mended)
-                    yield taught
-                    trial = _found(done, taught) or trial
-                    if within_budget(trial):
-                        break
-            share = share * _FIRST if within_budget(trial) else (1 + share) / 2
+            quality, holds = trial.quality, within_budget(trial)
+            for mended in () if holds else self._recovered(recipe):
+                taught = replace(candidate, recipe=mended)
+                yield taught
+                found = _found(done, taught)
+                if found is None or found.quality is None:
+                    continue
+                quality, holds = min(quality, found.quality, key=lambda q: q.drop), within_budget(found)
+                if holds:
+                    break
+            tried = _Tried(share, quality.drop)
+            if holds:
+                share, held = share * _FIRST, tried
+            else:
+                share = held.towards(tried, quality.allowed)
 
-    def _steps(self, family: str, share: float) -> tuple[Step, ...]:
-        """The family's steps that change this model."""
+    def _steps(self, family: Family, share: float, place: Trial) -> tuple[Step, ...]:
+        """The family's steps that change this model; ``place``: where and how it will run."""
         steps = {
             "narrower": (
-                Step("prune_channels", {"macs": round(share, 3)}),
+                Step("prune_channels", {"macs": round(share, 3), **self._times(family, place)}),
                 Step("prune_heads", {"heads": round(share, 3)}),
             ),
             "shallower": (Step("prune_layers", {"ratio": round(1 - share, 3)}),),
             "thinner": (Step("factorize", {"macs": round(share, 3)}),),
         }[family]
-        return tuple(step for step in steps if self._changes(step))
+        changing: tuple[Step, ...] = ()
+        for step in steps:
+            # Each behind those before it, as the recipe will have them: nothing is then made twice.
+            if self._changes((*changing, step)):
+                changing = (*changing, step)
+        return changing
 
-    def _changes(self, step: Step) -> bool:
+    def _times(self, family: Family, place: Trial) -> dict[str, Json]:
+        """What the layers of the whole model take there; nothing where that is not known, or not the aim."""
+        if family != "narrower" or self.lab.budget.objective == "size":
+            return {}
+        recipe = Recipe(
+            tuple(step for step in place.recipe.steps if step.method not in _SHRINKING | _LEARNING)
+        )
         try:
-            return self.lab.workshop.apply(Recipe((Step(_EXACT), step))).last_effective
+            layers = self.lab.workshop.cost(self.lab.workshop.apply(recipe)).layers
+            kernels = self.lab.kernels(self.lab.subject(Candidate(recipe, place.target, place.options)))
+        except TrialError:
+            return {}
+        found = times_us(kernels)
+        times: dict[str, Json] = {
+            layer.name: float(f"{found[layer.name]:.3g}")
+            for layer in layers
+            if layer.macs and layer.name in found
+        }
+        return {"times": times} if times else {}
+
+    def _changes(self, steps: Sequence[Step]) -> bool:
+        try:
+            return self.lab.workshop.apply(Recipe((Step(_EXACT), *steps))).last_effective
         except TrialError:
             return False
 

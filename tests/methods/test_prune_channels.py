@@ -72,6 +72,22 @@ def test_fewer_macs_and_widths_that_are_aligned(scope, macs, tmp_path):
         assert set(sites) == set(WIDTHS)
 
 
+def test_by_times_a_slow_layer_becomes_narrower_and_a_fast_one_stays(tmp_path):
+    graph = residual_net()
+    slow = {f"Conv_{name}": 1.0 for name in ("stem", "in0", "out0", "in1", "out1")}
+    by_times = run(graph, tmp_path, macs=0.8, align=4, times={**slow, "Conv_wide": 100.0})
+    assert {site.name for site in by_times.sites} == {"Conv_wide"}
+    assert by_times.notes[0].endswith("of the layers' times are left")
+    assert float(by_times.notes[0].split("%")[0]) <= 80.0
+    spared = run(graph, tmp_path, macs=0.8, align=4, times={**slow, "Conv_wide": 0.0})
+    assert "Conv_wide" not in {site.name for site in spared.sites}
+
+
+def test_times_of_no_layer_are_refused(tmp_path):
+    with pytest.raises(MethodError, match="no layer is called 'Conv_7'; they are"):
+        run(residual_net(), tmp_path, times={"Conv_7": 3.0})
+
+
 def test_a_share_of_each_width_is_left_at_least(tmp_path):
     graph = residual_net()
     change = run(graph, tmp_path, macs=0.01, least=0.5, align=1, fit=False)

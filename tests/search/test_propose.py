@@ -84,7 +84,7 @@ def proposing(objective: Objective = "latency") -> Proposer:
         samples=0,
         deadline=0.0,
         labelled=False,
-        structures=False,
+        structures=(),
     )
 
 

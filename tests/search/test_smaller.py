@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -12,11 +13,12 @@ import pytest
 from hasten.core.budget import Budget
 from hasten.core.measurement import Comparison, Measurement
 from hasten.core.recipe import Recipe, Step
-from hasten.core.record import Quality, Trial
+from hasten.core.record import Kernel, LayerCost, Quality, Trial
 from hasten.measuring import Conditions
-from hasten.search.build import Built
+from hasten.search.build import Built, Cost
 from hasten.search.candidate import Candidate
-from hasten.search.smaller import Shrinker
+from hasten.search.facts import GraphFacts
+from hasten.search.smaller import Family, Shrinker, families
 
 CLEAN, INT8 = Step("optimize_graph"), Step("quantize_static")
 _ALLOWED = 0.01
@@ -46,15 +48,56 @@ def trial(candidate: Candidate, speed: float, drop: float) -> Trial:
     )
 
 
-def shrinker(works: Callable[[str], bool], samples: int = 100, seconds: float = 0.0) -> Shrinker:
+def shrinker(
+    works: Callable[[str], bool],
+    samples: int = 100,
+    seconds: float = 0.0,
+    families: tuple[Family, ...] = ("narrower", "shallower", "thinner"),
+) -> Shrinker:
     def apply(recipe: Recipe) -> Built:
         return Built(Path("model.onnx"), last_effective=works(recipe.steps[-1].method))
+
+    def cost(built: Built) -> Cost:
+        layers = ("Conv_a", 900), ("Relu_a", 0), ("Conv_b", 100)
+        return Cost(
+            tuple(
+                LayerCost(
+                    name=name,
+                    op_type="Conv",
+                    macs=macs,
+                    parameters=0,
+                    weight_bytes=0,
+                    dtype="float32",
+                    output_shape="1",
+                )
+                for name, macs in layers
+            ),
+            0,
+            0,
+        )
+
+    def kernels(subject: Candidate) -> tuple[Kernel, ...]:
+        return (
+            Kernel(
+                name="a",
+                op_type="Conv",
+                kind="brgemm",
+                precision="int8",
+                layers=("Conv_a", "Relu_a"),
+                time_us=12.3456,
+            ),
+        )
 
     return Shrinker(
         # What is asked of it needs only this.
         lab=SimpleNamespace(  # type: ignore[arg-type]
-            budget=Budget(), workshop=SimpleNamespace(apply=apply), conditions=Conditions(threads=2)
+            budget=Budget(),
+            workshop=SimpleNamespace(apply=apply, cost=cost),
+            conditions=Conditions(threads=2),
+            subject=lambda candidate: candidate,
+            kernels=kernels,
         ),
+        families=families,
         baseline=trial(Candidate(Recipe(), "onnxruntime"), 1.0, 0.0),
         samples=samples,
         labelled=True,
@@ -86,6 +129,34 @@ def test_a_smaller_structure_comes_before_what_the_best_recipe_does_and_keeps_it
     assert (first.target, first.options) == ("openvino", {"threads": 2})
 
 
+def test_channels_go_by_the_times_of_the_layers_where_the_best_runs() -> None:
+    (first, *_) = walk(shrinker(lambda m: m == "prune_channels"), lambda c: (2.1, 0.5))
+    assert share(first, name="times") == {"Conv_a": 12.3}
+
+
+@pytest.mark.parametrize(
+    ("product_share", "first"), [(0.9, "shallower"), (0.1, "narrower"), (None, "narrower")]
+)
+def test_transformers_lose_branches_first_and_others_channels(
+    product_share: float | None, first: Family
+) -> None:
+    facts = GraphFacts(
+        operators=Counter(),
+        convolutions=1,
+        products=1,
+        recurrent=0,
+        product_share=product_share,
+        quantized=False,
+        dynamic=(),
+        float_dtype="float",
+        parameters=9,
+    )
+    assert families(facts)[0] == first
+    method = {"shallower": "prune_layers", "narrower": "prune_channels"}[first]
+    (tried, *_) = walk(shrinker(lambda m: True, families=families(facts)), lambda c: (2.1, 0.5))
+    assert tried.recipe.steps[1].method == method
+
+
 def test_heads_go_with_channels_where_there_are_any() -> None:
     (first, *_) = walk(shrinker(lambda m: m.startswith("prune_")), lambda c: (2.1, 0.5))
     assert [step.method for step in first.recipe.steps][1:3] == ["prune_channels", "prune_heads"]
@@ -94,8 +165,16 @@ def test_heads_go_with_channels_where_there_are_any() -> None:
 def test_more_is_taken_while_it_holds_and_less_where_it_does_not() -> None:
     tried = walk(shrinker(lambda m: m == "prune_channels"), lambda c: (3.0 - float(str(share(c))), 0.0))
     assert [share(c) for c in tried] == [0.75, 0.562, 0.422, 0.316]
-    tried = walk(shrinker(lambda m: m == "prune_channels"), lambda c: (2.5, 0.5))
-    assert [share(c) for c in tried] == [0.75, 0.875]
+
+
+def test_where_much_was_lost_most_is_given_back_and_where_little_little() -> None:
+    def least(drop: float) -> list[object]:
+        return [share(c) for c in walk(shrinker(lambda m: m == "prune_channels"), lambda c: (2.5, drop))][:2]
+
+    # The budget allows 0.01; what is lost grows as the square of what goes.
+    assert least(0.04) == [0.75, 0.875]
+    assert least(0.0178) == [0.75, 0.813]
+    assert least(0.5) == [0.75, 0.95]
 
 
 def test_what_is_smaller_and_not_faster_ends_its_family() -> None:

@@ -49,7 +49,7 @@ class Chooser:
             flags[width.units[self._orders[width.name].units[: removed.get(width.name, 0)]]] = True
         return flags
 
-    def _cost(self, removed: Mapping[str, int]) -> int:
+    def _cost(self, removed: Mapping[str, int]) -> float:
         return sum(self._costs.of(self.gone(removed)).values())
 
     def most(self, width: Width) -> int:
@@ -85,7 +85,7 @@ class Chooser:
         now = self._costs.of(gone)
         taken: list[tuple[str, int]] = []
         while sum(now.values()) > self._target:
-            best: tuple[float, Width, int, dict[str, int]] | None = None
+            best: tuple[float, Width, int, dict[str, float]] | None = None
             for width in self._widths:
                 after = min(self._next(width, removed[width.name]), self.most(width))
                 if after <= removed[width.name]:
@@ -93,7 +93,7 @@ class Chooser:
                 flags = gone.copy()
                 flags[width.units[self._orders[width.name].units[:after]]] = True
                 less = self._costs.of(flags, touched[width.name])
-                saved = sum(now[name] - macs for name, macs in less.items())
+                saved = sum(now[name] - cost for name, cost in less.items())
                 harm = float(harms[width.name][after] - harms[width.name][removed[width.name]])
                 if saved > 0 and (best is None or harm / saved < best[0]):
                     best = (harm / saved, width, after, less)

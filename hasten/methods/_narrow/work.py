@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -38,13 +38,15 @@ _JUDGES = 32
 class Aim:
     """What is to become narrower, and how far: see the parameters of ``prune_channels`` and ``prune_heads``.
 
-    attended: heads, or channels. left: share of what ``by`` names that is left at most.
+    attended: heads, or channels. left: share of what ``by`` names that is left at most. times: of layers; where
+    given they count in place of multiply-accumulates.
     """
 
     attended: bool
     side: Side
     by: Literal["macs", "units"]
     left: float
+    times: Mapping[str, float] = field(default_factory=dict)
     widths: Mapping[str, int]
     importance: Importance
     scope: Scope
@@ -65,6 +67,34 @@ def narrow(graph: Graph, aim: Aim, context: Context) -> Change:
     return _Work(graph, aim, spread(context.calibration, aim.samples), context).change()
 
 
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Units that can go best. places: in each width, by its name. left: share of what ``by`` names."""
+
+    places: Mapping[str, Array]
+    left: float
+    skipped: tuple[Skip, ...]
+
+
+def choose(graph: Graph, aim: Aim, context: Context) -> Chosen:
+    """The units that ``narrow`` would remove; raises what it raises."""
+    if context.calibration is None or not len(context.calibration):
+        raise MethodError("there are no samples to tell what can go; give --data")
+    return _Work(graph, aim, spread(context.calibration, aim.samples), context).chosen()
+
+
+@dataclass(frozen=True, eq=False)
+class _Decision:
+    """fewer: the widths that lose units, of each ``removed`` so many in its order; gone: a flag a unit."""
+
+    fewer: tuple[Width, ...]
+    removed: Mapping[str, int]
+    gone: Array
+    orders: Mapping[str, Order]
+    seen: Mapping[tuple[str, int], Moments]
+    left: float
+
+
 class _Work:
     """One application. original: what was given; graph: a copy in which every layer has a bias of its own."""
 
@@ -78,7 +108,8 @@ class _Work:
         self._found = reads(self._graph, self._coupling)
         self._skipped: list[Skip] = [] if aim.attended else list(self._coupling.fixed)
 
-    def change(self) -> Change:
+    def decide(self) -> _Decision:
+        """Which units go."""
         widths = self._open()
         read = [read for width in widths for read in self._found[width.name]]
         seen = covariances(self._graph, read, self._samples, self._context) if read else {}
@@ -93,17 +124,28 @@ class _Work:
         for width in widths:
             if width.name in orders and not removed.get(width.name):
                 self._skip(width, "the outputs need all of it more than others theirs")
-        if not gone.any():
+        fewer = tuple(width for width in widths if removed.get(width.name))
+        left = sum(costs.of(gone).values()) / max(chooser.total, 1e-12)
+        return _Decision(fewer, removed, gone, orders, seen, left)
+
+    def chosen(self) -> Chosen:
+        """What is decided, without any of it being done."""
+        made = self.decide()
+        going = {w.name: made.orders[w.name].units[: made.removed[w.name]] for w in made.fewer}
+        return Chosen(going, made.left, tuple(self._skipped))
+
+    def change(self) -> Change:
+        made = self.decide()
+        if not made.gone.any():
             return Change(self._original, skipped=tuple(self._skipped))
-        made = self._without(gone, seen)
+        graph = self._without(made.gone, made.seen)
         if self._aim.fit:
-            fewer = [w for w in widths if removed.get(w.name)]
-            names = [part.layer for width in fewer for part in width.parts if part.role == "read"]
-            refit(self._graph, made, self._coupling, names, gone, self._samples, self._context)
-        sites = tuple(self._site(width, removed, orders) for width in widths if removed.get(width.name))
-        left = sum(costs.of(gone).values()) / max(chooser.total, 1)
-        notes = (f"{left:.1%} of {'the MACs' if self._aim.by == 'macs' else 'the units'} are left",)
-        return Change(made, sites, tuple(self._skipped), notes)
+            names = [part.layer for width in made.fewer for part in width.parts if part.role == "read"]
+            refit(self._graph, graph, self._coupling, names, made.gone, self._samples, self._context)
+        sites = tuple(self._site(width, made.removed, made.orders) for width in made.fewer)
+        noun = "units" if self._aim.by == "units" else "layers' times" if self._aim.times else "MACs"
+        notes = (f"{made.left:.1%} of the {noun} are left",)
+        return Change(graph, sites, tuple(self._skipped), notes)
 
     def _open(self) -> list[Width]:
         """The widths that may become narrower."""
@@ -131,7 +173,10 @@ class _Work:
             return Counts(w for w in self._coupling.widths if w.attended == self._aim.attended)
         first = next(iter(self._samples.batches(1)))
         shapes = observed_shapes(self._graph, first.feeds(self._graph.inputs), threads=self._context.threads)
-        return Costs(self._graph, self._coupling, shapes)
+        try:
+            return Costs(self._graph, self._coupling, shapes, self._aim.times)
+        except ValueError as error:
+            raise MethodError(f"times: {error}") from error
 
     def _removed(
         self, chooser: Chooser, orders: Mapping[str, Order], seen: Mapping[tuple[str, int], Moments]

@@ -169,6 +169,12 @@ def test_what_a_width_touches_and_what_it_saves():
     gone[[first.units[0], *second.units[:2]]] = True
     assert costs.of(gone) == {"Conv:a": 64 * 15, "Conv:b": 64 * 15, "Conv:y": 64 * 6}
     assert costs.of(gone, frozenset({"Conv:y"})) == {"Conv:y": 64 * 6}
+    timed = Costs(
+        made, coupling, observed_shapes(made, feeds_for(made, free=1)), {"Conv:a": 9.0, "Conv:y": 5.0}
+    )
+    assert timed.whole == pytest.approx({"Conv:a": 9.0, "Conv:b": 15.0, "Conv:y": 5.0})
+    assert timed.of(gone) == pytest.approx({"Conv:a": 7.5, "Conv:b": 7.5, "Conv:y": 3.0})
+    assert timed.touched(first) == {"Conv:a", "Conv:b"}
     counts = Counts(coupling.widths)
     assert counts.whole == {"Conv:a": 6, "Conv:b": 5}
     assert counts.of(gone) == {"Conv:a": 5, "Conv:b": 3}
