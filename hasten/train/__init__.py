@@ -2,7 +2,8 @@
 
 ``settings`` says what a training may be told; ``history`` what it tells. ``order`` decides which samples make
 up which optimizer step, ``samples`` loads them, ``network`` runs a graph or a module, ``objective`` and
-``losses`` say what is minimized, ``loop`` does it, ``checkpoint`` keeps it, ``world`` is who takes part.
+``losses`` say what is minimized, ``regularizer`` what is done to weights after each step,
+``loop`` does it, ``checkpoint`` keeps it, ``world`` is who takes part.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from hasten.core.errors import Unavailable
 if TYPE_CHECKING:
     from hasten.train.for_methods import learn
     from hasten.train.history import Event, Fitted, History, Listener
+    from hasten.train.regularizer import Pace, Regularizer
     from hasten.train.settings import Settings
     from hasten.train.sites import changed
     from hasten.train.start import fit
@@ -26,12 +28,26 @@ _HOME = {
     "Fitted": "history",
     "History": "history",
     "Listener": "history",
+    "Pace": "regularizer",
+    "Regularizer": "regularizer",
     "Settings": "settings",
     "changed": "sites",
     "fit": "start",
     "learn": "for_methods",
 }
-__all__ = ["Event", "Fitted", "History", "Listener", "Settings", "changed", "fit", "learn", "require"]
+__all__ = [
+    "Event",
+    "Fitted",
+    "History",
+    "Listener",
+    "Pace",
+    "Regularizer",
+    "Settings",
+    "changed",
+    "fit",
+    "learn",
+    "require",
+]
 _NEEDED = {"torch": "PyTorch", "accelerate": "accelerate", "safetensors": "safetensors"}
 
 

@@ -10,6 +10,7 @@ from hasten.core.data import Calibration
 from hasten.core.errors import InputError, MethodError, Unavailable
 from hasten.graph import Graph
 from hasten.train.history import Fitted
+from hasten.train.regularizer import Regularizer
 from hasten.train.settings import Settings
 from hasten.train.start import fit
 
@@ -23,13 +24,15 @@ def learn(
     params: Any,
     *,
     teacher: Graph | None = None,
+    regularizer: Regularizer | None = None,
     progress: Callable[[float], None],
     **settings: Any,
 ) -> Fitted:
     """Train a graph with a method's hyper-parameters; those that ``Settings`` has are taken by their name.
 
-    settings: further ones. progress: called with the part that is done. Raises MethodError for what cannot be
-    trained, Unavailable when PyTorch or accelerate is missing.
+    settings: further ones. regularizer: what changes the weights after each step. progress: called with the
+    part that is done. Raises MethodError for what cannot be trained, Unavailable when PyTorch or accelerate
+    is missing.
     """
     known = {field.name for field in fields(Settings)}
     given = {f.name: getattr(params, f.name) for f in fields(params) if f.name in known}
@@ -41,6 +44,7 @@ def learn(
             data,
             settings=Settings(**given, **settings),
             teacher=teacher,
+            regularizer=regularizer,
             listener=lambda event: progress(event.step / event.steps),
         )
     except Unavailable:

@@ -25,8 +25,8 @@ from hasten.train.history import EvaluationRow, Event, History, Listener, StepRo
 from hasten.train.network import Intake, Network
 from hasten.train.objective import Objective, Part
 from hasten.train.order import Order, share
+from hasten.train.regularizer import Pace, Regularizer, Regularizers
 from hasten.train.samples import Batch, Samples
-from hasten.train.schedule import factor
 from hasten.train.settings import Settings
 from hasten.train.world import agreed, check_same, rows_of_all
 
@@ -40,6 +40,7 @@ class Task:
     """All that a training is made of. held: parts of samples that are not trained on.
 
     largest: samples of a part at most, so that no process gets more than the models take at a time.
+    regularizer: what changes the weights after each step.
     identity: what a checkpoint must agree with.
     """
 
@@ -48,6 +49,7 @@ class Task:
     teacher: Network | None
     teacher_intake: Intake
     objective: Objective
+    regularizer: Regularizer | None
     order: Order
     samples: Samples
     held: Sequence[Sequence[int]]
@@ -98,6 +100,8 @@ class Trainer:
         self._model, self._optimizer = accelerator.prepare(self._network, made)
         ema = task.settings.ema
         self._average = weights.Average(self._network.module, ema) if ema else None
+        self._regularizers = Regularizers(self._network.module, task.settings, task.regularizer)
+        self._pace = Pace.of(task.settings, task.steps)
         self._best: dict[str, Tensor] | None = None
         self._best_loss = math.inf
         self._worse = 0
@@ -140,7 +144,7 @@ class Trainer:
 
     def _train(self, loaded: Sequence[_Loaded]) -> None:
         settings = self.task.settings
-        rate = settings.learning_rate * factor(settings.schedule, self.step, self.task.steps, settings.warmup)
+        rate = settings.learning_rate * self._pace.rates[self.step]
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group[optimizers.PACE]
         self._network.set_mode(True, self.task.learn_statistics)
@@ -159,8 +163,10 @@ class Trainer:
             self._accelerator.clip_grad_norm_(self._network.parameters(), settings.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        if self._average and not self._optimizer.step_was_skipped:
-            self._average.update()
+        if not self._optimizer.step_was_skipped:
+            self._regularizers.after_step(self._pace.at(self.step))
+            if self._average:
+                self._average.update()
         self._pending.append((rate, sums))
 
     def _contribution(
@@ -243,7 +249,7 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self) -> None:
-        """Judge the weights (averaged, where they are) by the samples held back, and keep the best."""
+        """Judge the weights (averaged, where they are) by the samples held back; keep the best ones."""
         self._note()
         self._network.set_mode(False, False)
         size = sum(len(part) for part in self.task.held)
@@ -254,7 +260,7 @@ class Trainer:
                 sums += torch.stack([total, total if right is None else right])
             loss, metric = self._accelerator.reduce(sums, "sum").double().cpu().tolist()
             better = loss < self._best_loss
-            if better:
+            if better and not self._regularizers.final:
                 self._best, self._best_loss = weights.take(self._network.module), loss
                 self.best_step = self.step
         self._worse = 0 if better else self._worse + 1

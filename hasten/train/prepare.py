@@ -23,6 +23,7 @@ from hasten.train.loop import Task
 from hasten.train.network import Intake, Network
 from hasten.train.objective import Loss, Metric, Objective, Term, of_user
 from hasten.train.order import Order, hold_back, shapes_of
+from hasten.train.regularizer import Regularizer
 from hasten.train.samples import Samples
 from hasten.train.settings import CHANGEABLE, Settings
 
@@ -47,7 +48,13 @@ class Preparation:
     """Looks at the data and at what the models make of some samples, and decides."""
 
     def __init__(
-        self, model: Model, teacher: Model | None, data: Dataset, settings: Settings, accelerator: Accelerator
+        self,
+        model: Model,
+        teacher: Model | None,
+        data: Dataset,
+        settings: Settings,
+        accelerator: Accelerator,
+        regularizer: Regularizer | None,
     ) -> None:
         """Draw the samples to train on and those held back."""
         self._model = model
@@ -55,6 +62,7 @@ class Preparation:
         self._data = data
         self._settings = settings
         self._accelerator = accelerator
+        self._regularizer = regularizer
         train, held = hold_back(data.indices, settings.held_back, settings.seed)
         self._train = train
         shapes = shapes_of(data, [*train, *held])
@@ -91,6 +99,7 @@ class Preparation:
             teacher=teacher,
             teacher_intake=teacher_intake,
             objective=objective,
+            regularizer=self._regularizer,
             order=self._order,
             samples=self._samples,
             held=list(
@@ -180,6 +189,7 @@ class Preparation:
             "teacher": _fingerprint(self._teacher, with_weights=True),
             "data": self._data.store.sha256,
             "samples": indices,
+            "regularizer": None if self._regularizer is None else self._regularizer.identity,
             "loss": None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__),
         }
 

@@ -16,8 +16,8 @@ CHANGEABLE = frozenset({"threads", "device", "checkpoint_every"})
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Hyperparameters:
-    """What every training may be told, by ``fit`` and by each method that trains.
+class Basics:
+    """What every training may be told.
 
     epochs: passes over the training samples. batch_size: samples of one optimizer step, over all processes
         and parts.
@@ -27,8 +27,6 @@ class Hyperparameters:
     augment: what is done to pictures (NCHW), the same for student and teacher: ``flip`` left to right,
         ``crop`` after padding an eighth of the size with zeros.
     trainable: pattern of the names of the weights to train (``*`` and ``?``), or None for all.
-    held_back: share of the samples not trained on, which the best weights are chosen by. patience:
-        evaluations without a better one after which training stops, or None.
     precision: of the arithmetic; weights and optimizer stay float32. float16 scales the loss, needs a GPU.
     device: ``auto`` is cuda when there, else cpu.
     """
@@ -41,10 +39,22 @@ class Hyperparameters:
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     augment: tuple[Literal["flip", "crop"], ...] = ()
     trainable: str | None = None
-    held_back: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    patience: Count | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Hyperparameters(Basics):
+    """What a training may be told that keeps its best weights, by ``fit`` and by most methods that train.
+
+    held_back: share of the samples not trained on, which the best weights are chosen by. patience:
+        evaluations without a better one after which training stops, or None.
+    keep_zeros: what is zero in weights (not in biases and scales) stays zero, as pruning left it.
+    """
+
+    held_back: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    patience: Count | None = None
+    keep_zeros: bool = False
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

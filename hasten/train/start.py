@@ -17,6 +17,7 @@ from hasten.train.loop import Trainer, open_folder
 from hasten.train.network import Network
 from hasten.train.objective import Loss
 from hasten.train.prepare import Model, Preparation, inner_names
+from hasten.train.regularizer import Regularizer
 from hasten.train.settings import Settings
 from hasten.train.world import accelerated
 
@@ -28,6 +29,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
     settings: Settings | None = None,
     teacher: Model | None = None,
     loss: Loss | None = None,
+    regularizer: Regularizer | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
     listener: Listener = silent,
@@ -35,8 +37,9 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
     """Train a graph, or a module in place, on labels, on a teacher, or on both (``Settings.alpha``).
 
     loss: the user's own instead of the labels': a function of the outputs by name and the ``Batch`` that
-    returns the mean over its samples. folder: where checkpoints are kept; with ``resume`` the training in it
-    goes on. Start it with ``torchrun`` to train on several processes.
+    returns the mean over its samples. regularizer: what changes the weights after each step. folder: where
+    checkpoints are kept; with ``resume`` the training in it goes on. Start it with ``torchrun`` to train on
+    several processes.
 
     Raises InputError (DataError for the data, ModelError for operators the bridge lacks, OutputError for the
     folder), TrainingError when the loss is no number any more or the processes do not work together.
@@ -44,6 +47,8 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
     settings = settings or Settings()
     if model is teacher and isinstance(model, nn.Module):
         raise InputError("a module cannot teach itself: give a copy as the teacher")
+    if regularizer is not None and regularizer.final and settings.patience is not None:
+        raise InputError("patience waits for better weights, and here the last ones count: leave it out")
     if not len(data):
         raise DataError("there are no samples to train on")
     learns = settings.learn_statistics
@@ -55,7 +60,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
             torch.manual_seed(settings.seed + accelerator.process_index)
             network = Network.of(model, inner_names(model, teacher, settings))
             trained, frozen = network.freeze(settings.trainable)
-            preparation = Preparation(model, teacher, data, settings, accelerator)
+            preparation = Preparation(model, teacher, data, settings, accelerator, regularizer)
             place = None if folder is None else Path(folder)
             trainer = Trainer(preparation.task(network, loss, listener, place, learns), accelerator)
             if place is not None:
