@@ -23,7 +23,9 @@ from hasten.rewrites import (
     fuse_pad,
     inline_functions,
     merge_affine,
+    merge_branches,
     merge_casts,
+    merge_linear,
     merge_reshapes,
     merge_slices,
     merge_transposes,
@@ -60,6 +62,8 @@ ALL: Mapping[str, Rewrite] = {
     "fold_affine": fold_affine.apply,
     "merge_affine": merge_affine.apply,
     "fold_affine_before": fold_affine_before.apply,
+    "merge_branches": merge_branches.apply,  # after the folding, which takes normalizations out of branches
+    "merge_linear": merge_linear.apply,
     "share_weights": share_weights.apply,  # after the folding, which changes only weights of one layer's own
 }
 """Name to function, in order. Applied until none of them changes anything, with ``remove_unused`` after each
