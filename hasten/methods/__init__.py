@@ -9,12 +9,12 @@ A method's module has
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from typing import cast as assume  # the name `cast` is taken by the submodule once it is imported
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from hasten import train
 from hasten.core.data import Calibration
 from hasten.core.errors import MethodError, RecipeError
-from hasten.core.recipe import Recipe, Step
+from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
 
@@ -32,6 +32,7 @@ TABLE = {
     "prune_weights": "hasten.methods.prune_weights",
     "factorize": "hasten.methods.factorize",
     "equalize": "hasten.methods.equalize",
+    "sparse_learning": "hasten.methods.sparse_learning",
     "prune_channels": "hasten.methods.prune_channels",
     "prune_heads": "hasten.methods.prune_heads",
     "quantize_static": "hasten.methods.quantize_static",
@@ -40,10 +41,25 @@ TABLE = {
     "quantize_dynamic": "hasten.methods.quantize_dynamic",
     "cast": "hasten.methods.cast",
     "compress_weights": "hasten.methods.compress_weights",
+    "iterate": "hasten.methods.iterate",
     "finetune": "hasten.methods.finetune",
     "distill": "hasten.methods.distill",
 }
 """Name to module. Other packages add theirs through the entry point group ``hasten.methods``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """Which hyper-parameter of a method that takes something away says how much.
+
+    says: ``left``, the share that is left of what the graph it is given has; ``removed``, the share of that
+    which goes; ``zeros``, the share of all weights that is zero afterwards. given: other hyper-parameters
+    without which it says nothing.
+    """
+
+    parameter: str
+    says: Literal["left", "removed", "zeros"]
+    given: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +70,7 @@ class Facts:
     needs: of ``calibration``, ``labels``, ``gradients``.
     needs_float: it works on float weights, so it must come before a method that yields integers.
     yields: dtypes that compute or are stored afterwards and were not before.
+    amount: of a method that can be applied again and again to take away more.
     """
 
     summary: str
@@ -61,6 +78,7 @@ class Facts:
     needs: frozenset[str] = frozenset()
     needs_float: bool = True
     yields: frozenset[str] = frozenset()
+    amount: Amount | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +102,16 @@ class Context:
 
 @dataclass(frozen=True)
 class Change:
-    """A new graph, the sites that changed, and the ones left with the reason."""
+    """A new graph, the sites that changed, and the ones left with the reason.
+
+    left: share of what the method's ``Amount`` counts that is really left; None: as asked.
+    """
 
     graph: Graph
     sites: tuple[Site, ...] = ()
     skipped: tuple[Skip, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    left: float | None = None
 
     @property
     def effective(self) -> bool:

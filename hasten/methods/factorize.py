@@ -28,7 +28,7 @@ from hasten.graph import Graph
 from hasten.graph.cost import total_macs
 from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name, name_nodes
-from hasten.methods import Change, Context, Facts
+from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._factors.choice import Choice, Shared, by_energy, by_ratio, given, offers
 from hasten.methods._factors.forms import Form, FormName, Positions, forms_of
 from hasten.methods._factors.harm import Harm
@@ -43,6 +43,7 @@ from hasten.numerics.rounding import Moments
 FACTS = Facts(
     summary="fewer multiply-accumulates: weights as products of thinner ones that keep the outputs",
     exact=False,
+    amount=Amount(parameter="keep", says="left", given={"rank": "macs"}),
 )
 
 Rule: TypeAlias = Literal["energy", "ratio", "macs", "given"]
@@ -110,7 +111,9 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     if not work.sites:
         return Change(graph, skipped=work.skipped, notes=tuple(work.unknown()))
     passes.RemoveUnusedNodesPass()(changed.ir_model)
-    return Change(changed, tuple(work.sites), work.skipped, (*work.notes(changed), *work.unknown()))
+    left = work.left(changed)
+    notes = (*work.notes(changed, left), *work.unknown())
+    return Change(changed, tuple(work.sites), work.skipped, notes, left if params.rank == "macs" else None)
 
 
 class _Work:
@@ -203,11 +206,14 @@ class _Work:
         what = f"{which}{form.told(chosen.rank)}, {macs}, keeps {kept}"
         self.sites.append(Site(name=layer.name, op_type=layer.node.op_type, what=what))
 
-    def notes(self, changed: Graph) -> list[str]:
+    def left(self, changed: Graph) -> float:
+        """The share of the model's multiply-accumulates."""
+        return total_macs(changed, self._feeds, threads=self._context.threads) / self._total
+
+    def notes(self, changed: Graph, left: float) -> list[str]:
         """What became of the whole model."""
-        macs = total_macs(changed, self._feeds, threads=self._context.threads)
         told = [
-            f"factorize: {macs / self._total:.1%} of the multiply-accumulates and "
+            f"factorize: {left:.1%} of the multiply-accumulates and "
             f"{changed.parameters / self._original.parameters:.1%} of the parameters are left"
         ]
         if self._short:

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from hasten.graph import Graph
-from hasten.methods import Change, Context, Facts
+from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._narrow.work import Aim, Scope, narrow
 from hasten.methods._narrow.worth import Importance
 
@@ -27,6 +27,7 @@ FACTS = Facts(
     summary="attention heads removed, and what is left solved to give the same outputs",
     exact=False,
     needs=frozenset({"calibration"}),
+    amount=Amount(parameter="heads", says="left"),
 )
 
 _Width = Annotated[int, Field(ge=1)]

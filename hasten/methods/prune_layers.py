@@ -28,7 +28,7 @@ from hasten.graph.cost import layer_costs
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import name_nodes
 from hasten.graph.shapes import infer, observed_shapes
-from hasten.methods import Change, Context, Facts
+from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._branches.board import Board
 from hasten.methods._branches.choose import Choice, Chooser, Importance, Limits, Per
 from hasten.methods._branches.find import Branch, Found, find
@@ -41,6 +41,7 @@ FACTS = Facts(
     summary="residual branches dropped whose removal changes the outputs least",
     exact=False,
     needs=frozenset({"calibration"}),
+    amount=Amount(parameter="ratio", says="removed"),
 )
 
 _HARM = 0.01
@@ -123,7 +124,8 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
         f"MACs saved, which costs {_share(harm)} of the outputs' energy"
     )
     sites = tuple(_site(branch, board.kinds[name], choice) for name, branch in dropped.items())
-    return Change(changed, sites, tuple(skipped), (*notes, told))
+    left = 1 - len(dropped) / len(found.branches)
+    return Change(changed, sites, tuple(skipped), (*notes, told), left)
 
 
 def _prepared(graph: Graph) -> Graph:

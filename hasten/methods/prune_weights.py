@@ -27,7 +27,7 @@ from hasten.core.errors import MethodError
 from hasten.graph import Graph
 from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name, name_nodes
-from hasten.methods import Change, Context, Facts
+from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._observe.biases import Bias, find_bias
 from hasten.methods._observe.moments import observe
 from hasten.methods._observe.samples import spread
@@ -43,6 +43,7 @@ from hasten.numerics.sparsity import Mask, ranked_together
 FACTS = Facts(
     summary="zeros in the weights of linear layers: a smaller compressed file, nothing faster on CPUs",
     exact=False,
+    amount=Amount(parameter="sparsity", says="zeros"),
 )
 
 _UNSTRUCTURED = "unstructured"

@@ -41,6 +41,15 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         {"macs": 0.98, "align": 1, "importance": "taylor", "scope": "local", "fit": False},
     ],
     "prune_heads": [{}, {"heads": 0.98, "inside": True, "importance": "l2"}],
+    "sparse_learning": [
+        {"left": 0.97, "align": 1, "epochs": 1, "strength": 0.2},
+        {"of": "weights", "left": 0.95, "epochs": 1, "strength": 0.5},
+    ],
+    "iterate": [
+        {"to": 0.97, "rounds": 2, "shrink": {"prune_channels": {"align": 1}}},
+        {"to": 0.95, "rounds": 2, "shrink": "prune_weights", "largest_loss": 0.02},
+        {"to": 0.9, "shrink": "factorize", "recover": [{"reconstruct": {"steps": 4}}], "largest_loss": 0.01},
+    ],
     "quantize_static": [{}, {"layout": "openvino"}, {"range": "mse"}],
     "quantize_dynamic": [{}, {"form": "weights"}],
     "cast": [{}, {"what": "compute"}],

@@ -145,7 +145,7 @@ class _Work:
         sites = tuple(self._site(width, made.removed, made.orders) for width in made.fewer)
         noun = "units" if self._aim.by == "units" else "layers' times" if self._aim.times else "MACs"
         notes = (f"{made.left:.1%} of the {noun} are left",)
-        return Change(graph, sites, tuple(self._skipped), notes)
+        return Change(graph, sites, tuple(self._skipped), notes, made.left)
 
     def _open(self) -> list[Width]:
         """The widths that may become narrower."""

@@ -1,0 +1,108 @@
+"""Which weights are pushed towards zero together: those of a channel or head, or single ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.core.data import Array
+from hasten.core.record import Skip
+from hasten.graph import Graph
+from hasten.graph.coupling import Coupling, Width
+from hasten.graph.names import layer_name
+from hasten.graph.reading import constant, given
+from hasten.numerics.sparsity import all_but_smallest
+
+_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """Part of a stored tensor's entries along an axis, with the group of each; -1: it is in none.
+
+    squares: of each entry's weights at the start, summed.
+    """
+
+    weight: str
+    axis: int
+    groups: NDArray[np.intp]
+    squares: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pushed:
+    """A width with some of its units: ``of`` so many these ``groups`` are pushed."""
+
+    name: str
+    op_type: str
+    of: int
+    groups: NDArray[np.intp]
+
+
+def by_unit(
+    graph: Graph, coupling: Coupling, places: Mapping[str, Array]
+) -> tuple[list[Pushed], list[Member], list[Skip]]:
+    """The groups of channels or heads. places: of those that are pushed, in each width, by its name."""
+    group = np.full(coupling.count, -1, np.intp)
+    pushed, skipped, count = [], [], 0
+    for name, which in places.items():
+        width = coupling.width(name)
+        if width is None or max(which) >= len(width):
+            reason = "its channels are tied to others by a bias that layers share"
+            skipped.append(Skip(name=name, op_type="Conv", reason=reason))
+            continue
+        numbers = np.arange(count, count + len(which))
+        group[width.units[which]] = numbers
+        count += len(which)
+        pushed.append(Pushed(name, width.parts[0].op_type, len(width), numbers))
+    return pushed, _members(graph, coupling.widths, group), skipped
+
+
+def _members(graph: Graph, widths: Sequence[Width], group: NDArray[np.intp]) -> list[Member]:
+    found: dict[tuple[str, int], Member] = {}
+    for part in (part for width in widths for part in width.parts):
+        groups = group[part.units]
+        array = constant(graph.weights[part.weight])
+        if (part.weight, part.axis) in found or not (groups >= 0).any() or array is None:
+            continue
+        if array.dtype.kind == "f":
+            rows = np.moveaxis(array, part.axis, 0).reshape(len(groups), -1).astype(np.float64)
+            member = Member(part.weight, part.axis, groups, np.square(rows).sum(axis=1))
+            found[part.weight, part.axis] = member
+    return list(found.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Small:
+    """A layer's weights of which the smallest are pushed: ``start`` is |w| of these, 0 elsewhere."""
+
+    layer: str
+    op_type: str
+    weight: str
+    start: NDArray[np.float32]
+
+
+def smallest(graph: Graph, left: float, exclude: Sequence[str]) -> tuple[list[Small], list[Skip]]:
+    """Of each convolution and product all weights but the largest ``left`` of them."""
+    found: dict[str, Small] = {}
+    skipped = []
+    for node in graph.ir_model.graph:
+        name = layer_name(node)
+        if node.domain or node.op_type not in _LINEAR:
+            continue
+        value = given(node, 1)
+        if constant(value) is None and node.op_type == "MatMul":
+            value = given(node, 0)
+        array = constant(value)
+        if value is None or array is None or array.dtype != np.float32:
+            skipped.append(Skip(name=name, op_type=node.op_type, reason="its weight is no constant float32"))
+        elif name in exclude:
+            skipped.append(Skip(name=name, op_type=node.op_type, reason="excluded by the recipe"))
+        elif str(value.name) not in found:
+            sizes = np.abs(array)
+            kept = all_but_smallest(sizes, round((1 - left) * array.size))
+            found[str(value.name)] = Small(name, node.op_type, str(value.name), np.where(kept, 0, sizes))
+    return list(found.values()), skipped
