@@ -31,6 +31,7 @@ TABLE = {
     "prune_layers": "hasten.methods.prune_layers",
     "prune_weights": "hasten.methods.prune_weights",
     "factorize": "hasten.methods.factorize",
+    "restructure": "hasten.methods.restructure",
     "equalize": "hasten.methods.equalize",
     "sparse_learning": "hasten.methods.sparse_learning",
     "prune_channels": "hasten.methods.prune_channels",

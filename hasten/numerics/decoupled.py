@@ -27,8 +27,12 @@ from numpy.typing import NDArray
 
 from hasten.numerics.low_rank import Floats, Target, balance, regression
 
-SWEEPS = 2
+_SWEEPS = 2
 """Rounds through all channels: what later ones gain is small beside the first."""
+
+
+_TOGETHER = 32
+"""Channels whose errors are multiplied by C at once: products of large matrices take less time."""
 
 
 class Decoupled:
@@ -73,22 +77,33 @@ class Decoupled:
 
     def _kernels(self, rank: int) -> Floats:
         """Of every channel, by block coordinate descent from the best for each alone."""
-        outputs, channels, taps = self._shape
+        outputs, channels, _ = self._shape
         weight = self._target.weight.reshape(self._shape)
         kernels = _leading(weight.swapaxes(0, 1) @ self._roots, self._roots, rank)
         if channels == 1:
             return kernels
         made = _projected(weight.swapaxes(0, 1), kernels, self._own)
         error = np.ascontiguousarray((weight.swapaxes(0, 1) - made).swapaxes(0, 1)).reshape(outputs, -1)
-        for _ in range(SWEEPS):
-            for i in range(channels):
-                block = slice(i * taps, (i + 1) * taps)
-                wanted = made[i] + regression(self._own[i], error @ self._moment[block].T)
-                kernels[i] = _leading(wanted @ self._roots[i], self._roots[i], rank)
-                new = _projected(wanted, kernels[i], self._own[i])
-                error[:, block] += made[i] - new
-                made[i] = new
+        for _ in range(_SWEEPS):
+            for start in range(0, channels, _TOGETHER):
+                self._improve(kernels, made, error, range(start, min(start + _TOGETHER, channels)))
         return kernels
+
+    def _improve(self, kernels: Floats, made: Floats, error: Floats, some: range) -> None:
+        """One step for each of some channels, in place. made: Ŵ_i, (channels, m, taps); error: E, (m, n)."""
+        taps, rank = self._shape[2], kernels.shape[1]
+        columns = slice(some.start * taps, some.stop * taps)
+        within = self._moment[columns, columns]
+        moved = error @ self._moment[:, columns]  # E C of all of them at once; kept up to date below
+        for place, i in enumerate(some):
+            block = slice(place * taps, (place + 1) * taps)
+            wanted = made[i] + regression(self._own[i], moved[:, block])
+            kernels[i] = _leading(wanted @ self._roots[i], self._roots[i], rank)
+            new = _projected(wanted, kernels[i], self._own[i])
+            change = made[i] - new
+            error[:, i * taps : (i + 1) * taps] += change
+            moved += change @ within[block]
+            made[i] = new
 
     def _features(self, kernels: Floats) -> tuple[Floats, Floats]:
         """Second moments of all D_i x_i, (c·r, c·r), and those of the outputs with them, (m, c·r)."""

@@ -35,6 +35,11 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         {"sparsity": 0.2, "scope": "global", "importance": "fisher", "solve": True},
     ],
     "factorize": [{}, {"rank": "given", "ranks": {"Conv_c3": 8, "Gemm_h4": 24, "MatMul_m_q": 44}}],
+    "restructure": [
+        {"harm": 0.01, "macs": 0.9},
+        {"replace": ["activation"], "harm": 0.01},
+        {"layers": {"Conv_c3": "separable:6"}, "fit": False},
+    ],
     "equalize": [{}, {"by": "activations"}, {"by": "codes", "bits": 4, "group": 16}],
     "prune_channels": [
         {"macs": 0.97, "align": 1},

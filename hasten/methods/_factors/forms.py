@@ -54,13 +54,14 @@ class Factor:
 
     rows: (outputs, inputs) for a product, a kernel (outputs, inputs of a group, …) for a convolution.
     window: attributes of the convolution other than those that follow from the axes. copies: how often it
-    reads its channels, one copy after the other.
+    reads its channels, one copy after the other. cut: taps that are gone before and behind it, of each axis.
     """
 
     rows: Array
     axes: tuple[int, ...] = ()
     window: Mapping[str, int | list[int]] = field(default_factory=dict)
     copies: int = 1
+    cut: Sequence[tuple[int, int]] = ()
 
 
 class Form(ABC):
@@ -93,6 +94,11 @@ class Form(ABC):
     @abstractmethod
     def factors(self, rank: int) -> list[Factor]:
         """The weights in the order they are applied."""
+
+    @property
+    def pictures(self) -> int:
+        """Samples of one inference."""
+        return self._positions.batch
 
     def kept(self, rank: int) -> float:
         """The other part."""
@@ -269,7 +275,8 @@ def forms_of(layer: Layer, allowed: Sequence[FormName]) -> list[type[Form]]:
 def composed(factors: Sequence[Factor]) -> Array:
     """The weight that the factors make together, as (outputs, inputs of an output)."""
     if len(factors) == 1:
-        return factors[0].rows.reshape(len(factors[0].rows), -1)
+        whole = np.pad(factors[0].rows, [(0, 0), (0, 0), *factors[0].cut])
+        return whole.reshape(len(whole), -1)
     made = _dense(factors[0])
     for factor in factors[1:]:
         made = _behind(factor.rows, made)

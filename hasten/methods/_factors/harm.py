@@ -25,7 +25,7 @@ class Harm:
 
     def __init__(self, graph: Graph, samples: Calibration, context: Context) -> None:
         self._graph = graph
-        self._outputs = Outputs(graph, spread(samples, SAMPLES), context)
+        self.outputs = Outputs(graph, spread(samples, SAMPLES), context)
 
     def weight(self, solved: Solved, offered: Sequence[Choice]) -> float:
         """The error of the model's outputs, over that of the layer's, with a middle one of the offers.
@@ -44,4 +44,4 @@ class Harm:
         trial = self._graph.copy()
         layers, _ = find_layers(trial.ir_model.graph, frozenset(), {solved.layer.name}, grouped=True)
         write(Editor(trial), layers[0], solved.factors(chosen), solved.mean)
-        return self._outputs.error(trial)
+        return self.outputs.error(trial)

@@ -28,6 +28,14 @@ def spread(calibration: Calibration, count: int) -> Calibration:
     return Calibration(calibration.store, [calibration.indices[i * have // count] for i in range(count)])
 
 
+def apart(calibration: Calibration, count: int) -> tuple[Calibration, Calibration]:
+    """``count`` of the samples at even distances, one at least, and the others; twice all where none are."""
+    some = spread(calibration, max(count, 1))
+    taken = set(some.indices)
+    others = [index for index in calibration.indices if index not in taken]
+    return some, Calibration(calibration.store, others) if others else calibration
+
+
 def in_memory(
     graph: Graph, names: Sequence[str], samples: Calibration, context: Context
 ) -> Iterator[list[str]]:
