@@ -19,7 +19,7 @@ import numpy as np
 
 import hasten
 from benchmarks.equalize import JUDGES
-from benchmarks.rounding import CALIBRATION, _accuracy, _answers
+from benchmarks.rounding import CALIBRATION, accuracy, answers
 from hasten import methods
 from hasten.core.data import Calibration, StoreWriter
 
@@ -75,9 +75,9 @@ def table(name: str, folder: Path, work: Path, told: list[str]) -> Iterator[str]
     labels = data["labels"][CALIBRATION:]
     context = calibrated({key: data[key][:CALIBRATION] for key in inputs}, work)
     unseen = {key: data[key][CALIBRATION:] for key in inputs}
-    metric, judge = JUDGES.get(name, ("accuracy", _accuracy))
+    metric, judge = JUDGES.get(name, ("accuracy", accuracy))
     clean = methods.apply(hasten.Recipe([hasten.Step("optimize_graph")]), graph, context).graph
-    wanted = _answers(clean, unseen)
+    wanted = answers(clean, unseen)
     whole = judge(wanted, labels)
     head = f"| {name} | {metric} | {len(labels)} |"
     yield f"{head} | | | float32 | | {whole:.4f} | |"
@@ -94,9 +94,9 @@ def table(name: str, folder: Path, work: Path, told: list[str]) -> Iterator[str]
             for rounding in ROUNDINGS:
                 step = hasten.Step("compress_weights", {**codes, "rounding": rounding})
                 made = methods.apply(hasten.Recipe([step]), even.graph, context).graph
-                answers = _answers(made, unseen)
-                quality = judge(answers, labels)
-                change = float(np.linalg.norm(answers - wanted) / np.linalg.norm(wanted))
+                given = answers(made, unseen)
+                quality = judge(given, labels)
+                change = float(np.linalg.norm(given - wanted) / np.linalg.norm(wanted))
                 yield (
                     f"{head} {group} | {by} | {len(even.sites) or ''} | {rounding} | {change:.4f} "
                     f"| {quality:.4f} | {whole - quality:+.4f} |"

@@ -16,7 +16,7 @@ import numpy as np
 
 import hasten
 from benchmarks.lines_metric import read_right
-from benchmarks.rounding import CALIBRATION, _accuracy, _answers, _spearman
+from benchmarks.rounding import CALIBRATION, accuracy, answers, spearman
 
 MODELS = ("resnet20", "efficientnet_lite0", "minilm", "ppocr_rec")
 WEIGHTS: dict[str, dict[str, Any]] = {
@@ -36,7 +36,7 @@ def _lines(answers: Any, labels: Any) -> float:
     return float(np.mean(read_right({"scores": answers}, labels)))
 
 
-JUDGES = {"minilm": ("Spearman", _spearman), "ppocr_rec": ("lines right", _lines)}
+JUDGES = {"minilm": ("Spearman", spearman), "ppocr_rec": ("lines right", _lines)}
 
 
 def main() -> None:
@@ -76,9 +76,9 @@ def table(name: str, folder: Path) -> list[str]:
     labels = data["labels"][CALIBRATION:]
     seen = {key: data[key][:CALIBRATION] for key in inputs}
     unseen = {key: data[key][CALIBRATION:] for key in inputs}
-    metric, judge = JUDGES.get(name, ("accuracy", _accuracy))
+    metric, judge = JUDGES.get(name, ("accuracy", accuracy))
     clean = hasten.apply(graph, hasten.Recipe([hasten.Step("optimize_graph")]), seen).graph
-    wanted = _answers(clean, unseen)
+    wanted = answers(clean, unseen)
     whole = judge(wanted, labels)
     head = f"| {name} | {metric} | {len(labels)} |"
     rows = [f"{head} | | float32 | | {whole:.4f} | | |"]
@@ -88,7 +88,7 @@ def table(name: str, folder: Path) -> list[str]:
         for weights, params in WEIGHTS.items():
             step = hasten.Step("quantize_static", {**params, "embeddings": False})
             made = hasten.apply(even.graph, hasten.Recipe([step]), seen)
-            found = _answers(made.graph, unseen)
+            found = answers(made.graph, unseen)
             quality = judge(found, labels)
             rows.append(
                 f"{head} {by} | {len(even.sites) or ''} | {weights} | {len(made.sites)} | {quality:.4f} "

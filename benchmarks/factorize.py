@@ -13,9 +13,7 @@ import argparse
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,14 @@ import numpy as np
 
 import hasten
 from benchmarks.rounding import CALIBRATION, Case, case
+from benchmarks.timings import ratio, timed
 from hasten import data as data_room
-from hasten import measuring, methods, targets
-from hasten.core.data import Calibration, split
+from hasten import methods
+from hasten.core.data import Calibration
 from hasten.core.recipe import Recipe, Step
 from hasten.core.target import cpu_name
 from hasten.graph.cost import total_macs
-from hasten.measuring import Conditions, Subject, Timing
+from hasten.measuring import Timing
 
 MODELS = ("minilm", "vgg16")
 TARGETS = ("openvino", "onnxruntime")
@@ -99,7 +98,16 @@ def main() -> None:
         load=f"{os.getloadavg()[0]:.1f}",
     ).splitlines()
     for name, (known, found) in made.items():
-        timings = [timed(target, [v.graph for v in found], known, arguments.threads) for target in TARGETS]
+        timings = [
+            timed(
+                [v.graph for v in found],
+                {key: array[:50] for key, array in known.unseen.items()},
+                target,
+                arguments.threads,
+                limit_s=20.0,
+            )
+            for target in TARGETS
+        ]
         for i, version in enumerate(found):
             ratios = " | ".join(_ratio(timing[i], first=not i) for timing in timings)
             lines.append(f"| {name} | {known.metric} {version.told} | {ratios} |")
@@ -145,32 +153,10 @@ def versions(known: Case, folder: Path, threads: int) -> list[Version]:
     return found
 
 
-def timed(target: str, versions: Sequence[hasten.Graph], known: Case, threads: int) -> list[Timing]:
-    """All versions on one runtime, side by side."""
-    with tempfile.TemporaryDirectory(prefix="hasten-factors-") as name:
-        work = Path(name)
-        subjects = []
-        options = targets.options(target, {"threads": threads})
-        for number, graph in enumerate(versions):
-            folder = work / str(number)
-            folder.mkdir()
-            artifact = targets.find(target).export(graph, folder, options)
-            subjects.append(Subject(artifact, folder, str(number)))
-        data = {key: array[:50] for key, array in known.unseen.items()}
-        store, _ = data_room.ingest(data, known.clean.inputs, work / "store", seed=0)
-        conditions = Conditions(time_limit_s=20.0, threads=threads)
-        found = measuring.time_interleaved(subjects, split(store, 0).selection, conditions)
-        failed = [timing for timing in found if not isinstance(timing, Timing)]
-        if failed:
-            raise failed[0]
-        return [timing for timing in found if isinstance(timing, Timing)]
-
-
 def _ratio(timing: Timing, *, first: bool) -> str:
     if first:
         return f"{timing.latency_ms.median:.2f} ms"
-    low, high = timing.speedup.ci95
-    return f"{timing.speedup.median:.2f} ({low:.2f} to {high:.2f})"
+    return ratio(timing)
 
 
 _PLAIN = str.maketrans("", "", '{}[]" ,:')

@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 
-def _export(module: nn.Module, arrays: Arrays, output: str, path: Path, sequence: bool = False) -> None:
+def export(module: nn.Module, arrays: Arrays, output: str, path: Path, sequence: bool = False) -> None:
     """Export with PyTorch's own exporter: opset 18, one file, a dynamic batch (and a dynamic last axis)."""
     import torch
 
@@ -76,7 +76,7 @@ def _export(module: nn.Module, arrays: Arrays, output: str, path: Path, sequence
 
 def _efficientnet_lite0(data_dir: Path, model: Path) -> Arrays:
     arrays = imagenet(data_dir)
-    _export(efficientnet_lite0_module(), arrays, "logits", model)
+    export(efficientnet_lite0_module(), arrays, "logits", model)
     return arrays
 
 
@@ -86,7 +86,7 @@ def _minilm_pairs(data_dir: Path) -> Arrays:
 
 def _minilm(data_dir: Path, model: Path) -> Arrays:
     arrays = _minilm_pairs(data_dir)
-    _export(minilm_module(), arrays, "similarity", model, sequence=True)
+    export(minilm_module(), arrays, "similarity", model, sequence=True)
     return arrays
 
 
@@ -97,7 +97,7 @@ def _minilm_encoder(data_dir: Path, model: Path) -> Arrays:
     arrays: Arrays = {name: array.reshape(-1, array.shape[-1]) for name, array in pairs.items()}
     arrays["labels"] = np.repeat(labels, 2)
     # not "embedding": the exporter gives that name to the lookup of word embeddings too, an invalid model
-    _export(minilm_encoder_module(), arrays, "sentence_embedding", model, sequence=True)
+    export(minilm_encoder_module(), arrays, "sentence_embedding", model, sequence=True)
     return arrays
 
 
@@ -113,7 +113,7 @@ def _resnet56(data_dir: Path, model: Path) -> Arrays:
 
 def _vgg16(data_dir: Path, model: Path) -> Arrays:
     arrays = cifar10(data_dir)
-    _export(vgg16_module(data_dir / "models"), arrays, "logits", model)
+    export(vgg16_module(data_dir / "models"), arrays, "logits", model)
     return arrays
 
 

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import hasten
 from benchmarks.rounding import CALIBRATION, Case, case
-from benchmarks.timings import timed
+from benchmarks.timings import ratio, timed
 from hasten.core.target import cpu_name, usable_cores
 from hasten.graph.cost import total_macs
-from hasten.measuring import Timing
 
 SHARES = (0.85, 0.7, 0.5)
 MODELS = ("resnet20", "vgg16", "efficientnet_lite0", "minilm")
@@ -68,21 +67,16 @@ def rows(known: Case, threads: int) -> Iterator[str]:
         graph = hasten.apply(known.clean, hasten.Recipe([step]), known.seen, threads=threads).graph
         made.append((step, graph, time.process_time() - began))
     graphs = [known.clean, *(graph for _, graph, _ in made)]
-    floats = timed(known, graphs, "openvino", threads)
+    floats = timed(graphs, known.seen, "openvino", threads)
     rounded = [hasten.apply(g, hasten.Recipe([INT8]), known.seen, threads=threads).graph for g in graphs]
-    integers = timed(known, rounded, "openvino", threads)
+    integers = timed(rounded, known.seen, "openvino", threads)
     for (step, graph, seconds), in_floats, in_int8 in zip(made, floats[1:], integers[1:], strict=True):
         told = f"macs {step.params['macs']}" + ("" if step.params.get("fit", True) else ", fit: no")
         found = known.quality(graph)
         yield (
             f"{begin} {told} | {total_macs(graph, one) / macs:.1%} | {found:.4f} | {whole - found:+.4f} "
-            f"| {_ratio(in_floats)} | {_ratio(in_int8)} | {seconds:.0f} |"
+            f"| {ratio(in_floats)} | {ratio(in_int8)} | {seconds:.0f} |"
         )
-
-
-def _ratio(timing: Timing) -> str:
-    low, high = timing.speedup.ci95
-    return f"{timing.speedup.median:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,13 +19,10 @@ from typing import Any
 
 import hasten
 from benchmarks.rounding import CALIBRATION, Case, case
-from hasten import data as data_room
-from hasten import measuring, targets
-from hasten.core.data import split
+from benchmarks.timings import ratio, timed
 from hasten.core.record import Site
 from hasten.core.target import cpu_name, usable_cores
 from hasten.graph.cost import total_macs
-from hasten.measuring import Conditions, Subject
 
 COUNTS = {"resnet56": (1, 2, 4, 6, 8, 10), "minilm": (1, 2, 3, 4)}
 JUDGED = {"resnet56": 3800, "minilm": 800}
@@ -134,23 +130,10 @@ def speeds(known: Case, counts: Sequence[int], made: Sequence[hasten.Graph], thr
     """A row for the model and for each version of it."""
     one = {key: array[:1] for key, array in known.seen.items()}
     graphs = [known.clean, *made]
-    with tempfile.TemporaryDirectory(prefix="hasten-layers-") as name:
-        work = Path(name)
-        subjects = []
-        for number, graph in enumerate(graphs):
-            folder = work / str(number)
-            folder.mkdir()
-            options = targets.options("openvino", {"threads": threads})
-            artifact = targets.find("openvino").export(graph, folder, options)
-            subjects.append(Subject(artifact, folder, str(number)))
-        store, _ = data_room.ingest(known.seen, known.clean.inputs, work / "store", seed=0)
-        timings = measuring.time_interleaved(subjects, split(store, 0).selection, Conditions(threads=threads))
+    timings = timed(graphs, known.seen, "openvino", threads)
     whole = total_macs(known.clean, one)
     for count, graph, timing in zip((0, *counts), graphs, timings, strict=True):
-        if not isinstance(timing, measuring.Timing):
-            raise timing
-        macs, ratio = total_macs(graph, one), timing.speedup
-        told = f"{ratio.median:.2f} ({ratio.ci95[0]:.2f} to {ratio.ci95[1]:.2f})" if count else ""
+        macs, told = total_macs(graph, one), ratio(timing) if count else ""
         yield (
             f"| {count} | {macs / 1e6:.1f} | {macs / whole:.1%} | {timing.latency_ms.median:.2f} | {told} |"
         )

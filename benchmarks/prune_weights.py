@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import hasten
-from benchmarks.rounding import _accuracy, _answers, _spearman
+from benchmarks.rounding import accuracy, answers, spearman
 from benchmarks.stored_weights import _processor_ms, onnx_runtime, openvino
 from hasten import methods
 from hasten.core.data import Calibration, StoreWriter
@@ -113,7 +113,7 @@ class Case:
         """The rows of the table."""
         metric = "Spearman" if self.name == "minilm" else "accuracy"
         start = f"| {self.name} | {metric} | {len(self.labels)} |"
-        wanted = _answers(self.clean, self.unseen)
+        wanted = answers(self.clean, self.unseen)
         whole = self._judged(wanted)
         yield f"{start} none | | | {whole:.4f} | | {self._sizes(self.clean)} | | | |"
         for pattern in PATTERNS:
@@ -121,9 +121,9 @@ class Case:
                 began = time.monotonic()
                 made = self._applied(self.clean, "prune_weights", pattern | way)
                 seconds = time.monotonic() - began
-                answers = _answers(made, self.unseen)
-                found = self._judged(answers)
-                change = float(np.linalg.norm(answers - wanted) / np.linalg.norm(wanted))
+                given = answers(made, self.unseen)
+                found = self._judged(given)
+                change = float(np.linalg.norm(given - wanted) / np.linalg.norm(wanted))
                 rest = " | | | | | "
                 if way == {"importance": "outputs"}:
                     first, second = self._times(made, rounds)
@@ -141,7 +141,7 @@ class Case:
             yield {"importance": "outputs", "scope": "global"}
 
     def _judged(self, answers: Any) -> float:
-        return (_spearman if self.name == "minilm" else _accuracy)(answers, self.labels)
+        return (spearman if self.name == "minilm" else accuracy)(answers, self.labels)
 
     def _applied(self, graph: hasten.Graph, method: str, params: dict[str, Any]) -> hasten.Graph:
         return methods.apply(hasten.Recipe([hasten.Step(method, params)]), graph, self.context).graph
@@ -149,7 +149,7 @@ class Case:
     def _sizes(self, graph: hasten.Graph) -> str:
         """Megabytes as it is, in 8 and in 4 bits, and the quality of the last."""
         coded = {bits: self._applied(graph, "compress_weights", params) for bits, params in CODES.items()}
-        found = self._judged(_answers(coded[4], self.unseen))
+        found = self._judged(answers(coded[4], self.unseen))
         sizes = (f"{_megabytes(g):.2f}" for g in (graph, *coded.values()))
         return f"{' | '.join(sizes)} | {found:.4f}"
 

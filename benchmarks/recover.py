@@ -103,7 +103,7 @@ def _quantized(job: str, train: Arrays, test: Arrays, arguments: argparse.Namesp
     weights, *named = job.split("-")
     how, *variant, seed = named or ["", "0"]
     if weights == "float":
-        return {"accuracy": _accuracy(graph, test)}
+        return {"accuracy": accuracy(graph, test)}
     steps = [
         hasten.Step("optimize_graph"),
         hasten.Step("quantize_static", {"weights": weights, "samples": _CALIBRATION}),
@@ -121,17 +121,26 @@ def _quantized(job: str, train: Arrays, test: Arrays, arguments: argparse.Namesp
         for name in variant:
             settings |= _VARIANTS[name]
         steps.append(hasten.Step("quantize_aware", settings))
-    made = _applied(graph, hasten.Recipe(steps), train, int(seed), _threads(arguments))
-    return {"accuracy": _accuracy(made, test), "settings": settings}
+    made = applied(graph, hasten.Recipe(steps), train, int(seed), _threads(arguments))
+    return {"accuracy": accuracy(made, test), "settings": settings}
 
 
-def _applied(graph: Graph, recipe: Recipe, train: Arrays, seed: int, threads: int) -> Graph:
+def applied(
+    graph: Graph,
+    recipe: Recipe,
+    train: Arrays,
+    seed: int,
+    threads: int,
+    original: Graph | None = None,
+) -> Graph:
     """As ``hasten.apply``, but on all the pictures: it takes 20,000 at most."""
     with tempfile.TemporaryDirectory(prefix="recover-") as folder:
         work = Path(folder)
         store, _ = ingest(train, graph.inputs, work / "store", limit=len(train["labels"]))
         samples = Roles.everything(store).calibration
-        context = Context(calibration=samples, work=work, seed=seed, threads=threads, batch=1)
+        context = Context(
+            calibration=samples, work=work, original=original, seed=seed, threads=threads, batch=1
+        )
         return methods.apply(recipe, graph, context).graph
 
 
@@ -174,7 +183,8 @@ def _student(job: str, train: Arrays, test: Arrays, arguments: argparse.Namespac
     }
 
 
-def _accuracy(graph: Any, test: Arrays) -> float:
+def accuracy(graph: Any, test: Arrays) -> float:
+    """Share of the pictures that a graph with scores names right."""
     from hasten.graph.evaluate import Evaluator
 
     evaluator = Evaluator(graph, threads=2)

@@ -64,8 +64,8 @@ class Case:
 
     def quality(self, model: hasten.Graph) -> float:
         """The metric on the samples that judge."""
-        judge = _spearman if self.metric == "Spearman" else _accuracy
-        return judge(_answers(model, self.unseen), self.labels)
+        judge = spearman if self.metric == "Spearman" else accuracy
+        return judge(answers(model, self.unseen), self.labels)
 
 
 def case(name: str, folder: Path) -> Case:
@@ -109,7 +109,8 @@ def table(name: str, folder: Path) -> list[str]:
     return rows
 
 
-def _answers(graph: hasten.Graph, data: dict[str, Any]) -> Any:
+def answers(graph: hasten.Graph, data: dict[str, Any]) -> Any:
+    """The first output of a graph for all samples."""
     evaluator = Evaluator(graph, threads=2)
     count = len(next(iter(data.values())))
     found = [
@@ -119,12 +120,14 @@ def _answers(graph: hasten.Graph, data: dict[str, Any]) -> Any:
     return np.concatenate(found)
 
 
-def _accuracy(answers: Any, labels: Any) -> float:
-    return float(np.mean(answers.argmax(axis=1) == labels))
+def accuracy(scores: Any, labels: Any) -> float:
+    """Share of the samples whose largest score is their label's."""
+    return float(np.mean(scores.argmax(axis=1) == labels))
 
 
-def _spearman(answers: Any, labels: Any) -> float:
-    return float(spearmanr(answers, labels).statistic)
+def spearman(found: Any, labels: Any) -> float:
+    """Rank correlation of one number a sample with the labels."""
+    return float(spearmanr(found, labels).statistic)
 
 
 if __name__ == "__main__":

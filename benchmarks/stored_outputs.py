@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import hasten
-from benchmarks.rounding import _accuracy, _answers, _spearman
+from benchmarks.rounding import accuracy, answers, spearman
 from hasten import methods
 from hasten.core.data import Calibration, StoreWriter
 from hasten.core.target import cpu_name
@@ -85,9 +85,9 @@ def table(name: str, folder: Path, work: Path) -> Iterator[str]:
     calibration = Calibration(writer.close(), range(CALIBRATION))
     context = methods.Context(calibration=calibration, work=work, threads=THREADS, batch=BATCH)
     unseen = {key: data[key][CALIBRATION:] for key in inputs}
-    metric, judge = ("Spearman", _spearman) if name == "minilm" else ("accuracy", _accuracy)
+    metric, judge = ("Spearman", spearman) if name == "minilm" else ("accuracy", accuracy)
     clean = _applied(graph, "optimize_graph", {}, context)
-    wanted = _answers(clean, unseen)
+    wanted = answers(clean, unseen)
     whole = judge(wanted, labels)
     start = f"| {name} | {metric} | {len(labels)} |"
     yield f"{start} float32 | {_megabytes(clean):.2f} | | {whole:.4f} | | |"
@@ -97,9 +97,9 @@ def table(name: str, folder: Path, work: Path) -> Iterator[str]:
         began = time.monotonic()
         made = _applied(clean, "compress_weights", params, context)
         seconds = time.monotonic() - began
-        answers = _answers(made, unseen)
-        found = judge(answers, labels)
-        change = float(np.linalg.norm(answers - wanted) / np.linalg.norm(wanted))
+        given = answers(made, unseen)
+        found = judge(given, labels)
+        change = float(np.linalg.norm(given - wanted) / np.linalg.norm(wanted))
         yield (
             f"{start} `{json.dumps(params)}` | {_megabytes(made):.2f} | {change:.4f} | {found:.4f} "
             f"| {whole - found:+.4f} | {seconds:.0f} |"

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import hasten
-from benchmarks.rounding import Case
 from hasten import data as data_room
 from hasten import measuring, targets
 from hasten.core.data import split
 from hasten.measuring import Conditions, Subject, Timing
 
 
-def timed(known: Case, graphs: Sequence[hasten.Graph], target: str, threads: int) -> list[Timing]:
-    """The latency of each graph on a target, one sample at a time; speed-ups are over the first graph."""
+def timed(
+    graphs: Sequence[hasten.Graph],
+    samples: Mapping[str, Any],
+    target: str,
+    threads: int,
+    limit_s: float = Conditions.time_limit_s,
+) -> list[Timing]:
+    """The latency of each graph on a target, one sample at a time; speed-ups are over the first graph.
+
+    limit_s: how long all of it may take. Raises TrialError for a graph that does not run there.
+    """
+    conditions = Conditions(threads=threads, time_limit_s=limit_s)
     with tempfile.TemporaryDirectory(prefix="hasten-timings-") as name:
         work, subjects = Path(name), []
+        options = targets.options(target, {"threads": threads})
         for number, graph in enumerate(graphs):
             folder = work / str(number)
             folder.mkdir()
-            artifact = targets.find(target).export(
-                graph, folder, targets.options(target, {"threads": threads})
-            )
+            artifact = targets.find(target).export(graph, folder, options)
             subjects.append(Subject(artifact, folder, str(number)))
-        store, _ = data_room.ingest(known.seen, known.clean.inputs, work / "store", seed=0)
-        found = measuring.time_interleaved(subjects, split(store, 0).selection, Conditions(threads=threads))
-    timings = [timing for timing in found if isinstance(timing, Timing)]
-    if len(timings) < len(graphs):
-        raise RuntimeError(f"a version of {known.name} does not run on {target}")
+        store, _ = data_room.ingest(dict(samples), graphs[0].inputs, work / "store", seed=0)
+        timings = []
+        for timing in measuring.time_interleaved(subjects, split(store, 0).selection, conditions):
+            if not isinstance(timing, Timing):
+                raise timing
+            timings.append(timing)
     return timings
+
+
+def ratio(timing: Timing) -> str:
+    """How many times faster than the first, with its 95 % interval."""
+    low, high = timing.speedup.ci95
+    return f"{timing.speedup.median:.2f} ({low:.2f} to {high:.2f})"
