@@ -55,8 +55,9 @@ def _merge(editor: Editor, node: ir.Node, user: ir.Node) -> None:
     if first is None or second is None:
         return
     made = (_convolved if node.op_type == "Conv" else _multiplied)(first, second)
-    if isinstance(made, str):
-        editor.refused(node, made)
+    if made is None or isinstance(made, str):
+        if made:
+            editor.refused(node, made)
         return
     original = constant(user.inputs[1])
     assert original is not None
@@ -77,7 +78,7 @@ def _merge(editor: Editor, node: ir.Node, user: ir.Node) -> None:
 def _multiplied(first: Linear, second: Linear) -> _Merged | str:
     """Of products, or why not."""
     if first.inputs * second.outputs >= first.outputs * (first.inputs + second.outputs):
-        return "one product would take as many multiply-accumulates: they are factors of low rank"
+        return "one product would not take fewer multiply-accumulates: together they are of low rank"
     before, behind = _rows(first), _rows(second)
     weight = behind @ before
     bias = np.zeros(second.outputs) if second.bias is None else second.bias
@@ -95,24 +96,24 @@ def _transposed(operator: Linear) -> bool:
     return operator.node.op_type == "Gemm" and bool(operator.node.attributes.get_int("transB", 0))
 
 
-def _convolved(first: Linear, second: Linear) -> _Merged | str:
-    """Of convolutions, or why not."""
+def _convolved(first: Linear, second: Linear) -> _Merged | str | None:
+    """Of convolutions, or why not; None where they are not of a kind."""
     explicit = all(
         operator.node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET" for operator in (first, second)
     )
     groups = {operator.node.attributes.get_int("group", 1) for operator in (first, second)}
     if not explicit or groups != {1}:
-        return "it or the convolution behind it pads automatically or has groups"
+        return None
     behind = _pointwise(second) and not second.pads
     before = _pointwise(first) and not first.pads and (behind or set(_of(first, "strides", 1)) == {1})
     if not behind and not before:
-        return "neither it nor the convolution behind it is 1×1 without pads"
+        return None
     if second.pads and first.bias is not None and np.any(first.bias):
         return "its bias would have to reach the zeros that the convolution behind it pads with"
     kernel = first if behind else second
     size = kernel.weight.shape[2:]
     if not _cheaper(first, second, prod(size)):
-        return "one convolution would take as many multiply-accumulates: they are factors of low rank"
+        return "one convolution would not take fewer multiply-accumulates: together they are of low rank"
     inner = first.weight.reshape(first.outputs, -1)
     if behind:
         weight = second.weight.reshape(second.outputs, -1) @ inner
