@@ -71,7 +71,7 @@ def predict(
     Batches of ``conditions.batch``, or of the only size the model takes. Raises TrialError when the artifact
     cannot be opened or run, WorkerError when its process dies or hangs.
     """
-    key = _key(subject, data, conditions)
+    key = key_of(subject, data, conditions)
     folder = work / key
     if not (folder / _COST).exists():
         work.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,8 @@ def _answer(
     (folder / _COST).write_text(json.dumps(cost), encoding="utf-8")
 
 
-def _key(subject: Subject, data: Dataset, conditions: Conditions) -> str:
+def key_of(subject: Subject, data: Dataset, conditions: Conditions) -> str:
+    """What tells one run of a subject's files over a role's samples from all others."""
     artifact = subject.artifact
     what = {
         "files": sorted(f.sha256 for f in artifact.files) or _stamp(subject),
@@ -126,4 +127,4 @@ def _stamp(subject: Subject) -> list[str]:
         raise TrialError(f"{subject.name}: {path.name}: {error.strerror}") from error
 
 
-__all__ = ["Predictions", "predict"]
+__all__ = ["Predictions", "key_of", "predict"]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from pydantic import TypeAdapter
 
 from hasten import measuring
 from hasten.core.budget import Budget
@@ -18,8 +15,6 @@ from hasten.core.record import Kernel, Quality, Trial
 from hasten.measuring import Conditions, Metric, Predictions, Subject
 from hasten.search.build import Built, Workshop
 from hasten.search.candidate import Candidate
-
-_KERNELS = TypeAdapter(tuple[Kernel, ...])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,20 +111,8 @@ class Lab:
         return measuring.flipped(self.metric, reference, answers, data)
 
     def kernels(self, subject: Subject) -> tuple[Kernel, ...]:
-        """What the runtime executes for a subject, on a batch of Selection; raises TrialError.
-
-        It is kept with the run: times vary, and a run that is resumed must decide as it did before.
-        """
-        key = hashlib.sha256(subject.artifact.model_dump_json().encode()).hexdigest()
-        kept = self.work / "kernels" / f"{key}.json"
-        if kept.exists():
-            return _KERNELS.validate_json(kept.read_bytes())
-        found = measuring.kernels(subject, self.selection, self.conditions)
-        kept.parent.mkdir(exist_ok=True)
-        written = kept.with_suffix(".part")
-        written.write_bytes(_KERNELS.dump_json(found))
-        written.replace(kept)
-        return found
+        """What the runtime executes for a subject, on a batch of Selection; raises TrialError."""
+        return measuring.kernels(subject, self.selection, self.conditions, self.work / "kernels")
 
     def card(self, subject: Subject, answers: Predictions | None, quality: Quality | None) -> dict[str, Any]:
         """The fields of a Scorecard; timing is made beside the baseline. Raises TrialError."""

@@ -10,10 +10,15 @@ from . import models
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-def test_kernels_come_from_a_process_of_their_own(subject_of, images, quick, target):
-    found = measuring.kernels(subject_of(models.classifier(), target), images, quick)
+def test_kernels_come_from_a_process_of_their_own_and_are_kept(subject_of, images, quick, target, tmp_path):
+    subject = subject_of(models.classifier(), target)
+    found = measuring.kernels(subject, images, quick, tmp_path)
     assert {"float32"} <= {kernel.precision for kernel in found}
     assert sum(kernel.time_us or 0.0 for kernel in found) > 0
+    # Times are never twice the same, so these were not taken again.
+    assert measuring.kernels(subject, images, quick, tmp_path) == found
+    other = subject_of(models.classifier(noise=0.5), target)
+    assert measuring.kernels(other, images, quick, tmp_path) != found
 
 
 def test_a_broken_artifact_is_a_trial_error(subject_of, images, quick, tmp_path):
@@ -21,7 +26,7 @@ def test_a_broken_artifact_is_a_trial_error(subject_of, images, quick, tmp_path)
     (tmp_path / subject.artifact.entry).write_bytes(b"no model")
     broken = measuring.Subject(subject.artifact, tmp_path, "broken")
     with pytest.raises(TrialError):
-        measuring.kernels(broken, images, quick)
+        measuring.kernels(broken, images, quick, tmp_path / "kept")
 
 
 def test_flipped_samples_are_named_by_their_numbers(subject_of, images, quick, tmp_path):
