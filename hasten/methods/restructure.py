@@ -19,7 +19,7 @@ from typing import Annotated
 
 import numpy as np
 import onnx_ir.passes.common as passes
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from hasten.core.data import Array
@@ -94,6 +94,13 @@ class Params:
         if not kinds:
             raise ValueError("replace is empty; leave it out or name some")
         return kinds
+
+    @model_validator(mode="after")
+    def _used(self) -> Params:
+        """Refuse what would be ignored."""
+        if self.macs is not None and set(self.replace) == {"activation"}:
+            raise ValueError("macs says nothing about activations; leave it out, or replace more")
+        return self
 
     @property
     def left(self) -> float:

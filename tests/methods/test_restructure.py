@@ -143,7 +143,7 @@ def with_form(graph: Graph, pick: int, number: int) -> tuple[Graph, Graph, Form]
     target = Target(layer.rows, moment[0] if layer.groups == 1 else moment)
     forms = forms_of(layer, target, Positions(ones, ones), KINDS, 99)
     form = forms[pick % len(forms)]
-    number = 1 + number % min(form.largest, 12)
+    number = 1 + number % max(1, min(form.largest, 12))
     factors = form.factors(number)
     assert target.lost(composed(factors)) == pytest.approx(form.lost(number), abs=1e-8)
     write(Editor(made), layer, factors)
@@ -235,7 +235,7 @@ def test_layers_become_what_is_said(tmp_path, pictures):
         "Conv_c2": "smaller:3x3",
         "Conv_c3": "stacked:16",
         "Conv_c4": "separable:99",
-        "Conv_c5": "stacked:200",
+        "Conv_c5": "stacked:60",
         "Gemm_y": "separable:1",
         "none": "separable:1",
     }
@@ -320,5 +320,9 @@ def test_what_is_refused(tmp_path):
         run(graph, tmp_path, replace=[])
     with pytest.raises(RecipeError, match=r"restructure\.macs"):
         run(graph, tmp_path, macs=1.5)
+    with pytest.raises(RecipeError, match="nothing about activations"):
+        run(graph, tmp_path, replace=["activation"], macs=0.5)
+    with pytest.raises(RecipeError, match=r"restructure\.layers"):
+        run(graph, tmp_path, layers={"Conv_c1": "depthwise"})
     with pytest.raises(MethodError, match="data"):
         methods.apply(Recipe([Step("restructure")]), graph, methods.Context(calibration=None, work=tmp_path))

@@ -123,8 +123,10 @@ def _mean(layer: Layer, moments: Moments) -> Array:
 def _unsolvable(layer: Layer, moments: Moments | None) -> str | None:
     """Why there is nothing to choose the layer's factors by; None where there is."""
     if moments is not None:
-        varies = float(np.trace(_about(layer, moments), axis1=1, axis2=2).sum()) > 0.0
-        return None if varies else "what it reads does not vary on the calibration samples"
+        varies = np.trace(moments.second, axis1=1, axis2=2).sum()
+        if layer.bias is not None:
+            varies = varies - np.square(moments.mean).sum()
+        return None if varies > 0.0 else "what it reads does not vary on the calibration samples"
     if layer.inputs > LARGEST:
         return f"its outputs have {layer.inputs} inputs each, too many to observe; by: weights observes none"
     if layer.automatic:

@@ -156,8 +156,8 @@ class Stacked(Form):
 
     @property
     def largest(self) -> int:
-        """Inputs of the first kernel, or outputs times the taps of the second."""
-        return min(self._inputs * prod(self._first), self._outputs * prod(self._behind))
+        """As many as make no more of the second kernel's inputs than the window has."""
+        return self.layer.inputs // prod(self._behind)
 
     @cached_property
     def ranks(self) -> list[int]:
