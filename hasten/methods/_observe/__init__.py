@@ -1,1 +1,1 @@
-"""What do layers read on calibration samples? For the methods that quantize."""
+"""What do layers read on calibration samples, and what do they make of it? For methods that change weights."""
