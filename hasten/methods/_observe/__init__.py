@@ -1,1 +1,1 @@
-"""What do layers read on calibration samples, and what do they make of it? For methods that change weights."""
+"""What do layers read on calibration samples, and make of it? For the methods that change weights."""
