@@ -228,6 +228,20 @@ def test_blocks_that_are_reconstructed_come_nearer(tmp_path, pictures):
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.parametrize("method", ["restructure", "factorize"])
+def test_exact_rewrites_do_not_put_together_what_was_taken_apart(tmp_path, pictures, method):
+    params = (
+        {"macs": 0.5, "harm": 9.0} if method == "restructure" else {"rank": "macs", "keep": 0.6, "align": 4}
+    )
+    context = methods.Context(calibration=pictures, work=tmp_path)
+    apart = methods.apply(Recipe([Step(method, params)]), vgg(), context)
+    assert apart.effective
+    after = methods.apply(Recipe([Step("optimize_graph")]), apart.graph, context).graph
+    feeds = {"x": smooth_images(2, seed=1)}
+    assert total_macs(after, feeds) == total_macs(apart.graph, feeds)
+    assert ops(after)["Conv"] == ops(apart.graph)["Conv"] > 6
+
+
 def test_layers_become_what_is_said(tmp_path, pictures):
     graph = vgg(kernel=5)
     wishes = {
