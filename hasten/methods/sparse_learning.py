@@ -3,7 +3,8 @@
 The channels (or heads, or single weights) that a pruning would take are found as ``hasten.methods._narrow``
 finds them. Then the graph is trained to go on answering as the original, or on labels; after every optimizer
 step all weights of such a channel, wherever in the graph they lie, shrink together by a proximal step of the
-group lasso that grows. The graph keeps its shape: a pruning afterwards takes what is next to nothing.
+group lasso that grows, and the layers around take over as least squares says they can. The graph keeps its
+shape: a pruning afterwards takes what is next to nothing.
 
 Sources: Wen et al. 2016, "Learning Structured Sparsity in Deep Neural Networks", section 3.1; Parikh and Boyd
 2014, "Proximal Algorithms", section 6.5; Wang et al. 2021, "Neural Pruning via Growing Regularization",
@@ -21,7 +22,6 @@ from pydantic.dataclasses import dataclass
 from hasten import train
 from hasten.core.errors import MethodError
 from hasten.graph import Graph
-from hasten.graph.coupling import prepare
 from hasten.methods import Change, Context, Facts
 from hasten.methods._lasso.push import Single, Units
 from hasten.methods._narrow.work import Aim, Scope
@@ -89,12 +89,11 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
         raise MethodError("sparse_learning has no samples to learn on; give --data")
     if params.alpha > 0 and not data.has_labels:
         raise MethodError("sparse_learning: the data have no labels; set alpha to 0")
-    working = prepare(graph)
-    push = _push(graph, working, params, context)
+    push = _push(graph, params, context)
     if push.penalty is None:
         return Change(graph, skipped=tuple(push.skipped))
     fitted = train.learn(
-        working,
+        push.graph,
         data,
         params,
         teacher=(context.original or graph) if params.alpha < 1 else None,
@@ -104,7 +103,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
         threads=context.threads,
     )
     assert fitted.graph is not None
-    sites, skipped = train.changed(working, fitted)
+    sites, skipped = train.changed(push.graph, fitted)
     if not sites:
         return Change(graph, skipped=(*push.skipped, *skipped), notes=fitted.notes)
     own = push.told(dict(fitted.module.named_parameters()))
@@ -112,9 +111,9 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     return Change(fitted.graph, (*own, *sites), (*push.skipped, *skipped), notes)
 
 
-def _push(graph: Graph, working: Graph, params: Params, context: Context) -> Units | Single:
+def _push(graph: Graph, params: Params, context: Context) -> Units | Single:
     if params.of == "weights":
-        return Single(working, params.left, params.exclude, params.strength)
+        return Single(graph, params.left, params.exclude, params.strength)
     aim = Aim(
         attended=params.of == "heads",
         side="outer",
@@ -130,4 +129,4 @@ def _push(graph: Graph, working: Graph, params: Params, context: Context) -> Uni
         samples=params.samples,
         exclude=params.exclude,
     )
-    return Units(graph, working, aim, params.strength, context)
+    return Units(graph, aim, params.strength, context)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hasten.core.data import Array
+from hasten.core.errors import MethodError
 from hasten.core.record import Skip
 from hasten.graph import Graph
 from hasten.graph.coupling import Coupling, Width
@@ -42,23 +43,54 @@ class Pushed:
     groups: NDArray[np.intp]
 
 
-def by_unit(
-    graph: Graph, coupling: Coupling, places: Mapping[str, Array]
-) -> tuple[list[Pushed], list[Member], list[Skip]]:
-    """The groups of channels or heads. places: of those that are pushed, in each width, by its name."""
+def by_unit(graph: Graph, coupling: Coupling, gone: Array) -> tuple[list[Pushed], list[Member]]:
+    """The groups of the channels or heads flagged in ``gone``; ``coupling`` is of this graph."""
     group = np.full(coupling.count, -1, np.intp)
-    pushed, skipped, count = [], [], 0
-    for name, which in places.items():
-        width = coupling.width(name)
-        if width is None or max(which) >= len(width):
-            reason = "its channels are tied to others by a bias that layers share"
-            skipped.append(Skip(name=name, op_type="Conv", reason=reason))
-            continue
-        numbers = np.arange(count, count + len(which))
-        group[width.units[which]] = numbers
-        count += len(which)
-        pushed.append(Pushed(name, width.parts[0].op_type, len(width), numbers))
-    return pushed, _members(graph, coupling.widths, group), skipped
+    pushed, count = [], 0
+    for width in coupling.widths:
+        units = width.units[gone[width.units]]
+        if len(units):
+            numbers = np.arange(count, count + len(units))
+            group[units] = numbers
+            count += len(units)
+            pushed.append(Pushed(width.name, width.parts[0].op_type, len(width), numbers))
+    return pushed, _members(graph, coupling.widths, group)
+
+
+def taken_over(graph: Graph, coupling: Coupling, gone: Array, narrow: Graph) -> dict[str, Array]:
+    """What is added to weights for what is kept to stand in for what goes, by name, of the weight's shape.
+
+    narrow: the graph without what goes, in which what is kept stands in for it. Weights that several layers
+    read stay.
+    """
+    before = {layer_name(node): node for node in graph.ir_model.graph}
+    found = {}
+    for node in narrow.ir_model.graph:
+        own = before.get(layer_name(node))
+        for index, value in enumerate(node.inputs if own is not None else ()):
+            weight = None if own is None else given(own, index)
+            old, new = constant(weight), constant(value)
+            if (
+                weight is None
+                or old is None
+                or new is None
+                or old.dtype.kind != "f"
+                or len(weight.uses()) > 1
+            ):
+                continue
+            axes = coupling.axes[str(weight.name)]
+            kept = np.ix_(
+                *(
+                    np.arange(n) if units is None else np.flatnonzero(~gone[units])
+                    for n, units in zip(old.shape, axes, strict=True)
+                )
+            )
+            added = np.zeros_like(old)
+            if old.ndim and old[kept].shape == new.shape:
+                added[kept] = new - old[kept]
+            if added.any():
+                found[str(weight.name)] = added
+    return found
 
 
 def _members(graph: Graph, widths: Sequence[Width], group: NDArray[np.intp]) -> list[Member]:
@@ -86,7 +118,13 @@ class Small:
 
 
 def smallest(graph: Graph, left: float, exclude: Sequence[str]) -> tuple[list[Small], list[Skip]]:
-    """Of each convolution and product all weights but the largest ``left`` of them."""
+    """Of each convolution and product all weights but the largest ``left`` of them.
+
+    Raises MethodError for names in ``exclude`` that no layer has.
+    """
+    unknown = sorted(set(exclude) - {layer_name(node) for node in graph.ir_model.graph})
+    if unknown:
+        raise MethodError(f"no layer is called {unknown[0]!r}")
     found: dict[str, Small] = {}
     skipped = []
     for node in graph.ir_model.graph:

@@ -30,19 +30,38 @@ class _Growing:
 
     def now(self, pace: Pace) -> float:
         """By which part of its length at the start a group shrinks in this step."""
+        return self.strength * float(self._done(pace)[pace.step])
+
+    def _done(self, pace: Pace) -> NDArray[np.float64]:
+        """The part of all shrinking that falls into each step."""
         if self._parts is None or self._parts[0] is not pace.rates:
             self._parts = pace.rates, growing(pace.rates)
-        return self.strength * float(self._parts[1][pace.step])
+        return self._parts[1]
+
+    def given_up(self, pace: Pace) -> float:
+        """Which part of what a group gave to the layers that read it is lost in this step.
+
+        Where a channel is made and where it is read it has r of its length, so it gives r² of what it gave.
+        """
+        done = np.cumsum(self._done(pace)[: pace.step + 1])
+        before = max(1.0 - self.strength * float(done[-2]), 0.0) if len(done) > 1 else 1.0
+        return before**2 - max(1.0 - self.strength * float(done[-1]), 0.0) ** 2
 
 
 class GroupLasso(_Growing):
-    """Shrinks groups that lie in several tensors. Entries in two groups shrink with both."""
+    """Shrinks groups that lie in several tensors. Entries in two groups shrink with both.
 
-    def __init__(self, members: Sequence[Member], count: int, strength: float) -> None:
+    instead: what is added to weights, all in all, for what is left to stand in for what goes.
+    """
+
+    def __init__(
+        self, members: Sequence[Member], count: int, strength: float, instead: Mapping[str, Array]
+    ) -> None:
         super().__init__(strength)
+        self._instead = instead
         self._members = members
         self._count = count
-        arrays = (a for m in members for a in (m.groups, m.squares))
+        arrays = [a for m in members for a in (m.groups, m.squares)] + list(instead.values())
         self.identity = _digest("group", strength, [m.weight for m in members], arrays)
 
     def lengths(self, weights: Mapping[str, Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -64,9 +83,12 @@ class GroupLasso(_Growing):
         return np.bincount(member.groups[own], squares[own], self._count)
 
     def after_step(self, weights: Mapping[str, Tensor], pace: Pace) -> None:
-        """Shrink every group."""
+        """Shrink every group, and let what is left take over from it."""
         import torch
 
+        part = self.given_up(pace)
+        for name in self._instead.keys() & weights.keys():
+            weights[name].add_(torch.from_numpy(part * self._instead[name]).to(weights[name]))
         now, start = self.lengths(weights)
         factors = shrinkage(now, self.now(pace) * start)
         for member in self._members:

@@ -9,9 +9,9 @@ import numpy as np
 
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
-from hasten.graph.coupling import couple
+from hasten.graph.coupling import prepare
 from hasten.methods import Context
-from hasten.methods._lasso.groups import by_unit, smallest
+from hasten.methods._lasso.groups import by_unit, smallest, taken_over
 from hasten.methods._lasso.penalty import GroupLasso, Lasso
 from hasten.methods._narrow.work import Aim, choose
 
@@ -23,18 +23,22 @@ _GONE = 0.01
 
 
 class Units:
-    """Channels or heads, those that ``aim`` would have removed; penalty: None where there are none."""
+    """Channels or heads, those that ``aim`` would have removed; penalty: None where there are none.
 
-    def __init__(self, graph: Graph, prepared: Graph, aim: Aim, strength: float, context: Context) -> None:
+    graph: the one to train, in which layers have biases of their own.
+    """
+
+    def __init__(self, graph: Graph, aim: Aim, strength: float, context: Context) -> None:
         chosen = choose(graph, aim, context)
-        coupling = couple(prepared, side=aim.side)
-        self._pushed, members, tied = by_unit(prepared, coupling, chosen.places)
+        self.graph = chosen.graph
+        self._pushed, members = by_unit(chosen.graph, chosen.coupling, chosen.gone)
         count = sum(len(each.groups) for each in self._pushed)
-        self._lasso = GroupLasso(members, count, strength)
+        instead = taken_over(chosen.graph, chosen.coupling, chosen.gone, chosen.narrow)
+        self._lasso = GroupLasso(members, count, strength, instead)
         self.penalty = self._lasso if count else None
-        self.skipped: Sequence[Skip] = (*chosen.skipped, *tied)
+        self.skipped: Sequence[Skip] = chosen.skipped
         what = "the MACs" if aim.by == "macs" else "the heads"
-        self.notes: tuple[str, ...] = (f"without what is pushed {chosen.left:.1%} of {what} are left",)
+        self.notes: tuple[str, ...] = (f"without what is pushed {chosen.share:.1%} of {what} are left",)
         self._noun = "heads" if aim.attended else "channels"
 
     def told(self, weights: Mapping[str, Tensor]) -> tuple[Site, ...]:
@@ -58,8 +62,9 @@ class Single:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, prepared: Graph, left: float, exclude: Sequence[str], strength: float) -> None:
-        self._small, self.skipped = smallest(prepared, left, exclude)
+    def __init__(self, graph: Graph, left: float, exclude: Sequence[str], strength: float) -> None:
+        self.graph = prepare(graph)
+        self._small, self.skipped = smallest(self.graph, left, exclude)
         self.penalty = Lasso(self._small, strength) if self._small else None
 
     def told(self, weights: Mapping[str, Tensor]) -> tuple[Site, ...]:

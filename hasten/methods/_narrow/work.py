@@ -12,7 +12,7 @@ from hasten.core.data import Array, Calibration
 from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
-from hasten.graph.coupling import Side, Width, couple, shrink
+from hasten.graph.coupling import Coupling, Side, Width, couple, shrink
 from hasten.graph.coupling.cost import Costs, Counts
 from hasten.graph.shapes import observed_shapes
 from hasten.methods import Change, Context
@@ -38,8 +38,8 @@ _JUDGES = 32
 class Aim:
     """What is to become narrower, and how far: see the parameters of ``prune_channels`` and ``prune_heads``.
 
-    attended: heads, or channels. left: share of what ``by`` names that is left at most. times: of layers; where
-    given they count in place of multiply-accumulates.
+    attended: heads, or channels. left: share of what ``by`` names that is left at most. times: of layers;
+    where given they count in place of multiply-accumulates.
     """
 
     attended: bool
@@ -69,10 +69,17 @@ def narrow(graph: Graph, aim: Aim, context: Context) -> Change:
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Units that can go best. places: in each width, by its name. left: share of what ``by`` names."""
+    """Units that can go best: ``gone`` has a flag for each.
 
-    places: Mapping[str, Array]
-    left: float
+    graph: as ``ready`` made it, which ``coupling`` is of. narrow: without these units, what is left made up
+    for it. share: of what ``by`` names that it has.
+    """
+
+    graph: Graph
+    coupling: Coupling
+    gone: Array
+    narrow: Graph
+    share: float
     skipped: tuple[Skip, ...]
 
 
@@ -129,23 +136,27 @@ class _Work:
         return _Decision(fewer, removed, gone, orders, seen, left)
 
     def chosen(self) -> Chosen:
-        """What is decided, without any of it being done."""
+        """What is decided, and what comes of it."""
         made = self.decide()
-        going = {w.name: made.orders[w.name].units[: made.removed[w.name]] for w in made.fewer}
-        return Chosen(going, made.left, tuple(self._skipped))
+        graph = self._narrowed(made)
+        return Chosen(self._graph, self._coupling, made.gone, graph, made.left, tuple(self._skipped))
 
     def change(self) -> Change:
         made = self.decide()
         if not made.gone.any():
             return Change(self._original, skipped=tuple(self._skipped))
-        graph = self._without(made.gone, made.seen)
-        if self._aim.fit:
-            names = [part.layer for width in made.fewer for part in width.parts if part.role == "read"]
-            refit(self._graph, graph, self._coupling, names, made.gone, self._samples, self._context)
+        graph = self._narrowed(made)
         sites = tuple(self._site(width, made.removed, made.orders) for width in made.fewer)
         noun = "units" if self._aim.by == "units" else "layers' times" if self._aim.times else "MACs"
         notes = (f"{made.left:.1%} of the {noun} are left",)
         return Change(graph, sites, tuple(self._skipped), notes, made.left)
+
+    def _narrowed(self, made: _Decision) -> Graph:
+        graph = self._without(made.gone, made.seen)
+        if self._aim.fit:
+            names = [part.layer for width in made.fewer for part in width.parts if part.role == "read"]
+            refit(self._graph, graph, self._coupling, names, made.gone, self._samples, self._context)
+        return graph
 
     def _open(self) -> list[Width]:
         """The widths that may become narrower."""
