@@ -75,7 +75,7 @@ class Params:
     multiplier: the largest multiplier of depthwise convolutions that is tried.
     harm: the largest squared error of the model's outputs, over their variance, that a replacement alone may
         make.
-    fit: whether the last weights are fitted to the original's outputs at the end.
+    fit: whether the last weights are fitted to the original's outputs at the end, where that helps.
     samples: at most this many calibrate. exclude: names of layers to leave.
     """
 
@@ -156,6 +156,8 @@ class _Work:
         self._total = total_macs(original, self._feeds, threads=context.threads)
         self._known = {layer_name(node) for owner in graph.ir_model.graphs() for node in owner}
         self._short = False
+        self._error = 0.0
+        self._fitted = ""
 
     def run(self) -> None:
         """Replace convolutions, then activations, and fit what was replaced to the original's outputs."""
@@ -163,8 +165,21 @@ class _Work:
         replaced = self._convolutions() if kinds - {"activation"} or self._params.layers else []
         if "activation" in kinds or self._params.layers:
             self._activations(every="activation" in kinds)
+        self._error = self._harm.outputs.error(self._graph)
         if self._params.fit and replaced:
-            fit(self._whole, self._graph, replaced, self._samples, self._context)
+            self._fit(replaced)
+
+    def _fit(self, names: Sequence[str]) -> None:
+        """Fit these layers to the original's outputs, unless too few samples make that worse on others."""
+        fitted = self._graph.copy()
+        fit(self._whole, fitted, names, self._samples, self._context)
+        error = self._harm.outputs.error(fitted)
+        self._fitted = f", {self._error:.2g} before the last weights were fitted"
+        if error < self._error:
+            self._graph.ir_model = fitted.ir_model
+            self._error = error
+        else:
+            self._fitted = "; fitting the last weights did not lower that"
 
     def _convolutions(self) -> list[str]:
         """Returns the names of those that were replaced."""
@@ -316,7 +331,7 @@ class _Work:
         yield (
             f"restructure: {macs / self._total:.1%} of the multiply-accumulates and "
             f"{self._graph.parameters / self._original.parameters:.1%} of the parameters are left; the "
-            f"outputs are wrong by {self._harm.outputs.error(self._graph):.2g} of their variance"
+            f"outputs are wrong by {self._error:.2g} of their variance{self._fitted}"
         )
         if self._short:
             yield f"restructure: nothing leaves as few as {self._params.left:.1%}; these leave the fewest"
