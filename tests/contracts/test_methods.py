@@ -38,7 +38,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     "restructure": [
         {"harm": 0.01, "macs": 0.9},
         {"replace": ["activation"], "harm": 0.01},
-        {"layers": {"Conv_c3": "separable:6"}, "fit": False},
+        {"layers": {"Conv_c1": "separable:5"}, "fit": False},
     ],
     "equalize": [{}, {"by": "activations"}, {"by": "codes", "bits": 4, "group": 16}],
     "prune_channels": [
