@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hasten import methods
+from hasten.core.recipe import Recipe, Step
 from hasten.graph.cost import total_macs
 from hasten.graph.evaluate import Evaluator
 from hasten.rewrites import fold_affine, merge_branches
@@ -57,6 +59,30 @@ def test_normalizations_behind_the_branches_fold_first():
     fold_affine.apply(made)
     proven(made, APPLY, x=X)
     assert ops(made) == {"Conv": 1}
+
+
+def test_a_network_in_training_form_becomes_a_chain(tmp_path):
+    text, x = "", "x"
+    for i in range(3):
+        text += f"""a{i} = Conv<pads=[1,1,1,1]>({x}, w3)
+          d{i} = BatchNormalization(a{i}, gamma, beta, mean, variance)
+          b{i} = Conv({x}, w1) e{i} = BatchNormalization(b{i}, gamma, beta, mean, variance)
+          c{i} = BatchNormalization({x}, gamma, beta, mean, variance)
+          f{i} = Add(d{i}, e{i}) g{i} = Add(f{i}, c{i}) r{i} = Relu(g{i}) """
+        x = f"r{i}"
+    text = f"(float[n,6,9,9] x) => (float[n,6,9,9] y) {{ {text} y = Identity({x}) }}"
+    weights = {"w3": normal(6, 6, 3, 3) / 6, "w1": normal(6, 6, 1, 1, seed=4) / 3}
+    named = {}
+    for i in range(3):  # each block has weights of its own
+        text = text.replace("w3", f"u{i}", 1).replace("w1", f"v{i}", 1)
+        named |= {f"u{i}": weights["w3"] * (i + 1), f"v{i}": weights["w1"]}
+    made = graph(text, **named, **NORM)
+    before = Evaluator(made, optimized=False).run({"x": X})["y"]
+    context = methods.Context(calibration=None, work=tmp_path)
+    after = methods.apply(Recipe([Step("optimize_graph")]), made, context).graph
+    assert ops(after) == {"Conv": 3, "Relu": 3}
+    found = Evaluator(after, optimized=False).run({"x": X})["y"]
+    np.testing.assert_allclose(found, before, rtol=0, atol=1e-5 * np.abs(before).max())
 
 
 def test_a_block_of_acnet_is_one_convolution():
