@@ -70,27 +70,26 @@ def taken_over(graph: Graph, coupling: Coupling, gone: Array, narrow: Graph) -> 
         for index, value in enumerate(node.inputs if own is not None else ()):
             weight = None if own is None else given(own, index)
             old, new = constant(weight), constant(value)
-            if (
-                weight is None
-                or old is None
-                or new is None
-                or old.dtype.kind != "f"
-                or len(weight.uses()) > 1
-            ):
+            if weight is None or old is None or new is None or len(weight.uses()) > 1:
                 continue
-            axes = coupling.axes[str(weight.name)]
-            kept = np.ix_(
-                *(
-                    np.arange(n) if units is None else np.flatnonzero(~gone[units])
-                    for n, units in zip(old.shape, axes, strict=True)
-                )
-            )
-            added = np.zeros_like(old)
-            if old.ndim and old[kept].shape == new.shape:
-                added[kept] = new - old[kept]
-            if added.any():
+            axes = coupling.axes.get(str(weight.name), (None,) * old.ndim)
+            added = _added(old, new, [None if units is None else ~gone[units] for units in axes])
+            if added is not None and added.any():
                 found[str(weight.name)] = added
     return found
+
+
+def _added(old: Array, new: Array, kept: Sequence[NDArray[np.bool_] | None]) -> Array | None:
+    """What leads from ``old`` to ``new``, which has along each axis what is ``kept`` (None: all) of it."""
+    places = [
+        np.arange(length) if keep is None else np.flatnonzero(keep)
+        for length, keep in zip(old.shape, kept, strict=True)
+    ]
+    if old.dtype.kind != "f" or not old.ndim or tuple(map(len, places)) != new.shape:
+        return None
+    added = np.zeros_like(old)
+    added[np.ix_(*places)] = new - old[np.ix_(*places)]
+    return added
 
 
 def _members(graph: Graph, widths: Sequence[Width], group: NDArray[np.intp]) -> list[Member]:
