@@ -69,12 +69,9 @@ class GroupLasso(_Growing):
         now, start = np.zeros(self._count), np.zeros(self._count)
         for member in self._members:
             if member.weight in weights:
-                rows = (
-                    weights[member.weight].detach().movedim(member.axis, 0).flatten(1)
-                    if (weights[member.weight].ndim > 1)
-                    else weights[member.weight].detach()[:, None]
-                )
-                now += self._by_group(member, rows.double().square().sum(dim=1).cpu().numpy())
+                rows = weights[member.weight].detach().movedim(member.axis, 0)
+                squares = rows.reshape(len(rows), -1).double().square().sum(dim=1)
+                now += self._by_group(member, squares.cpu().numpy())
                 start += self._by_group(member, member.squares)
         return np.sqrt(now), np.sqrt(start)
 

@@ -64,7 +64,6 @@ class Rounds:
         self._context = replace(context, calibration=seen, original=original)
         self._outputs = Outputs(original, judges, context)
         self._given, self._graph, self._left = graph, graph, 1.0
-        self._error = self._outputs.error(graph)
         self._kept: list[_Round] = []
         self._notes: list[str] = []
         self._looked_at: tuple[Skip, ...] = ()
@@ -110,7 +109,7 @@ class Rounds:
         if made.filled:
             self._notes.append(f"round {made.number}: recovery filled {made.filled} zeros again")
         self._kept.append(made)
-        self._graph, self._left, self._error = made.recovered.graph, made.left, made.error
+        self._graph, self._left = made.recovered.graph, made.left
         return True
 
     def _shrunk(self, value: float) -> Change:
