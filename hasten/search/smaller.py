@@ -86,11 +86,15 @@ class Shrinker:
             yield from self._ladder(family, done)
 
     def _ladder(self, family: Family, done: Sequence[Trial]) -> Iterator[Candidate]:
-        share, held = _FIRST, _Tried(1.0, 0.0)
+        share, held, took_s = _FIRST, _Tried(1.0, 0.0), 0.0
         for _ in range(_LADDER):
+            began = monotonic()
+            if began + took_s > self.deadline:
+                return  # what it makes could not be measured any more
             best = leader(done, self.baseline, self.lab.budget)
             place = best or self.baseline
             steps = self._steps(family, share, place)
+            took_s = monotonic() - began
             if not steps or share > _MOST:
                 return
             recipe = _with(place.recipe, steps)

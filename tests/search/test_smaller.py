@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from types import SimpleNamespace
 
 import pytest
@@ -50,8 +50,8 @@ def trial(candidate: Candidate, speed: float, drop: float) -> Trial:
 
 def shrinker(
     works: Callable[[str], bool],
-    samples: int = 100,
-    seconds: float = 0.0,
+    samples: int = 30,
+    seconds: float = 1000.0,
     families: tuple[Family, ...] = ("narrower", "shallower", "thinner"),
 ) -> Shrinker:
     def apply(recipe: Recipe) -> Built:
@@ -177,6 +177,22 @@ def test_where_much_was_lost_most_is_given_back_and_where_little_little() -> Non
     assert least(0.5) == [0.75, 0.95]
 
 
+def test_nothing_is_made_that_there_is_no_time_to_measure() -> None:
+    made: list[str] = []
+
+    def slow(method: str) -> bool:
+        made.append(method)
+        sleep(0.2)
+        return True
+
+    assert not walk(shrinker(slow, seconds=0.0), lambda c: (2.5, 0.0))
+    assert not made
+    # What is applied takes 0.2 s, three of it a share: another would end too late.
+    tried = walk(shrinker(slow, seconds=0.7, families=("narrower",)), lambda c: (2.5, 0.0))
+    assert [share(c) for c in tried] == [0.75]
+    assert [method for method in made if method.startswith("prune_")] == ["prune_channels", "prune_heads"]
+
+
 def test_what_is_smaller_and_not_faster_ends_its_family() -> None:
     tried = walk(shrinker(lambda m: m in {"prune_channels", "factorize"}), lambda c: (1.9, 0.0))
     assert [c.recipe.steps[1].method for c in tried] == ["prune_channels", "factorize"]
@@ -184,7 +200,7 @@ def test_what_is_smaller_and_not_faster_ends_its_family() -> None:
 
 def test_what_loses_too_much_learns_block_by_block_then_as_a_whole_and_then_from_labels() -> None:
     pytest.importorskip("torch")
-    maker = shrinker(lambda m: m == "prune_layers", samples=1000, seconds=1000.0)
+    maker = shrinker(lambda m: m == "prune_layers", samples=1000)
 
     def outcome(candidate: Candidate) -> tuple[float, float]:
         return 2.5, 0.0 if any(s.method == "finetune" for s in candidate.recipe.steps) else 0.5
@@ -202,7 +218,7 @@ def test_what_loses_too_much_learns_block_by_block_then_as_a_whole_and_then_from
 
 def test_what_holds_when_mended_block_by_block_learns_nothing_else() -> None:
     pytest.importorskip("torch")
-    maker = shrinker(lambda m: m == "prune_layers", samples=1000, seconds=1000.0)
+    maker = shrinker(lambda m: m == "prune_layers", samples=1000)
     tried = walk(
         maker,
         lambda c: (2.5, 0.0 if any(s.method == "reconstruct" for s in c.recipe.steps) else 0.5),
@@ -215,7 +231,7 @@ def test_what_holds_when_mended_block_by_block_learns_nothing_else() -> None:
 
 def test_learning_comes_behind_all_that_makes_a_model_smaller() -> None:
     pytest.importorskip("torch")
-    maker = shrinker(lambda m: m in {"prune_channels", "prune_layers"}, samples=100, seconds=1000.0)
+    maker = shrinker(lambda m: m in {"prune_channels", "prune_layers"}, samples=100)
 
     def outcome(candidate: Candidate) -> tuple[float, float]:
         methods = [step.method for step in candidate.recipe.steps]
