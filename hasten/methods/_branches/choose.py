@@ -80,10 +80,12 @@ class Chooser:
         board = self._board
         best = math.inf
         chosen: Kind | None = None
-        for kind, line in lines.items():
+        # What is fitted most comes first: it is mostly the best, and the others are then seen to be worse from
+        # a few samples. Of equals the simplest stays.
+        for kind, line in reversed(list(lines.items())):
             board.lines[name] = line
             harm = board.harm([*off, name], min(most, best))
-            if chosen is None or harm < best:
+            if chosen is None or harm <= best:
                 best, chosen = harm, kind
         assert chosen is not None
         board.kinds[name], board.lines[name] = chosen, lines[chosen]
