@@ -80,8 +80,8 @@ class Chooser:
         board = self._board
         best = math.inf
         chosen: Kind | None = None
-        # What is fitted most comes first: it is mostly the best, and the others are then seen to be worse from
-        # a few samples. Of equals the simplest stays.
+        # What is fitted most comes first: it is mostly the best, and the others are then seen to be worse
+        # from a few samples. Of equals the simplest stays.
         for kind, line in reversed(list(lines.items())):
             board.lines[name] = line
             harm = board.harm([*off, name], min(most, best))
