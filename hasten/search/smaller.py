@@ -1,4 +1,4 @@
-"""Smaller structures of the best version so far: narrower layers, fewer of them, thinner factors.
+"""Smaller structures of the best version so far: narrower layers, fewer, separable ones, thinner factors.
 
 Each family makes the model smaller by a share, before whatever else the best recipe does. Where that loses
 too much, the smaller model learns from the original, if samples and time allow; where that holds, more is
@@ -34,12 +34,12 @@ _STEP = (0.2, 0.8)
 _ATTENDING = 0.5
 """Share of the multiply-accumulates in products beyond which a model is taken for a transformer."""
 _EXACT = "optimize_graph"
-_SHRINKING = frozenset({"prune_channels", "prune_heads", "prune_layers", "factorize"})
+_SHRINKING = frozenset({"prune_channels", "prune_heads", "prune_layers", "restructure", "factorize"})
 _LEARNING = frozenset({"reconstruct", "distill", "finetune"})
 """What teaches a smaller model, directly behind the last of what made it smaller."""
 
 
-Family: TypeAlias = Literal["narrower", "shallower", "thinner"]
+Family: TypeAlias = Literal["narrower", "shallower", "separable", "thinner"]
 
 
 def families(facts: GraphFacts) -> tuple[Family, ...]:
@@ -50,7 +50,7 @@ def families(facts: GraphFacts) -> tuple[Family, ...]:
     """
     if facts.product_share is not None and facts.product_share > _ATTENDING:
         return "shallower", "narrower", "thinner"
-    return "narrower", "shallower", "thinner"
+    return "narrower", "separable", "shallower", "thinner"
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ class Shrinker:
                 Step("prune_heads", {"heads": round(share, 3)}),
             ),
             "shallower": (Step("prune_layers", {"ratio": round(1 - share, 3)}),),
+            "separable": (Step("restructure", {"macs": round(share, 3)}),),
             "thinner": (Step("factorize", {"macs": round(share, 3)}),),
         }[family]
         changing: tuple[Step, ...] = ()
