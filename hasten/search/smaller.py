@@ -50,7 +50,7 @@ def families(facts: GraphFacts) -> tuple[Family, ...]:
     """
     if facts.product_share is not None and facts.product_share > _ATTENDING:
         return "shallower", "narrower", "thinner"
-    return "narrower", "separable", "shallower", "thinner"
+    return "narrower", "shallower", "thinner", "separable"
 
 
 @dataclass(frozen=True)
