@@ -165,7 +165,8 @@ def parameters(step: Step, where: str = "step") -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join([where, step.method, *(str(part) for part in first["loc"])])
-        raise RecipeError(f"{key}: {first['msg']} (given {first.get('input')!r})") from error
+        why = first["msg"].removeprefix("Value error, ")  # what pydantic puts before a method's own words
+        raise RecipeError(f"{key}: {why} (given {first.get('input')!r})") from error
 
 
 def validate(recipe: Recipe) -> None:

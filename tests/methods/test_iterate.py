@@ -167,7 +167,7 @@ def test_heads_and_branches_are_counted(tmp_path):
         ({"shrink": {"prune_channels": {"scope": "x"}}}, r"shrink\.prune_channels\.scope"),
         ({"shrink": {"prune_weights": {"pattern": "2:4"}}}, "leave sparsity out"),
         ({"shrink": 3}, r"iterate\.shrink"),
-        ({"shrink": "iterate"}, "rounds inside of rounds"),
+        ({"shrink": "iterate"}, r"iterate\.shrink: rounds inside of rounds"),
         ({"recover": ["iterate"]}, r"iterate\.recover: .*rounds inside of rounds"),
         ({"recover": [{"distill": {"epochs": -1}}]}, r"recover\[0\]\.distill\.epochs"),
         ({"recover": "distill"}, "recover is a list of steps"),
