@@ -36,6 +36,7 @@ TABLE = {
     "sparse_learning": "hasten.methods.sparse_learning",
     "prune_channels": "hasten.methods.prune_channels",
     "prune_heads": "hasten.methods.prune_heads",
+    "search_structure": "hasten.methods.search_structure",
     "quantize_static": "hasten.methods.quantize_static",
     "reconstruct": "hasten.methods.reconstruct",
     "quantize_aware": "hasten.methods.quantize_aware",

@@ -17,22 +17,18 @@ import math
 from typing import Annotated, Literal
 
 import numpy as np
-import onnx_ir.passes.common as passes
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
-from hasten.graph.cost import layer_costs
 from hasten.graph.evaluate import Evaluator
-from hasten.graph.names import name_nodes
-from hasten.graph.shapes import infer, observed_shapes
 from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._branches.board import Board
 from hasten.methods._branches.choose import Choice, Chooser, Importance, Limits, Per
-from hasten.methods._branches.find import Branch, Found, find
-from hasten.methods._branches.flow import Flow
+from hasten.methods._branches.find import Branch, Found
+from hasten.methods._branches.opened import opened, prepared
 from hasten.methods._branches.remove import remove
 from hasten.methods._branches.repair import Kind, Replace
 from hasten.methods._observe.samples import spread
@@ -88,12 +84,8 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     """
     if context.calibration is None or not len(context.calibration):
         raise MethodError("prune_layers has no samples to measure on; give --data")
-    working = _prepared(graph)
-    feeds = next(iter(context.calibration.batches(context.batch))).feeds(graph.inputs)
-    costs = layer_costs(working, feeds, threads=context.threads)
-    macs = {cost.name: cost.macs for cost in costs if cost.macs}
-    flow = Flow(working)
-    found = find(working, flow, macs, observed_shapes(working, feeds, threads=context.threads))
+    place = opened(graph, context.calibration, context)
+    working, flow, macs, found = place.graph, place.flow, place.macs, place.found
     skipped = list(found.skipped)
     branches = _candidates(found, params, skipped)
     notes = _unknown(found, params)
@@ -114,7 +106,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     if not choice.dropped:
         return Change(graph, skipped=tuple(skipped), notes=notes)
     dropped = {name: b for name, b in board.branches.items() if name in choice.dropped}
-    changed = _prepared(graph)
+    changed = prepared(graph)
     remove(changed, dropped, board.lines)
     _check(graph, changed, context)
     harm = list(choice.dropped.values())[-1]
@@ -126,15 +118,6 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     sites = tuple(_site(branch, board.kinds[name], choice) for name, branch in dropped.items())
     left = 1 - len(dropped) / len(found.branches)
     return Change(changed, sites, tuple(skipped), (*notes, told), left)
-
-
-def _prepared(graph: Graph) -> Graph:
-    """A copy in which every node has a name and every constant is an initializer, with shapes."""
-    copy = graph.copy()
-    name_nodes(copy)
-    passes.LiftConstantsToInitializersPass()(copy.ir_model)
-    passes.RemoveUnusedNodesPass()(copy.ir_model)
-    return infer(copy)
 
 
 def _candidates(found: Found, params: Params, skipped: list[Skip]) -> list[Branch]:

@@ -96,6 +96,15 @@ def cost_in_child(graph: str, store: str | None) -> dict[str, Any]:
     }
 
 
+def training_s_in_child(graph: str, store: str, settings: dict[str, int]) -> float:
+    """Child side: what training a graph file costs a calibration sample, in seconds."""
+    from hasten import train
+    from hasten.graph import Graph
+
+    data = Roles.open(Path(store)).calibration
+    return train.seconds_per_sample(Graph.open(graph), data, threads=settings["threads"])
+
+
 @dataclass(frozen=True)
 class Built:
     """A recipe applied: the graph file and what changed; whether its last step did anything."""
@@ -134,6 +143,7 @@ class Workshop:
         self._settings = dict(settings)
         self._built: dict[str, Built] = {Recipe().fingerprint: Built(original)}
         self._costs: dict[str, Cost] = {}
+        self._training_s: float | None = None
         self._child: Worker | None = None
         self._graphs = work / "graphs"
         self._graphs.mkdir(parents=True, exist_ok=True)
@@ -221,3 +231,14 @@ class Workshop:
             layers = tuple(LayerCost(**layer) for layer in answer["layers"])
             self._costs[key] = Cost(layers, answer["parameters"], answer["nonzero_parameters"])
         return self._costs[key]
+
+    def training_s(self) -> float:
+        """What training the original costs a calibration sample, in seconds; measured once.
+
+        Raises TrialError or InputError where it cannot be trained.
+        """
+        if self._training_s is None:
+            place = self.place(self.apply(Recipe()))
+            arguments = {name: place[name] for name in ("graph", "store", "settings")}
+            self._training_s = float(self.ask("build:training_s_in_child", arguments))
+        return self._training_s

@@ -43,6 +43,22 @@ def times_us(kernels: Iterable[Kernel]) -> dict[str, float]:
     return found
 
 
+def shared_us(kernels: Iterable[Kernel], macs: Mapping[str, int]) -> dict[str, float]:
+    """The times of layers, each kernel's counted once: shared by multiply-accumulates among its layers.
+
+    macs: of the layers that count; the first of a kernel's has all of its time where none has any.
+    """
+    found: dict[str, float] = {}
+    for kernel in kernels:
+        known = [name for name in kernel.layers if name in macs]
+        total = sum(macs[name] for name in known)
+        for number, name in enumerate(known if kernel.time_us is not None else ()):
+            part = macs[name] / total if total else float(number == 0)
+            if part:
+                found[name] = found.get(name, 0.0) + part * (kernel.time_us or 0.0)
+    return found
+
+
 def fell_back(lab: Lab, candidate: Candidate) -> frozenset[str]:
     """The layers that the runtime computes in more bits than the graph says. Raises TrialError."""
     kernels = lab.kernels(lab.subject(candidate))

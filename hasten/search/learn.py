@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from hasten import train
-from hasten.core.errors import Unavailable
-from hasten.core.recipe import Step
+from hasten.core.errors import InputError, TrialError, Unavailable
+from hasten.core.recipe import Json, Step
+from hasten.search.build import Workshop
 
 FEWEST_SAMPLES = 256
 """Below this a network learns the samples by heart."""
@@ -14,10 +17,9 @@ _FEWEST_EPOCHS = 0.5
 _MOST_EPOCHS_SMALLER = 30.0
 """A graph that lost channels or layers has more to learn again than one that was rounded."""
 _RATE = 3e-4
-_INFERENCES = 34.0
-"""What training costs a sample, in inferences of the original: 4 to 34 were measured (MiniLM the least,
-EfficientNet-Lite0 with its depthwise convolutions the most; benchmarks/training_cost.py). The most counts: a
-training that has begun is not cut short when the time is spent."""
+_ROUNDING = 2.0
+"""How many times as long a training takes that rounds what layers read and their weights
+(benchmarks/training_cost.py). The most that was measured: one that has begun is not cut short."""
 
 _SHARE = 0.6
 """Part of the time left that learning may take; what it made must still be measured."""
@@ -29,52 +31,57 @@ _SEEN = 400.0
 positions and see few (benchmarks/reconstruct.py)."""
 
 
-def reconstruct(samples: int, inference_ms: float, seconds_left: float) -> Step | None:
-    """The step that mends a quantized or smaller graph block by block; None without time, samples or means.
+@dataclass(frozen=True)
+class Learning:
+    """Proposes steps that learn, as long as there is time for. samples: of the calibration role.
 
-    samples: of the calibration role. inference_ms: one inference of one sample in float32.
+    What a training takes is measured, once a search and when it is first asked for.
     """
-    if samples < _FEWEST_HELD_BACK or not _can_learn():
-        return None
-    # All blocks together are one model, so what each is shown costs as much as showing it to the model.
-    needed_s = _SEEN * _INFERENCES * inference_ms / 1e3
-    return Step("reconstruct") if needed_s <= _SHARE * seconds_left else None
 
+    workshop: Workshop
+    samples: int
 
-def quantize_aware(samples: int, inference_ms: float, seconds_left: float) -> Step | None:
-    """The step that trains a quantized graph for as long as there is time; None where it would not pay.
+    def reconstruct(self, seconds_left: float) -> Step | None:
+        """The step that mends a quantized or smaller graph block by block; None without time or means."""
+        if self.samples < _FEWEST_HELD_BACK:
+            return None
+        # All blocks together are one model, so what each is shown costs as much as showing it to the model.
+        shown = self._seen(_SHARE * seconds_left)
+        return Step("reconstruct") if shown >= _SEEN else None
 
-    samples: of the calibration role. inference_ms: one inference of one sample in float32.
-    """
-    epochs = _epochs(samples, inference_ms, seconds_left, _MOST_EPOCHS)
-    return None if epochs is None else Step("quantize_aware", {"epochs": epochs})
+    def quantize_aware(self, seconds_left: float) -> Step | None:
+        """The step that trains a quantized graph as long as there is time; None where it would not pay."""
+        epochs = self._epochs(seconds_left / _ROUNDING, _MOST_EPOCHS)
+        return None if epochs is None else Step("quantize_aware", {"epochs": epochs})
 
+    def distill(self, seconds_left: float) -> Step | None:
+        """The step by which a smaller graph learns from the original as long as there is time, or None."""
+        return self._taught("distill", seconds_left)
 
-def distill(samples: int, inference_ms: float, seconds_left: float) -> Step | None:
-    """The step by which a smaller graph learns from the original for as long as there is time; or None.
+    def finetune(self, seconds_left: float) -> Step | None:
+        """The step by which a smaller graph learns from labels as long as there is time, or None."""
+        return self._taught("finetune", seconds_left)
 
-    samples, inference_ms: as of ``quantize_aware``.
-    """
-    epochs = _epochs(samples, inference_ms, seconds_left, _MOST_EPOCHS_SMALLER)
-    return None if epochs is None else Step("distill", {"epochs": epochs, "learning_rate": _RATE})
+    def _taught(self, method: str, seconds_left: float) -> Step | None:
+        epochs = self._epochs(seconds_left, _MOST_EPOCHS_SMALLER)
+        params: dict[str, Json] = {"epochs": epochs, "learning_rate": _RATE}
+        return None if epochs is None else Step(method, params)
 
+    def _epochs(self, seconds_left: float, most: float) -> float | None:
+        """Passes over the samples that there is time for; None where learning would not pay."""
+        if self.samples < FEWEST_SAMPLES:
+            return None
+        epochs = min(most, self._seen(_SHARE * seconds_left) / self.samples)
+        return None if epochs < _FEWEST_EPOCHS else round(epochs, 1)
 
-def finetune(samples: int, inference_ms: float, seconds_left: float) -> Step | None:
-    """The step by which a smaller graph learns from labels for as long as there is time; or None.
-
-    samples, inference_ms: as of ``quantize_aware``.
-    """
-    epochs = _epochs(samples, inference_ms, seconds_left, _MOST_EPOCHS_SMALLER)
-    return None if epochs is None else Step("finetune", {"epochs": epochs, "learning_rate": _RATE})
-
-
-def _epochs(samples: int, inference_ms: float, seconds_left: float, most: float) -> float | None:
-    """Passes over the samples that there is time for; None where learning would not pay."""
-    if samples < FEWEST_SAMPLES or not _can_learn():
-        return None
-    epoch_s = samples * _INFERENCES * inference_ms / 1e3
-    epochs = min(most, _SHARE * seconds_left / epoch_s)
-    return None if epochs < _FEWEST_EPOCHS else round(epochs, 1)
+    def _seen(self, seconds: float) -> float:
+        """How many samples a training sees in this time, each as often as it sees it; 0 without the means."""
+        if seconds <= 0 or not _can_learn():
+            return 0.0
+        try:
+            return seconds / self.workshop.training_s()
+        except (TrialError, InputError):
+            return 0.0  # an operator without a gradient, say
 
 
 def _can_learn() -> bool:

@@ -15,7 +15,7 @@ from hasten.search.advise import Advice
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, leader, within_budget
 from hasten.search.layers import fell_back, saved
-from hasten.search.learn import quantize_aware, reconstruct
+from hasten.search.learn import Learning
 from hasten.search.repair import choose_forms, forms_of, mixed, without
 from hasten.search.smaller import Family, Shrinker
 from hasten.search.trial import Lab
@@ -160,11 +160,11 @@ class Proposer:
             if t.recipe.steps[-1].method == "quantize_static"
             and (best is None or self._cost(t) < self._cost(best))
         ]
-        if not lost or self.baseline.latency_ms is None:
+        if not lost:
             return
-        inference_ms = self.baseline.latency_ms.median / self.lab.conditions.batch
-        for mend in (reconstruct, quantize_aware):
-            step = mend(self.samples, inference_ms, self.deadline - monotonic())
+        learning = Learning(self.lab.workshop, self.samples)
+        for mend in (learning.reconstruct, learning.quantize_aware):
+            step = mend(self.deadline - monotonic())
             if step is not None:
                 candidate = Candidate(Recipe((*lost[0].recipe.steps, step)), lost[0].target, lost[0].options)
                 yield candidate

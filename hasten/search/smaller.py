@@ -1,4 +1,4 @@
-"""Smaller structures of the best version so far: narrower layers, fewer, separable ones, thinner factors.
+"""Smaller structures of the best version so far: narrower layers, fewer, separable, thinner, or all searched.
 
 Each family makes the model smaller by a share, before whatever else the best recipe does. Where that loses
 too much, the smaller model learns from the original, if samples and time allow; where that holds, more is
@@ -19,14 +19,16 @@ from hasten.core.record import Trial
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, leader, within_budget
 from hasten.search.facts import GraphFacts
-from hasten.search.layers import times_us
-from hasten.search.learn import distill, finetune, reconstruct
+from hasten.search.layers import shared_us
+from hasten.search.learn import Learning
 from hasten.search.trial import Lab
 
 _FIRST = 0.75
 """Share of the multiply-accumulates, heads or branches that is left at first."""
 _LADDER = 4
 """Shares that are tried of one family."""
+_FASTER = 0.92
+"""What is searched is to take so much of the time of what was made smaller before."""
 _MOST = 0.95
 """A share beyond saves less than timing can tell."""
 _STEP = (0.2, 0.8)
@@ -34,12 +36,16 @@ _STEP = (0.2, 0.8)
 _ATTENDING = 0.5
 """Share of the multiply-accumulates in products beyond which a model is taken for a transformer."""
 _EXACT = "optimize_graph"
-_SHRINKING = frozenset({"prune_channels", "prune_heads", "prune_layers", "restructure", "factorize"})
+_SEARCHED = "search_structure"
+"""Decides about all that the other families take away, and so takes their place."""
+_SHRINKING = frozenset(
+    {"prune_channels", "prune_heads", "prune_layers", "restructure", "factorize", _SEARCHED}
+)
 _LEARNING = frozenset({"reconstruct", "distill", "finetune"})
 """What teaches a smaller model, directly behind the last of what made it smaller."""
 
 
-Family: TypeAlias = Literal["narrower", "shallower", "separable", "thinner"]
+Family: TypeAlias = Literal["narrower", "shallower", "separable", "thinner", "searched"]
 
 
 def families(facts: GraphFacts) -> tuple[Family, ...]:
@@ -49,8 +55,8 @@ def families(facts: GraphFacts) -> tuple[Family, ...]:
     be spared. In a convolutional net each block does what no other does, and its channels are many.
     """
     if facts.product_share is not None and facts.product_share > _ATTENDING:
-        return "shallower", "narrower", "thinner"
-    return "narrower", "shallower", "thinner", "separable"
+        return "shallower", "narrower", "thinner", "searched"
+    return "narrower", "shallower", "thinner", "searched", "separable"
 
 
 @dataclass(frozen=True)
@@ -82,19 +88,25 @@ class Shrinker:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
         if not self.samples:
             return
+        took_s: dict[Family, float] = {}
         for family in self.families:
-            yield from self._ladder(family, done)
+            yield from self._ladder(family, done, took_s)
 
-    def _ladder(self, family: Family, done: Sequence[Trial]) -> Iterator[Candidate]:
-        share, held, took_s = _FIRST, _Tried(1.0, 0.0), 0.0
+    def _ladder(
+        self, family: Family, done: Sequence[Trial], took_s: dict[Family, float]
+    ) -> Iterator[Candidate]:
+        """took_s: what making one took, of the families before."""
+        share, held = self._first(family, done), _Tried(1.0, 0.0)
         for _ in range(_LADDER):
             began = monotonic()
-            if began + took_s > self.deadline:
+            # What is searched measures what each of the others does.
+            known = took_s.get(family, sum(took_s.values()) if family == "searched" else 0.0)
+            if began + known > self.deadline:
                 return  # what it makes could not be measured any more
             best = leader(done, self.baseline, self.lab.budget)
             place = best or self.baseline
             steps = self._steps(family, share, place)
-            took_s = monotonic() - began
+            took_s[family] = monotonic() - began
             if not steps or share > _MOST:
                 return
             recipe = _with(place.recipe, steps)
@@ -121,6 +133,19 @@ class Shrinker:
             else:
                 share = held.towards(tried, quality.allowed)
 
+    def _first(self, family: Family, done: Sequence[Trial]) -> float:
+        """The share to begin with; what is searched has to be faster than what was made smaller before."""
+        best = leader(done, self.baseline, self.lab.budget)
+        if family != "searched" or best is None:
+            return _FIRST
+        recipe = _whole(best.recipe)
+        same = (
+            t for t in done if t.recipe == recipe and (t.target, t.options) == (best.target, best.options)
+        )
+        whole = next((self._cost(t) for t in same if t.quality is not None), None)
+        smaller = 1.0 if whole is None else self._cost(best) / whole
+        return _FIRST if smaller >= 1.0 else _FASTER * smaller
+
     def _steps(self, family: Family, share: float, place: Trial) -> tuple[Step, ...]:
         """The family's steps that change this model; ``place``: where and how it will run."""
         steps = {
@@ -130,7 +155,10 @@ class Shrinker:
             ),
             "shallower": (Step("prune_layers", {"ratio": round(1 - share, 3)}),),
             "separable": (Step("restructure", {"macs": round(share, 3)}),),
-            "thinner": (Step("factorize", {"macs": round(share, 3)}),),
+            "thinner": (Step("factorize", {"rank": "macs", "keep": round(share, 3)}),),
+            "searched": (
+                Step(_SEARCHED, {"left": round(share, 3), "tries": 2, **self._times(family, place)}),
+            ),
         }[family]
         changing: tuple[Step, ...] = ()
         for step in steps:
@@ -141,22 +169,16 @@ class Shrinker:
 
     def _times(self, family: Family, place: Trial) -> dict[str, Json]:
         """What the layers of the whole model take there; nothing where that is not known, or not the aim."""
-        if family != "narrower" or self.lab.budget.objective == "size":
+        if family not in {"narrower", "searched"} or self.lab.budget.objective == "size":
             return {}
-        recipe = Recipe(
-            tuple(step for step in place.recipe.steps if step.method not in _SHRINKING | _LEARNING)
-        )
+        recipe = _whole(place.recipe)
         try:
             layers = self.lab.workshop.cost(self.lab.workshop.apply(recipe)).layers
             kernels = self.lab.kernels(self.lab.subject(Candidate(recipe, place.target, place.options)))
         except TrialError:
             return {}
-        found = times_us(kernels)
-        times: dict[str, Json] = {
-            layer.name: float(f"{found[layer.name]:.3g}")
-            for layer in layers
-            if layer.macs and layer.name in found
-        }
+        found = shared_us(kernels, {layer.name: layer.macs for layer in layers})
+        times: dict[str, Json] = {name: float(f"{us:.3g}") for name, us in found.items()}
         return {"times": times} if times else {}
 
     def _changes(self, steps: Sequence[Step]) -> bool:
@@ -167,12 +189,11 @@ class Shrinker:
 
     def _recovered(self, recipe: Recipe) -> Iterator[Recipe]:
         """The recipe in which the smaller model learns: by blocks, from the answers, then from labels."""
-        if self.baseline.latency_ms is None:
-            return
-        inference_ms = self.baseline.latency_ms.median / self.lab.conditions.batch
+        learning = Learning(self.lab.workshop, self.samples)
         at = 1 + max(i for i, step in enumerate(recipe.steps) if step.method in _SHRINKING)
-        for learn in (reconstruct, distill, finetune) if self.labelled else (reconstruct, distill):
-            step = learn(self.samples, inference_ms, self.deadline - monotonic())
+        labels = (learning.finetune,) if self.labelled else ()
+        for learn in (learning.reconstruct, learning.distill, *labels):
+            step = learn(self.deadline - monotonic())
             if step is not None:
                 yield Recipe((*recipe.steps[:at], step, *recipe.steps[at:]))
 
@@ -186,14 +207,33 @@ def _with(recipe: Recipe, steps: tuple[Step, ...]) -> Recipe:
     What it had learned since it was made smaller falls away; what a quantized one learned stays.
     """
     ours = {step.method for step in steps}
+    if _SEARCHED in ours:
+        ours |= _SHRINKING
     before = (None, *(step.method for step in recipe.steps))
     rest = [
         step
         for step, last in zip(recipe.steps, before, strict=False)
-        if step.method not in ours and not (step.method in _LEARNING and last in _SHRINKING)
+        if step.method not in ours and not _mends(step, last)
     ]
     at = 1 if rest and rest[0].method == _EXACT else 0
     return Recipe((*rest[:at], *([] if at else [Step(_EXACT)]), *steps, *rest[at:]))
+
+
+def _whole(recipe: Recipe) -> Recipe:
+    """The recipe without what makes the model smaller, and what mends that."""
+    before = (None, *(step.method for step in recipe.steps))
+    return Recipe(
+        tuple(
+            step
+            for step, last in zip(recipe.steps, before, strict=False)
+            if step.method not in _SHRINKING and not _mends(step, last)
+        )
+    )
+
+
+def _mends(step: Step, last: str | None) -> bool:
+    """Whether a step teaches what the last one made smaller."""
+    return step.method in _LEARNING and last in _SHRINKING
 
 
 def _found(done: Sequence[Trial], candidate: Candidate) -> Trial | None:

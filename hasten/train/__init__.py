@@ -3,7 +3,7 @@
 ``settings`` says what a training may be told; ``history`` what it tells. ``order`` decides which samples make
 up which optimizer step, ``samples`` loads them, ``network`` runs a graph or a module, ``objective`` and
 ``losses`` say what is minimized, ``regularizer`` what is done to weights after each step,
-``loop`` does it, ``checkpoint`` keeps it, ``world`` is who takes part.
+``loop`` does it, ``checkpoint`` keeps it, ``world`` is who takes part, ``cost`` says what it will take.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from hasten.core.errors import Unavailable
 
 if TYPE_CHECKING:
+    from hasten.train.cost import seconds_per_sample
     from hasten.train.for_methods import learn
     from hasten.train.history import Event, Fitted, History, Listener
     from hasten.train.regularizer import Pace, Regularizer
@@ -34,6 +35,7 @@ _HOME = {
     "changed": "sites",
     "fit": "start",
     "learn": "for_methods",
+    "seconds_per_sample": "cost",
 }
 __all__ = [
     "Event",
@@ -47,6 +49,7 @@ __all__ = [
     "fit",
     "learn",
     "require",
+    "seconds_per_sample",
 ]
 _NEEDED = {"torch": "PyTorch", "accelerate": "accelerate", "safetensors": "safetensors"}
 
@@ -61,6 +64,6 @@ def require() -> None:
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'hasten.train' has no attribute {name!r}")
-    if name in {"fit", "learn"}:
+    if name in {"fit", "learn", "seconds_per_sample"}:
         require()
     return getattr(import_module(f"hasten.train.{_HOME[name]}"), name)

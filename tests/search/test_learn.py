@@ -2,41 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
+from hasten import data as data_room
 from hasten import train
-from hasten.core.errors import Unavailable
+from hasten.core.data import split
+from hasten.core.errors import ModelError, Unavailable
 from hasten.core.recipe import Step
-from hasten.search import learn
+from hasten.search.build import Workshop
+from hasten.search.learn import Learning
+from tests.small_graphs import conv_net, feeds_of
+
+
+def learning(samples: int, training_s: Callable[[], float] = lambda: 0.17) -> Learning:
+    # Of the workshop it needs what a training costs.
+    return Learning(SimpleNamespace(training_s=training_s), samples)  # type: ignore[arg-type]
 
 
 def test_epochs_fill_the_time_there_is() -> None:
-    little = learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=300.0)
-    much = learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=1e5)
+    little, much = (learning(1000).distill(seconds_left) for seconds_left in (300.0, 1e5))
     assert little is not None
     assert much is not None
-    # 1000 samples at 34 inferences of 5 ms are 170 s an epoch, and 0.6 of the time is given
+    # 1000 samples at 0.17 s are 170 s an epoch, and 0.6 of the time is given.
     assert little.params["epochs"] == 1.1
-    assert much.params["epochs"] == 8.0
+    assert much.params["epochs"] == 30.0
+
+
+def test_rounding_while_training_takes_longer() -> None:
+    rounded, plain = learning(1000).quantize_aware(600.0), learning(1000).finetune(300.0)
+    assert rounded is not None
+    assert plain is not None
+    assert rounded.params["epochs"] == plain.params["epochs"]
 
 
 @pytest.mark.parametrize(
-    ("samples", "seconds"), [(100, 1e5), (1000, 10.0)], ids=["too few samples", "too little time"]
+    ("samples", "seconds"),
+    [(100, 1e5), (1000, 10.0), (1000, -1.0)],
+    ids=["too few samples", "too little time", "too late"],
 )
 def test_where_it_would_not_pay_nothing_is_proposed(samples: int, seconds: float) -> None:
-    assert learn.quantize_aware(samples=samples, inference_ms=5.0, seconds_left=seconds) is None
+    assert learning(samples).quantize_aware(seconds) is None
 
 
 def test_blocks_are_mended_where_there_is_time_for_all_of_them() -> None:
-    # 400 samples at 34 inferences of 5 ms are 68 s, and 0.6 of the time is given
-    assert learn.reconstruct(samples=100, inference_ms=5.0, seconds_left=120.0) == Step("reconstruct")
-    assert learn.reconstruct(samples=100, inference_ms=5.0, seconds_left=100.0) is None
-    assert learn.reconstruct(samples=20, inference_ms=5.0, seconds_left=1e5) is None
+    # 400 samples at 0.17 s are 68 s, and 0.6 of the time is given.
+    assert learning(100).reconstruct(120.0) == Step("reconstruct")
+    assert learning(100).reconstruct(100.0) is None
+    assert learning(20).reconstruct(1e5) is None
+
+
+def test_what_cannot_be_trained_is_not_proposed() -> None:
+    def refuses() -> float:
+        raise ModelError("no gradient for NonZero")
+
+    assert learning(1000, refuses).distill(1e5) is None
 
 
 def test_without_the_means_nothing_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "find_spec", lambda name: None)
     with pytest.raises(Unavailable, match=r"PyTorch, accelerate.*pip install 'hasten\[train\]'"):
         train.require()
-    assert learn.quantize_aware(samples=1000, inference_ms=5.0, seconds_left=1e5) is None
-    assert learn.reconstruct(samples=1000, inference_ms=5.0, seconds_left=1e5) is None
+    assert learning(1000).quantize_aware(1e5) is None
+    assert learning(1000).reconstruct(1e5) is None
+
+
+def test_what_training_costs_is_measured_once(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    graph = conv_net()
+    graph.write(tmp_path / "model.onnx")
+    store, _ = data_room.ingest(feeds_of(graph, batch=40), graph.inputs, tmp_path / "store")
+    split(store, seed=0).save()
+    place = tmp_path / "model.onnx", tmp_path / "store", tmp_path / "work"
+    workshop = Workshop(*place, {"seed": 0, "threads": 1, "batch": 1})
+    try:
+        first = workshop.training_s()
+        assert 1e-6 < first < 10
+        assert workshop.training_s() == first
+    finally:
+        workshop.close()

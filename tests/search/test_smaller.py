@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hasten import methods
 from hasten.core.budget import Budget
 from hasten.core.measurement import Comparison, Measurement
 from hasten.core.recipe import Recipe, Step
@@ -92,7 +93,7 @@ def shrinker(
         # What is asked of it needs only this.
         lab=SimpleNamespace(  # type: ignore[arg-type]
             budget=Budget(),
-            workshop=SimpleNamespace(apply=apply, cost=cost),
+            workshop=SimpleNamespace(apply=apply, cost=cost, training_s=lambda: 1e-3),
             conditions=Conditions(threads=2),
             subject=lambda candidate: candidate,
             kernels=kernels,
@@ -110,6 +111,7 @@ def walk(maker: Shrinker, outcome: Callable[[Candidate], tuple[float, float]]) -
     done = [trial(best, 2.0, 0.0)]
     tried = []
     for candidate in maker.propose(done):
+        methods.validate(candidate.recipe)
         tried.append(candidate)
         done.append(trial(candidate, *outcome(candidate)))
     return tried
@@ -158,6 +160,37 @@ def test_transformers_lose_branches_first_and_others_channels(
     assert order[0] == method
     # Only convolutions become separable.
     assert ("restructure" in order) == (first == "narrower")
+
+
+def searched(outcome: Callable[[Candidate], tuple[float, float]], **given: object) -> list[Candidate]:
+    works = {"prune_layers", "search_structure"}
+    maker = shrinker(lambda m: m in works, families=("shallower", "searched"), **given)  # type: ignore[arg-type]
+    return [c for c in walk(maker, outcome) if any(s.method == "search_structure" for s in c.recipe.steps)]
+
+
+def test_what_is_searched_takes_the_place_of_all_that_made_it_smaller() -> None:
+    first = searched(lambda c: (2.5, 0.0))[0]
+    assert [step.method for step in first.recipe.steps] == [
+        "optimize_graph",
+        "search_structure",
+        "quantize_static",
+    ]
+    assert share(first, "search_structure", "times") == {"Conv_a": 12.3}
+
+
+def test_what_is_searched_begins_below_the_best_so_far() -> None:
+    # Dropped layers made it 2.5 times as fast as the original, and the whole model is 2 times as fast.
+    assert share(searched(lambda c: (2.5, 0.0))[0], "search_structure", "left") == round(0.92 * 0.8, 3)
+    # Nothing smaller held: as the other families do.
+    assert share(searched(lambda c: (2.5, 0.5))[0], "search_structure", "left") == 0.75
+
+
+def test_nothing_is_searched_that_there_is_no_time_to_measure() -> None:
+    def slow(candidate: Candidate) -> tuple[float, float]:
+        sleep(0.1)
+        return 1.9, 0.0
+
+    assert not searched(slow, seconds=0.1)
 
 
 def test_heads_go_with_channels_where_there_are_any() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +14,7 @@ from hasten.graph.coupling.coupling import Coupling, Width
 from hasten.graph.graph import Graph
 from hasten.graph.macs import COUNTERS
 from hasten.graph.names import layer_name
+from hasten.numerics.latency import LatencyModel, Work
 
 Gone = NDArray[np.bool_]
 
@@ -36,9 +39,10 @@ class Counts:
 class Costs:
     """Multiply-accumulates of each layer. shapes: of all values, as observed in a run of the whole graph.
 
-    times: of layers, measured where the graph will run, in any unit. Where some are given, a layer's cost is
-    its time instead, which falls with its multiply-accumulates; what a layer without a time would take is
-    told by the others.
+    times: of nodes, measured where the graph will run, in any unit. Where some are given, costs are times
+    instead: of each node that has one, and of layers that have none as a model says that is fitted to the
+    others (``hasten.numerics.latency``). How they fall with the units left is the model's too. Raises
+    ValueError for times of no node.
     """
 
     def __init__(
@@ -50,40 +54,53 @@ class Costs:
     ) -> None:
         self._shapes = shapes
         self._axes = coupling.axes
-        self._nodes = {layer_name(n): n for n in graph.ir_model.graph if n.op_type in COUNTERS}
+        times = times or {}
+        named = {layer_name(node): node for node in graph.ir_model.graph}
+        self._nodes = {name: n for name, n in named.items() if n.op_type in COUNTERS or name in times}
         self._none = np.zeros(coupling.count, dtype=bool)
-        self._prices = dict.fromkeys(self._nodes, 1.0)
+        self._model = LatencyModel(0.0, 1.0, 0.0)
+        self._scales = dict.fromkeys(self._nodes, 1.0)
         if times:
-            self._prices = self._priced(times)
+            self._fit(times)
         self.whole = self.of(self._none)
 
-    def _priced(self, times: Mapping[str, float]) -> dict[str, float]:
-        """The time of a multiply-accumulate in each layer."""
-        macs = self._macs(self._none, self._nodes.keys())
-        known = [name for name, count in macs.items() if count and name in times]
-        if not known:
-            raise ValueError(f"no layer is called {next(iter(times))!r}; they are {sorted(macs)}")
-        usual = sum(times[name] for name in known) / sum(macs[name] for name in known)
-        return {name: times[name] / macs[name] if name in known else usual for name in macs}
+    def _fit(self, times: Mapping[str, float]) -> None:
+        works = {name: self._work(name, self._none) for name in self._nodes if name in times}
+        if not works:
+            raise ValueError(f"no layer is called {next(iter(times))!r}; they are {sorted(self._nodes)}")
+        self._model = LatencyModel.fit(list(works.values()), [times[name] for name in works])
+        for name, work in works.items():
+            modelled = self._model.of(work)
+            self._scales[name] = times[name] / modelled if modelled else 0.0
 
-    def of(self, gone: Gone, layers: frozenset[str] | None = None) -> dict[str, float]:
+    def of(self, gone: Gone, layers: Iterable[str] | None = None) -> dict[str, float]:
         """The costs of these layers (None: all) without the units flagged in ``gone``."""
-        names = self._nodes.keys() if layers is None else layers
-        return {name: macs * self._prices[name] for name, macs in self._macs(gone, names).items()}
+        names = self._nodes if layers is None else layers
+        return {name: self._scales[name] * self._model.of(self._work(name, gone)) for name in names}
 
-    def _macs(self, gone: Gone, layers: Iterable[str]) -> dict[str, int]:
+    def _work(self, name: str, gone: Gone) -> Work:
+        node = self._nodes[name]
+        shape = partial(self._shape, gone)
+        count = COUNTERS.get(node.op_type)
+        shapes = (shape(value) for value in (*node.inputs, *node.outputs))
+        moved = sum(prod(lengths) for lengths in shapes if lengths is not None)
+        return Work(0 if count is None else count(node, shape), moved)
 
-        def shape(value: ir.Value | None) -> tuple[int, ...] | None:
-            whole = None if value is None else self._shapes.get(str(value.name))
-            if whole is None or value is None:
-                return None
-            known = self._axes.get(str(value.name), (None,) * len(whole))
-            return tuple(
-                length if units is None else length - int(gone[units].sum())
-                for length, units in zip(whole, known, strict=True)
-            )
+    def _shape(self, gone: Gone, value: ir.Value | None) -> tuple[int, ...] | None:
+        whole = None if value is None else self._shapes.get(str(value.name))
+        if whole is None or value is None:
+            return None
+        known = self._axes.get(str(value.name), (None,) * len(whole))
+        return tuple(
+            length if units is None else length - int(gone[units].sum())
+            for length, units in zip(whole, known, strict=True)
+        )
 
-        return {name: COUNTERS[self._nodes[name].op_type](self._nodes[name], shape) for name in layers}
+    def left(self, name: str, gone: Gone) -> tuple[float, ...]:
+        """The share of each axis of a layer's weight, its second input, that is left."""
+        weight = self._nodes[name].inputs[1]
+        shapes = self._shape(self._none, weight), self._shape(gone, weight)
+        return tuple(now / whole for whole, now in zip(shapes[0] or (), shapes[1] or (), strict=True))
 
     def touched(self, width: Width) -> frozenset[str]:
         """The layers whose cost depends on how many units of this width there are."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -32,7 +33,8 @@ _FEWEST = 4
 class Board:
     """A graph opened for inference with any of its branches off, and samples with its own outputs.
 
-    kinds, lines: what takes the place of each branch that is off, by the branch's name.
+    kinds, lines: what takes the place of each branch that is off, by the branch's name. relative_to: of the
+    outputs, what errors are a part of.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class Board:
         samples: Calibration,
         replace: Replace,
         context: Context,
+        relative_to: Literal["squares", "variance"] = "squares",
     ) -> None:
+        self._relative_to = relative_to
         self.branches = {branch.name: branch for branch in branches}
         self.lines = {branch.name: nothing(branch.channels) for branch in branches}
         self.kinds = dict.fromkeys(self.branches, KINDS[replace][0])
@@ -132,10 +136,17 @@ class Board:
     def _sizes(self) -> dict[str, float]:
         """What the error of each output that is compared is relative to; floats where there are any."""
         floats = [n for n in self._outputs if self._expected[0][n].dtype.kind == "f"]
-        return {
-            name: sum(_size(expected[name]) for expected in self._expected)
-            for name in (floats or [n for n in self._outputs if self._expected[0][n].dtype.kind in "iub"])
-        }
+        names = floats or [n for n in self._outputs if self._expected[0][n].dtype.kind in "iub"]
+        sizes = {name: sum(_size(expected[name]) for expected in self._expected) for name in names}
+        if self._relative_to == "variance":
+            sizes |= {name: sizes[name] - self._about_zero(name) for name in floats}
+        return sizes
+
+    def _about_zero(self, name: str) -> float:
+        """What the squares of an output have of its mean."""
+        count = sum(expected[name].size for expected in self._expected)
+        total = sum(float(expected[name].astype(np.float64).sum()) for expected in self._expected)
+        return total**2 / max(count, 1)
 
     def _run(self, feeds: dict[str, Array], off: Collection[str], names: Iterable[str]) -> dict[str, Array]:
         wanted = [name for name in dict.fromkeys(names) if name not in self._inputs]
@@ -152,7 +163,7 @@ class Board:
         return {**feeds, **self._evaluator.run(self._board.feeds({**feeds, **numbers}, chosen), wanted)}
 
     def harm(self, off: Collection[str], most: float = math.inf) -> float:
-        """The squared error of the worst output with these branches off, relative to its square.
+        """The squared error of the worst output with these branches off, relative to its square or variance.
 
         Of integers it is the share that differs, where no output is a float. Beyond ``most`` the samples that
         are left are not looked at, so that it is at least what is returned.

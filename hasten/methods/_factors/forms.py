@@ -84,8 +84,8 @@ class Form(ABC):
         """The rank of the whole layer."""
 
     @abstractmethod
-    def cost(self, rank: int) -> Cost:
-        """What the factors cost."""
+    def costs(self, rank: int) -> tuple[Cost, ...]:
+        """What each of the factors costs."""
 
     @abstractmethod
     def lost(self, rank: int) -> float:
@@ -94,6 +94,11 @@ class Form(ABC):
     @abstractmethod
     def factors(self, rank: int) -> list[Factor]:
         """The weights in the order they are applied."""
+
+    def cost(self, rank: int) -> Cost:
+        """What the factors cost together."""
+        first, *others = self.costs(rank)
+        return sum(others, first)
 
     @property
     def pictures(self) -> int:
@@ -137,9 +142,12 @@ class Channel(Form):
         """Outputs, or inputs of an output where they are fewer."""
         return min(self._outputs, int(self.target.weight.shape[1]))
 
-    def cost(self, rank: int) -> Cost:
+    def costs(self, rank: int) -> tuple[Cost, ...]:
         """Both work at the positions that are made."""
-        return self._cost(rank * sum(self.target.weight.shape), self._positions.made)
+        outputs, inputs = self.target.weight.shape
+        return self._cost(rank * inputs, self._positions.made), self._cost(
+            rank * outputs, self._positions.made
+        )
 
     def lost(self, rank: int) -> float:
         """See ``Product.lost``."""
@@ -185,12 +193,12 @@ class Spatial(Form):
         """Inputs times the kernel's length along the first axis, or outputs times the rest."""
         return min(self._inputs * self._length, self._outputs * self._behind)
 
-    def cost(self, rank: int) -> Cost:
+    def costs(self, rank: int) -> tuple[Cost, ...]:
         """The first works at the positions made along its axis, and those read along the others."""
         made, read = self._positions.made, self._positions.read
         middle = [made[axis] if axis == self._along else read[axis] for axis in self._axes]
         first = self._cost(rank * self._inputs * self._length, middle)
-        return first + self._cost(self._outputs * rank * self._behind, made)
+        return first, self._cost(self._outputs * rank * self._behind, made)
 
     def lost(self, rank: int) -> float:
         """See ``Separable.lost``."""
@@ -232,12 +240,14 @@ class TuckerForm(Form):
             rank if self._outputs == self.largest else part(self._outputs),
         )
 
-    def cost(self, rank: int) -> Cost:
+    def costs(self, rank: int) -> tuple[Cost, ...]:
         """The first works at the positions that are read."""
         inputs, outputs = self._both(rank)
-        core = outputs * inputs * prod(self.layer.kernel)
-        return self._cost(inputs * self._inputs, self._positions.read) + self._cost(
-            core + self._outputs * outputs, self._positions.made
+        made = self._positions.made
+        return (
+            self._cost(inputs * self._inputs, self._positions.read),
+            self._cost(outputs * inputs * prod(self.layer.kernel), made),
+            self._cost(self._outputs * outputs, made),
         )
 
     def lost(self, rank: int) -> float:

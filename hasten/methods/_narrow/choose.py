@@ -56,6 +56,13 @@ class Chooser:
         """How many units may go at most."""
         return self._removed(width, self._limits.least)
 
+    def steps(self, width: Width) -> list[int]:
+        """The numbers of removed units at which what is left is whole blocks, up to the most."""
+        steps = [0]
+        while steps[-1] < min(after := self._next(width, steps[-1]), self.most(width)):
+            steps.append(min(after, self.most(width)))
+        return steps
+
     def _removed(self, width: Width, left: float) -> int:
         """How many go when this share is left, rounded up to whole blocks; what is narrow stays one block."""
         count = len(width)

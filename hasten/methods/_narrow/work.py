@@ -62,9 +62,7 @@ def narrow(graph: Graph, aim: Aim, context: Context) -> Change:
 
     Raises MethodError without samples, for widths the graph does not have, and where it does not run.
     """
-    if context.calibration is None or not len(context.calibration):
-        raise MethodError("there are no samples to tell what can go; give --data")
-    return _Work(graph, aim, spread(context.calibration, aim.samples), context).change()
+    return _opened(graph, aim, context).change()
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +83,42 @@ class Chosen:
 
 def choose(graph: Graph, aim: Aim, context: Context) -> Chosen:
     """The units that ``narrow`` would remove; raises what it raises."""
+    return _opened(graph, aim, context).chosen()
+
+
+@dataclass(frozen=True)
+class Need:
+    """How much a graph needs one width. units: all of them.
+
+    removed: numbers of units without which what is left is whole blocks, from 0 to the most that may go;
+    harms: the outputs' error without as many.
+    """
+
+    units: int
+    removed: Sequence[int]
+    harms: Sequence[float]
+
+
+def needs(graph: Graph, aim: Aim, context: Context) -> dict[str, Need]:
+    """What ``narrow`` would choose by, of each width; raises what it raises."""
+    return _opened(graph, aim, context).needs()
+
+
+def _opened(graph: Graph, aim: Aim, context: Context) -> _Work:
     if context.calibration is None or not len(context.calibration):
         raise MethodError("there are no samples to tell what can go; give --data")
-    return _Work(graph, aim, spread(context.calibration, aim.samples), context).chosen()
+    return _Work(graph, aim, spread(context.calibration, aim.samples), context)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranked:
+    """Widths that may become narrower, with the order of their units and what is known of those who read."""
+
+    widths: Sequence[Width]
+    orders: Mapping[str, Order]
+    seen: Mapping[tuple[str, int], Moments]
+    costs: Costs | Counts
+    chooser: Chooser
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +146,8 @@ class _Work:
         self._found = reads(self._graph, self._coupling)
         self._skipped: list[Skip] = [] if aim.attended else list(self._coupling.fixed)
 
-    def decide(self) -> _Decision:
-        """Which units go."""
+    def rank(self) -> _Ranked:
+        """In which order the units of each width go."""
         widths = self._open()
         read = [read for width in widths for read in self._found[width.name]]
         seen = covariances(self._graph, read, self._samples, self._context) if read else {}
@@ -125,15 +156,31 @@ class _Work:
         self._skipped += worth.skipped
         limits = Limits(left=self._aim.left, align=self._aim.align, least=self._aim.least)
         costs = self._costs()
-        chooser = Chooser(self._coupling, costs, orders, limits)
-        removed = self._removed(chooser, orders, seen)
+        return _Ranked(widths, orders, seen, costs, Chooser(self._coupling, costs, orders, limits))
+
+    def needs(self) -> dict[str, Need]:
+        """What each width is worth."""
+        ranked = self.rank()
+        harms = self._harms(ranked)
+        found = {}
+        for width in ranked.widths:
+            if width.name in harms:
+                steps = ranked.chooser.steps(width)
+                found[width.name] = Need(len(width), steps, [float(harms[width.name][n]) for n in steps])
+        return found
+
+    def decide(self) -> _Decision:
+        """Which units go."""
+        ranked = self.rank()
+        orders, chooser = ranked.orders, ranked.chooser
+        removed = self._removed(ranked)
         gone = chooser.gone(removed)
-        for width in widths:
+        for width in ranked.widths:
             if width.name in orders and not removed.get(width.name):
                 self._skip(width, "the outputs need all of it more than others theirs")
-        fewer = tuple(width for width in widths if removed.get(width.name))
-        left = sum(costs.of(gone).values()) / max(chooser.total, 1e-12)
-        return _Decision(fewer, removed, gone, orders, seen, left)
+        fewer = tuple(width for width in ranked.widths if removed.get(width.name))
+        left = sum(ranked.costs.of(gone).values()) / max(chooser.total, 1e-12)
+        return _Decision(fewer, removed, gone, orders, ranked.seen, left)
 
     def chosen(self) -> Chosen:
         """What is decided, and what comes of it."""
@@ -189,14 +236,12 @@ class _Work:
         except ValueError as error:
             raise MethodError(f"times: {error}") from error
 
-    def _removed(
-        self, chooser: Chooser, orders: Mapping[str, Order], seen: Mapping[tuple[str, int], Moments]
-    ) -> dict[str, int]:
+    def _removed(self, ranked: _Ranked) -> dict[str, int]:
         if self._aim.widths:
-            return self._as_asked(orders)
+            return self._as_asked(ranked.orders)
         if self._aim.scope == "local":
-            return chooser.evenly()
-        return chooser.where_it_costs_least(self._harms(chooser, orders, seen))
+            return ranked.chooser.evenly()
+        return ranked.chooser.where_it_costs_least(self._harms(ranked))
 
     def _as_asked(self, orders: Mapping[str, Order]) -> dict[str, int]:
         removed = {}
@@ -208,25 +253,23 @@ class _Work:
                 removed[width.name] = min(len(width) - kept, len(orders[width.name].units))
         return removed
 
-    def _harms(
-        self, chooser: Chooser, orders: Mapping[str, Order], seen: Mapping[tuple[str, int], Moments]
-    ) -> dict[str, Array]:
+    def _harms(self, ranked: _Ranked) -> dict[str, Array]:
         """The outputs' error without the first so many units of each width alone, from 0 on."""
         outputs = Outputs(self._graph, spread(self._samples, _JUDGES), self._context)
         harms = {}
-        for number, (name, order) in enumerate(orders.items()):
+        for number, (name, order) in enumerate(ranked.orders.items()):
             counts, errors = [0], [0.0]
             for share in _TRIED:
                 count = min(max(1, round(share * (len(order.units) + 1))), len(order.units))
                 if count > counts[-1] and errors[-1] < _RUINED:
-                    error = outputs.error(self._without(chooser.gone({name: count}), seen))
+                    error = outputs.error(self._without(ranked.chooser.gone({name: count}), ranked.seen))
                     counts.append(count)
                     errors.append(max(error, errors[-1]))
             if counts[-1] < len(order.units):
                 counts.append(len(order.units))
                 errors.append(max(errors[-1], _RUINED))
             harms[name] = np.interp(np.arange(len(order.units) + 1), counts, errors)
-            self._context.progress("measuring what needs its width most", (number + 1) / len(orders))
+            self._context.progress("measuring what needs its width most", (number + 1) / len(ranked.orders))
         return harms
 
     def _without(self, gone: Array, seen: Mapping[tuple[str, int], Moments]) -> Graph:

@@ -43,10 +43,11 @@ class SeparableForm(Form):
         """The multipliers that are offered."""
         return [rank for rank in super().ranks if not self.multiplier or rank <= self.multiplier]
 
-    def cost(self, rank: int) -> Cost:
+    def costs(self, rank: int) -> tuple[Cost, ...]:
         """Both work at the positions that are made."""
-        behind = self._outputs * self._inputs
-        return self._cost(rank * (self._inputs * prod(self.layer.kernel) + behind), self._positions.made)
+        channels = rank * self._inputs
+        sizes = channels * prod(self.layer.kernel), channels * self._outputs
+        return tuple(self._cost(size, self._positions.made) for size in sizes)
 
     def lost(self, rank: int) -> float:
         """See ``Decoupled.lost``."""
@@ -97,10 +98,10 @@ class Smaller(Form):
         """The windows that make it cheaper by enough."""
         return super().ranks if self.largest else []
 
-    def cost(self, rank: int) -> Cost:
+    def costs(self, rank: int) -> tuple[Cost, ...]:
         """What the kernel costs."""
         taps = prod(self._sizes[rank - 1]) / prod(self.layer.kernel)
-        return self._cost(round(self.layer.array.size * taps), self._positions.made)
+        return (self._cost(round(self.layer.array.size * taps), self._positions.made),)
 
     def _solved(self, rank: int) -> Windowed:
         if rank not in self._windowed:
@@ -176,7 +177,7 @@ class Stacked(Form):
             self._solved = most, Separable(Parts(self.target, order, len(parts)), most)
         return self._solved[1]
 
-    def cost(self, rank: int) -> Cost:
+    def costs(self, rank: int) -> tuple[Cost, ...]:
         """The first works at every position that the second reads."""
         attributes, axes = self.layer.node.attributes, len(self.layer.kernel)
         pads = attributes.get_ints("pads", [0] * (2 * axes))
@@ -186,7 +187,7 @@ class Stacked(Form):
             for axis, size in enumerate(self._positions.read)
         ]
         first = self._cost(rank * self._inputs * prod(self._first), read)
-        return first + self._cost(self._outputs * rank * prod(self._behind), self._positions.made)
+        return first, self._cost(self._outputs * rank * prod(self._behind), self._positions.made)
 
     def lost(self, rank: int) -> float:
         """See ``Separable.lost``."""

@@ -1,0 +1,1 @@
+"""Which widths, branches and ranks together cost the outputs least for the time that may be left?"""

@@ -1,0 +1,47 @@
+"""What can be decided about a structure, and what each decision alone would do to the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
+Kind: TypeAlias = Literal["channels", "heads", "branches", "ranks"]
+KINDS: tuple[Kind, ...] = ("channels", "heads", "branches", "ranks")
+"""In the order in which they are applied: names of widths begin at layers that a later step may take away."""
+
+FORM: Literal["spatial"] = "spatial"
+"""The form of factors that convolutions take (``factorize``): along one axis of the kernel, then others."""
+
+Choice: TypeAlias = tuple[int, ...]
+"""Of each decision the number of an option; 0 leaves it as it is."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One number to choose.
+
+    values: of the options, each taking more away than that before: units left of a width, 1 or 0 for a branch
+        that stays or goes, the rank of a layer (0: whole). harms: the outputs' error with each alone, over
+        their variance, 0 for the first.
+    parts: for a rank, what the first factor costs and what the last does, over the whole layer's cost; axis:
+        of the layer's outputs in its weight. nodes: for a branch, those that go with it.
+    """
+
+    kind: Kind
+    name: str
+    values: tuple[int, ...]
+    harms: tuple[float, ...]
+    parts: tuple[tuple[float, float], ...] = ()
+    axis: int = 0
+    nodes: tuple[str, ...] = ()
+
+
+DECISIONS = TypeAdapter(tuple[Decision, ...])
+
+
+def harm(decisions: Sequence[Decision], choice: Choice) -> float:
+    """What a choice does to the outputs if single harms add up, as they do while they are small."""
+    return sum(decision.harms[option] for decision, option in zip(decisions, choice, strict=True))

@@ -1,0 +1,161 @@
+"""Widths, heads, depth and ranks chosen together: the structure that harms the outputs least for its time.
+
+What each decision alone does to the model's outputs is measured: every width at a few of its sizes, every
+residual branch left out, every layer at a few ranks. What each would save is told by a latency model that is
+fitted to the layers' measured times. An evolutionary search over both finds structures that take no more than
+they may; the best few are really made, each left part solved for the original's outputs, and that whose
+outputs are closest is kept. What one kind alone can do is always among them: harms do not quite add up.
+
+Sources: Cai et al. 2020, "Once-for-All: Train One Network and Specialize it for Efficient Deployment",
+section 3.4 (evolutionary search over predictors of quality and latency); Kurtic et al. 2023, "ZipLM",
+section 3 (inference-aware structured pruning); what is measured and how parts are removed:
+``prune_channels``, ``prune_heads``, ``prune_layers``, ``factorize``; times: ``hasten.numerics.latency``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import field, replace
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from hasten.core.data import Calibration
+from hasten.core.errors import MethodError
+from hasten.core.record import Skip
+from hasten.graph import Graph
+from hasten.graph.coupling import prepare
+from hasten.graph.names import layer_name
+from hasten.methods import Amount, Change, Context, Facts
+from hasten.methods._observe.outputs import Outputs
+from hasten.methods._observe.samples import spread
+from hasten.methods._structure.decisions import KINDS, Choice, Kind, harm
+from hasten.methods._structure.evolve import Breeder, Breeding
+from hasten.methods._structure.make import made
+from hasten.methods._structure.measure import JUDGES, Scope, measured
+from hasten.methods._structure.prices import Prices
+
+FACTS = Facts(
+    summary="widths, heads, depth and ranks searched together for the least harm at a share of the time",
+    exact=False,
+    needs=frozenset({"calibration"}),
+    amount=Amount(parameter="left", says="left"),
+)
+
+_WORDS: Mapping[Kind, tuple[str, str]] = {
+    "channels": ("narrower width", "narrower widths"),
+    "heads": ("layer with fewer heads", "layers with fewer heads"),
+    "branches": ("branch less", "branches less"),
+    "ranks": ("layer of lower rank", "layers of lower rank"),
+}
+"""One, and several."""
+_Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Params:
+    """Hyper-parameters of ``search_structure``.
+
+    left: share of the layers' times (or, without ``times``, of their multiply-accumulates) that is left at
+        most.
+    times: what layers take where the model will run, by name and in any one unit. A model fitted to them
+        (an overhead, a time for each multiply-accumulate, one for each number moved) says what they would
+        take at other widths.
+    among: what may change: ``channels``, attention ``heads``, residual ``branches``, ``ranks`` of weights.
+    tries: structures that are made and compared by their outputs; of more than one, the second is the best
+        that one kind alone can do.
+    population, generations: of the search, which makes nothing.
+    align: widths and ranks are multiples of it. least: share of each width that is left at least.
+    samples: at most this many are looked at. exclude: names of widths, branches and layers that stay.
+    """
+
+    left: Annotated[float, Field(gt=0, le=1)] = 0.7
+    times: Mapping[str, _Time] = field(default_factory=dict, hash=False)
+    among: tuple[Kind, ...] = KINDS
+    tries: Annotated[int, Field(ge=1)] = 3
+    population: Annotated[int, Field(ge=2)] = 32
+    generations: Annotated[int, Field(ge=0)] = 40
+    align: Annotated[int, Field(ge=1)] = 8
+    least: Annotated[float, Field(gt=0, le=1)] = 0.1
+    samples: Annotated[int, Field(ge=1)] = 200
+    exclude: tuple[str, ...] = ()
+
+
+def apply(graph: Graph, params: Params, context: Context) -> Change:
+    """Search a structure and make it.
+
+    Raises MethodError without samples, for times of layers that the graph does not have, and where it does
+    not run.
+    """
+    if not context.calibration:
+        raise MethodError("search_structure has no samples to measure on; give --data")
+    return _Work(graph, params, context, context.calibration).change()
+
+
+class _Work:
+    """One application."""
+
+    def __init__(self, graph: Graph, params: Params, context: Context, calibration: Calibration) -> None:
+        self._graph = graph
+        self._params = params
+        self._context = context
+        self._calibration = calibration
+        scope = Scope(kinds=params.among, align=params.align, least=params.least, samples=params.samples)
+        found = measured(graph, calibration, scope, context)
+        self._decisions = tuple(d for d in found if d.name not in params.exclude)
+        self._excluded = {decision.name for decision in found} & {*params.exclude}
+        self._prices = Prices.of_graph(graph, self._decisions, context, params.times)
+
+    def change(self) -> Change:
+        """Search, make the best few, and keep the closest."""
+        params, prices = self._params, self._prices
+        breeder = Breeder(self._decisions, prices, params.left * prices.whole, self._context.seed)
+        breeding = Breeding(population=params.population, generations=params.generations)
+        choices = breeder.best(params.tries, breeding)
+        if not any(any(choice) for choice in choices):
+            reason = "nothing has to go" if choices else f"no structure takes as little as {params.left:.0%}"
+            return Change(self._graph, skipped=self._skipped(frozenset(), reason))
+        outputs = Outputs(self._graph, spread(self._calibration, JUDGES), self._context)
+        changes = [self._made(number, choice) for number, choice in enumerate(choices)]
+        errors = [outputs.error(change.graph) for change in changes]
+        best = min(range(len(changes)), key=errors.__getitem__)
+        left = prices.of(choices[best]) / prices.whole
+        noun = "layers' times" if params.times else "multiply-accumulates"
+        told = [f"search_structure: {left:.1%} of the {noun} are left, as far as the model says"]
+        for number, (choice, error) in enumerate(zip(choices, errors, strict=True)):
+            told.append(
+                f"search_structure: structure {number + 1} ({self._taken(choice)}): outputs' error "
+                f"{error:.3g} of their variance, {harm(self._decisions, choice):.3g} expected"
+                f"{', kept' if number == best else ''}"
+            )
+        change = changes[best]
+        changed = frozenset(site.name for site in change.sites)
+        skipped = self._skipped(changed, "others harm the outputs less for what they save")
+        return replace(change, skipped=skipped, notes=(*told, *change.notes), left=left)
+
+    def _made(self, number: int, choice: Choice) -> Change:
+        count, told = self._params.tries, self._context.progress
+        context = replace(
+            self._context,
+            progress=lambda what, done: told(f"structure {number + 1}: {what}", (number + done) / count),
+        )
+        return made(self._graph, self._decisions, choice, self._params.samples, context)
+
+    def _skipped(self, changed: frozenset[str], reason: str) -> tuple[Skip, ...]:
+        """What could have changed and did not."""
+        whole = prepare(self._graph)
+        types = {layer_name(node): node.op_type for node in whole.ir_model.graph}
+        reasons = dict.fromkeys((decision.name for decision in self._decisions), reason)
+        reasons |= dict.fromkeys(sorted(self._excluded), "excluded by the recipe")
+        return tuple(
+            Skip(name=name, op_type=types.get(name, "Graph"), reason=why)
+            for name, why in reasons.items()
+            if name not in changed
+        ) or (Skip(name="graph", op_type="Graph", reason=reason),)
+
+    def _taken(self, choice: Choice) -> str:
+        """How much of each kind goes, in words."""
+        counts = Counter(d.kind for d, option in zip(self._decisions, choice, strict=True) if option)
+        return ", ".join(f"{count} {_WORDS[kind][count > 1]}" for kind, count in counts.items())
