@@ -21,7 +21,8 @@ _QUANTIZED = frozenset(
 class GraphFacts:
     """What the search knows about a model.
 
-    convolutions, products: layers with constant weights; products are MatMul and Gemm.
+    convolutions, products: layers with constant weights; products are MatMul and Gemm. grouped: those of the
+        convolutions that work in groups of channels.
     product_share: part of the model's multiply-accumulates in products and recurrent layers, or None when
         the cost is unknown.
     dynamic: names of inputs with a dimension that is not fixed.
@@ -29,6 +30,7 @@ class GraphFacts:
 
     operators: Counter[str]
     convolutions: int
+    grouped: int
     products: int
     recurrent: int
     product_share: float | None
@@ -48,12 +50,13 @@ def read_facts(graph: Graph, layers: Sequence[LayerCost]) -> GraphFacts:
     total = sum(layer.macs for layer in layers)
     in_products = sum(layer.macs for layer in layers if layer.op_type in {"MatMul", "Gemm", *RECURRENT})
     operators: Counter[str] = Counter()
-    convolutions = products = 0
+    convolutions = grouped = products = 0
     for node in ir.traversal.RecursiveGraphIterator(graph.ir_model.graph):
         operators[node.op_type] += 1
         constant = len(node.inputs) > 1 and node.inputs[1] is not None and _is_constant(node.inputs[1])
         if node.op_type in {"Conv", "ConvTranspose"} and constant:
             convolutions += 1
+            grouped += node.attributes.get_int("group", 1) > 1
         elif node.op_type in {"MatMul", "Gemm"} and constant:
             products += 1
     floats = Counter(
@@ -64,6 +67,7 @@ def read_facts(graph: Graph, layers: Sequence[LayerCost]) -> GraphFacts:
     return GraphFacts(
         operators=operators,
         convolutions=convolutions,
+        grouped=grouped,
         products=products,
         recurrent=sum(operators[op] for op in RECURRENT),
         product_share=in_products / total if total else None,

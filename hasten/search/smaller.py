@@ -35,6 +35,8 @@ _STEP = (0.2, 0.8)
 """Of the way from what held to what did not, a next share is within these."""
 _ATTENDING = 0.5
 """Share of the multiply-accumulates in products beyond which a model is taken for a transformer."""
+_LEAN = 0.2
+"""Share of the convolutions that work in groups beyond which a net was made to have no channel to spare."""
 _EXACT = "optimize_graph"
 _SEARCHED = "search_structure"
 """Decides about all that the other families take away, and so takes their place."""
@@ -52,9 +54,11 @@ def families(facts: GraphFacts) -> tuple[Family, ...]:
     """The ways to make such a model smaller, that which promises most first.
 
     A branch of a transformer takes the time of its softmax and transposes with it, and of many alike one can
-    be spared. In a convolutional net each block does what no other does, and its channels are many.
+    be spared. In a convolutional net each block does what no other does, and its channels are many; but
+    where they are convolved in groups they are few, and separable already.
     """
-    if facts.product_share is not None and facts.product_share > _ATTENDING:
+    attending = facts.product_share is not None and facts.product_share > _ATTENDING
+    if attending or facts.grouped > _LEAN * facts.convolutions:
         return "shallower", "narrower", "thinner", "searched"
     return "narrower", "shallower", "thinner", "searched", "separable"
 

@@ -25,6 +25,7 @@ from hasten.search.propose import Proposer
 FACTS = GraphFacts(
     operators=Counter(Conv=3, Gemm=2),
     convolutions=3,
+    grouped=0,
     products=2,
     recurrent=0,
     product_share=0.5,

@@ -137,14 +137,16 @@ def test_channels_go_by_the_times_of_the_layers_where_the_best_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("product_share", "first"), [(0.9, "shallower"), (0.1, "narrower"), (None, "narrower")]
+    ("product_share", "grouped", "first"),
+    [(0.9, 0, "shallower"), (0.1, 1, "narrower"), (None, 2, "narrower"), (0.1, 4, "shallower")],
 )
-def test_transformers_lose_branches_first_and_others_channels(
-    product_share: float | None, first: Family
+def test_transformers_and_lean_nets_lose_branches_first_and_others_channels(
+    product_share: float | None, grouped: int, first: Family
 ) -> None:
     facts = GraphFacts(
         operators=Counter(),
-        convolutions=1,
+        convolutions=10,
+        grouped=grouped,
         products=1,
         recurrent=0,
         product_share=product_share,
