@@ -43,8 +43,8 @@ class Params:
     macs: share of the model's multiply-accumulates that is left at most; where whole blocks and ``least`` do
         not allow it, more is left.
     times: what layers take where the model will run, by name and in any one unit. Where some are given, a
-        layer counts by its time, which falls with its multiply-accumulates, and ``macs`` is the share of the
-        time that is left. Other layers count as if theirs were as fast.
+        layer counts by its time, which falls as a model fitted to them says, and ``macs`` is the share of the
+        time that is left. The model tells what other layers take.
     widths: how many channels to keep of single widths, by the name of the first layer that makes them; all
         others then stay as they are, and ``macs`` says nothing.
     importance: what the least of goes first: what removal costs the ``outputs`` of the layers that read a

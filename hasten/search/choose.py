@@ -41,6 +41,17 @@ def cost(trial: Trial, budget: Budget) -> float:
     return 1.0 / gain.median if gain is not None else float("inf")
 
 
+def costlier(trial: Trial, other: Trial, budget: Budget) -> bool:
+    """Whether a trial costs more than another beyond doubt: at best it is slower than the other by its median.
+
+    The two were timed at different times, each beside the baseline.
+    """
+    ours, theirs = trial.gain(budget.objective), other.gain(budget.objective)
+    if budget.objective == "size" or ours is None or theirs is None:
+        return cost(trial, budget) >= cost(other, budget)
+    return ours.ci95[1] < theirs.median
+
+
 def ranked(trials: Sequence[Trial], baseline: Trial, budget: Budget) -> list[Trial]:
     """The trials that qualify, best first; of equals the one that loses less quality."""
     return _in_order([t for t in trials if within_budget(t) and improves(t, baseline, budget)], budget)

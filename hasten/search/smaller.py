@@ -17,7 +17,7 @@ from hasten.core.errors import TrialError
 from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Trial
 from hasten.search.candidate import Candidate
-from hasten.search.choose import cost, leader, within_budget
+from hasten.search.choose import cost, costlier, leader, within_budget
 from hasten.search.facts import GraphFacts
 from hasten.search.layers import shared_us
 from hasten.search.learn import Learning
@@ -119,7 +119,7 @@ class Shrinker:
             trial = _found(done, candidate)
             if trial is None or trial.quality is None:
                 return
-            if best is not None and self._cost(trial) >= self._cost(best):
+            if best is not None and costlier(trial, best, self.lab.budget):
                 return  # smaller, and not faster: less of it would be no faster either
             quality, holds = trial.quality, within_budget(trial)
             for mended in () if holds else self._recovered(recipe):
