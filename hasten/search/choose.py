@@ -42,7 +42,7 @@ def cost(trial: Trial, budget: Budget) -> float:
 
 
 def costlier(trial: Trial, other: Trial, budget: Budget) -> bool:
-    """Whether a trial costs more than another beyond doubt: at best it is slower than the other by its median.
+    """Whether a trial costs more than another beyond doubt: at best it is slower than the other's median.
 
     The two were timed at different times, each beside the baseline.
     """
