@@ -31,6 +31,10 @@ _FASTER = 0.92
 """What is searched is to take so much of the time of what was made smaller before."""
 _MOST = 0.95
 """A share beyond saves less than timing can tell."""
+_APART = 0.03
+"""Shares of what held and what did not between which there is nothing more to find."""
+_HOPELESS = 10.0
+"""Times the drop that is allowed beyond which less is taken at once, and not first taught."""
 _STEP = (0.2, 0.8)
 """Of the way from what held to what did not, a next share is within these."""
 _ATTENDING = 0.5
@@ -101,6 +105,7 @@ class Shrinker:
     ) -> Iterator[Candidate]:
         """took_s: what making one took, of the families before."""
         share, held = self._first(family, done), _Tried(1.0, 0.0)
+        failed: _Tried | None = None
         for _ in range(_LADDER):
             began = monotonic()
             # What is searched measures what each of the others does.
@@ -122,7 +127,8 @@ class Shrinker:
             if best is not None and costlier(trial, best, self.lab.budget):
                 return  # smaller, and not faster: less of it would be no faster either
             quality, holds = trial.quality, within_budget(trial)
-            for mended in () if holds else self._recovered(recipe):
+            hopeless = quality.drop > _HOPELESS * quality.allowed
+            for mended in () if holds or hopeless else self._recovered(recipe):
                 taught = replace(candidate, recipe=mended)
                 yield taught
                 found = _found(done, taught)
@@ -132,10 +138,13 @@ class Shrinker:
                 if holds:
                     break
             tried = _Tried(share, quality.drop)
-            if holds:
-                share, held = share * _FIRST, tried
+            held, failed = (tried, failed) if holds else (held, tried)
+            if failed is None:
+                share *= _FIRST
+            elif held.share - failed.share < _APART:
+                return
             else:
-                share = held.towards(tried, quality.allowed)
+                share = held.towards(failed, quality.allowed)
 
     def _first(self, family: Family, done: Sequence[Trial]) -> float:
         """The share to begin with; what is searched has to be faster than what was made smaller before."""

@@ -245,7 +245,7 @@ def test_what_may_be_faster_is_given_the_benefit_of_the_doubt() -> None:
         done, made = [trial(best, 2.0, 0.0)], []
         for candidate in maker.propose(done):
             made.append(candidate)
-            found = trial(candidate, speed, 0.5)
+            found = trial(candidate, speed, 0.05)
             gain = Comparison(median=speed, ci95=(1.0, high), verdict="better")
             done.append(found.model_copy(update={"speedup": gain}))
         return made
@@ -260,7 +260,7 @@ def test_what_loses_too_much_learns_block_by_block_then_as_a_whole_and_then_from
     maker = shrinker(lambda m: m == "prune_layers", samples=1000)
 
     def outcome(candidate: Candidate) -> tuple[float, float]:
-        return 2.5, 0.0 if any(s.method == "finetune" for s in candidate.recipe.steps) else 0.5
+        return 2.5, 0.0 if any(s.method == "finetune" for s in candidate.recipe.steps) else 0.05
 
     tried = walk(maker, outcome)
     methods = [[step.method for step in c.recipe.steps] for c in tried[:4]]
@@ -278,7 +278,7 @@ def test_what_holds_when_mended_block_by_block_learns_nothing_else() -> None:
     maker = shrinker(lambda m: m == "prune_layers", samples=1000)
     tried = walk(
         maker,
-        lambda c: (2.5, 0.0 if any(s.method == "reconstruct" for s in c.recipe.steps) else 0.5),
+        lambda c: (2.5, 0.0 if any(s.method == "reconstruct" for s in c.recipe.steps) else 0.05),
     )
     learned = [
         step.method for c in tried for step in c.recipe.steps if step.method in {"distill", "finetune"}
@@ -293,14 +293,33 @@ def test_learning_comes_behind_all_that_makes_a_model_smaller() -> None:
     def outcome(candidate: Candidate) -> tuple[float, float]:
         methods = [step.method for step in candidate.recipe.steps]
         if "prune_layers" in methods:
-            return 9.0, 0.5
-        return 3.0 - float(str(share(candidate))), 0.0 if "reconstruct" in methods else 0.5
+            return 9.0, 0.05
+        return 3.0 - float(str(share(candidate))), 0.0 if "reconstruct" in methods else 0.05
 
     tried = [[step.method for step in c.recipe.steps] for c in walk(maker, outcome)]
     both = [methods for methods in tried if "prune_layers" in methods]
     narrow = ["optimize_graph", "prune_layers", "prune_channels"]
     assert both[0] == [*narrow, "quantize_static"]
     assert both[1] == [*narrow, "reconstruct", "quantize_static"]
+
+
+def test_what_lost_far_too_much_is_not_taught_first() -> None:
+    pytest.importorskip("torch")
+    tried = walk(shrinker(lambda m: m == "prune_layers", samples=1000), lambda c: (2.5, 0.2))
+    assert not [s for c in tried for s in c.recipe.steps if s.method in {"reconstruct", "distill"}]
+
+
+def test_what_lies_between_what_held_and_what_did_not_is_tried() -> None:
+    def outcome(candidate: Candidate) -> tuple[float, float]:
+        left = float(str(share(candidate)))
+        return 4.0 - left, 0.0 if left > 0.8 else 0.02
+
+    tried = [float(str(share(c))) for c in walk(shrinker(lambda m: m == "prune_channels"), outcome)]
+    # The first fails, the second holds, and none is smaller than what has failed.
+    assert tried[0] == 0.75
+    assert 0.8 < tried[1] < 0.9
+    assert all(0.75 < left < tried[1] for left in tried[2:])
+    assert len(tried) > 2
 
 
 def test_what_a_quantized_version_learned_stays() -> None:
