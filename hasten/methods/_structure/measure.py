@@ -52,8 +52,8 @@ def measured(graph: Graph, calibration: Calibration, scope: Scope, context: Cont
     told = f"{graph.fingerprint} {calibration.indices} {sorted(scope.kinds)} {scope}"
     path = context.work / f"structure-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     if not path.exists():
-        alone = tuple(_measured(graph, spread(calibration, scope.samples), scope, context))
-        found = _scaled(graph, alone, scope, context)
+        single = tuple(_measured(graph, spread(calibration, scope.samples), scope, context))
+        found = _scaled(graph, single, scope, context)
         part = path.with_suffix(".part")
         part.write_bytes(DECISIONS.dump_json(found))
         part.replace(path)
