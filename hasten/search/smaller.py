@@ -106,6 +106,7 @@ class Shrinker:
         """took_s: what making one took, of the families before."""
         share, held = self._first(family, done), _Tried(1.0, 0.0)
         failed: _Tried | None = None
+        made: set[tuple[int | None, int | None]] = set()
         for _ in range(_LADDER):
             began = monotonic()
             # What is searched measures what each of the others does.
@@ -126,6 +127,10 @@ class Shrinker:
                 return
             if best is not None and costlier(trial, best, self.lab.budget):
                 return  # smaller, and not faster: less of it would be no faster either
+            size = trial.macs, trial.parameters
+            if None not in size and size in made:
+                return  # widths are whole blocks: the next share is the last one again
+            made.add(size)
             quality, holds = trial.quality, within_budget(trial)
             hopeless = quality.drop > _HOPELESS * quality.allowed
             for mended in () if holds or hopeless else self._recovered(recipe):

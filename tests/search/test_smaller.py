@@ -309,6 +309,18 @@ def test_what_lost_far_too_much_is_not_taught_first() -> None:
     assert not [s for c in tried for s in c.recipe.steps if s.method in {"reconstruct", "distill"}]
 
 
+def test_another_share_of_the_same_structure_ends_its_family() -> None:
+    pytest.importorskip("torch")
+    maker = shrinker(lambda m: m == "prune_channels", samples=1000)
+    done, tried = [trial(Candidate(Recipe((CLEAN, INT8)), "openvino", {"threads": 2}), 2.0, 0.0)], []
+    for candidate in maker.propose(done):
+        tried.append(candidate)
+        done.append(trial(candidate, 2.5, 0.05).model_copy(update={"macs": 700, "parameters": 70}))
+    # Of the first share all is tried, of the second what it is before it is taught.
+    assert [share(c) for c in tried] == [0.75] * 4 + [share(tried[-1])]
+    assert len(tried[-1].recipe.steps) == 3
+
+
 def test_what_lies_between_what_held_and_what_did_not_is_tried() -> None:
     def outcome(candidate: Candidate) -> tuple[float, float]:
         left = float(str(share(candidate)))
