@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-
 _PRIOR = 0.05
 """Weight of what is believed beside what was measured. Layers of a network are often alike (each block of a
 residual network has as many multiply-accumulates as any other), and then their times say nothing about an

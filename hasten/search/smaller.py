@@ -174,9 +174,10 @@ class Shrinker:
             "shallower": (Step("prune_layers", {"ratio": round(1 - share, 3)}),),
             "separable": (Step("restructure", {"macs": round(share, 3)}),),
             "thinner": (Step("factorize", {"rank": "macs", "keep": round(share, 3)}),),
-            "searched": (
-                Step(_SEARCHED, {"left": round(share, 3), "tries": 2, **self._times(family, place)}),
-            ),
+            # It counts time or multiply-accumulates, never bytes.
+            "searched": ()
+            if self.lab.budget.objective == "size"
+            else (Step(_SEARCHED, {"left": round(share, 3), "tries": 2, **self._times(family, place)}),),
         }[family]
         changing: tuple[Step, ...] = ()
         for step in steps:
