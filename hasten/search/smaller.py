@@ -81,6 +81,28 @@ class _Tried:
         return self.share + (failed.share - self.share) * min(max(part, low), high)
 
 
+@dataclass
+class _Between:
+    """The least share that held, and the greatest that did not."""
+
+    held: _Tried = _Tried(1.0, 0.0)
+    failed: _Tried | None = None
+
+    def take(self, tried: _Tried, holds: bool) -> None:
+        """Note what became of a share."""
+        if holds:
+            self.held = tried
+        else:
+            self.failed = tried
+
+    def next(self, allowed: float) -> float | None:
+        """The share to try next; None where there is nothing more to find between the two."""
+        if self.failed is None:
+            return self.held.share * _FIRST
+        close = self.held.share - self.failed.share < _APART
+        return None if close else self.held.towards(self.failed, allowed)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shrinker:
     """Proposes smaller structures. families: as they are tried; the other fields as of ``Proposer``."""
@@ -104,20 +126,20 @@ class Shrinker:
         self, family: Family, done: Sequence[Trial], took_s: dict[Family, float]
     ) -> Iterator[Candidate]:
         """took_s: what making one took, of the families before."""
-        share, held = self._first(family, done), _Tried(1.0, 0.0)
-        failed: _Tried | None = None
+        share: float | None = self._first(family, done)
+        between = _Between()
         made: set[tuple[int | None, int | None]] = set()
         for _ in range(_LADDER):
             began = monotonic()
             # What is searched measures what each of the others does.
             known = took_s.get(family, sum(took_s.values()) if family == "searched" else 0.0)
-            if began + known > self.deadline:
-                return  # what it makes could not be measured any more
+            if share is None or share > _MOST or began + known > self.deadline:
+                return  # nothing more to find, or what it makes could not be measured any more
             best = leader(done, self.baseline, self.lab.budget)
             place = best or self.baseline
             steps = self._steps(family, share, place)
             took_s[family] = monotonic() - began
-            if not steps or share > _MOST:
+            if not steps:
                 return
             recipe = _with(place.recipe, steps)
             candidate = Candidate(recipe, place.target, place.options)
@@ -142,14 +164,8 @@ class Shrinker:
                 quality, holds = min(quality, found.quality, key=lambda q: q.drop), within_budget(found)
                 if holds:
                     break
-            tried = _Tried(share, quality.drop)
-            held, failed = (tried, failed) if holds else (held, tried)
-            if failed is None:
-                share *= _FIRST
-            elif held.share - failed.share < _APART:
-                return
-            else:
-                share = held.towards(failed, quality.allowed)
+            between.take(_Tried(share, quality.drop), holds)
+            share = between.next(quality.allowed)
 
     def _first(self, family: Family, done: Sequence[Trial]) -> float:
         """The share to begin with; what is searched has to be faster than what was made smaller before."""
