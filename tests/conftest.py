@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from small_graphs import GRAPHS, calibration_for
 
 from hasten.core.data import Calibration
 from hasten.graph import Graph
+
+# Several workers share the machine: PyTorch on all cores in each of them would wait for the others.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long an example takes says more about what else runs on the machine than about the code.
 settings.register_profile("hasten", deadline=None)
