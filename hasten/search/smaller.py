@@ -35,6 +35,8 @@ _APART = 0.03
 """Shares of what held and what did not between which there is nothing more to find."""
 _HOPELESS = 10.0
 """Times the drop that is allowed beyond which less is taken at once, and not first taught."""
+_RISKY = 0.5
+"""Part of what may be lost beyond which what held here may not hold on the holdout."""
 _STEP = (0.2, 0.8)
 """Of the way from what held to what did not, a next share is within these."""
 _ATTENDING = 0.5
@@ -69,15 +71,16 @@ def families(facts: GraphFacts) -> tuple[Family, ...]:
 
 @dataclass(frozen=True)
 class _Tried:
-    """A share that was left, and what of the metric was lost by it."""
+    """A share that was left, what of the metric was lost by it, and what may be."""
 
     share: float
     drop: float
+    allowed: float
 
-    def towards(self, failed: _Tried, allowed: float) -> float:
-        """The share between the two at which the drop would be ``allowed`` if it grew as a square."""
+    def towards(self, failed: _Tried) -> float:
+        """The share between the two at which no more would be lost than may be, if that grew as a square."""
         low, high = _STEP
-        part = sqrt(max(allowed - self.drop, 0.0) / max(failed.drop - self.drop, 1e-12))
+        part = sqrt(max(failed.allowed - self.drop, 0.0) / max(failed.drop - self.drop, 1e-12))
         return self.share + (failed.share - self.share) * min(max(part, low), high)
 
 
@@ -85,7 +88,7 @@ class _Tried:
 class _Between:
     """The least share that held, and the greatest that did not."""
 
-    held: _Tried = _Tried(1.0, 0.0)
+    held: _Tried = _Tried(1.0, 0.0, 0.0)
     failed: _Tried | None = None
 
     def take(self, tried: _Tried, holds: bool) -> None:
@@ -95,12 +98,17 @@ class _Between:
         else:
             self.failed = tried
 
-    def next(self, allowed: float) -> float | None:
+    def next(self) -> float | None:
         """The share to try next; None where there is nothing more to find between the two."""
         if self.failed is None:
             return self.held.share * _FIRST
         close = self.held.share - self.failed.share < _APART
-        return None if close else self.held.towards(self.failed, allowed)
+        return None if close else self.held.towards(self.failed)
+
+    def milder(self) -> float | None:
+        """A share to fall back on; None where what held lost little enough to hold elsewhere, too."""
+        risky = self.held.drop > _RISKY * self.held.allowed
+        return (1.0 + self.held.share) / 2 if risky else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +134,23 @@ class Shrinker:
         self, family: Family, done: Sequence[Trial], took_s: dict[Family, float]
     ) -> Iterator[Candidate]:
         """took_s: what making one took, of the families before."""
-        share: float | None = self._first(family, done)
         between = _Between()
+        yield from self._shares(family, done, took_s, between)
+        share = between.milder()
+        if share is not None and share <= _MOST and monotonic() + took_s[family] <= self.deadline:
+            place = self._place(done)
+            steps = self._steps(family, share, place)
+            if steps:
+                yield Candidate(_with(place.recipe, steps), place.target, place.options)
+
+    def _place(self, done: Sequence[Trial]) -> Trial:
+        return leader(done, self.baseline, self.lab.budget) or self.baseline
+
+    def _shares(
+        self, family: Family, done: Sequence[Trial], took_s: dict[Family, float], between: _Between
+    ) -> Iterator[Candidate]:
+        """One share after the other, as the last one came out."""
+        share: float | None = self._first(family, done)
         made: set[tuple[int | None, int | None]] = set()
         for _ in range(_LADDER):
             began = monotonic()
@@ -164,8 +187,8 @@ class Shrinker:
                 quality, holds = min(quality, found.quality, key=lambda q: q.drop), within_budget(found)
                 if holds:
                     break
-            between.take(_Tried(share, quality.drop), holds)
-            share = between.next(quality.allowed)
+            between.take(_Tried(share, quality.drop, quality.allowed), holds)
+            share = between.next()
 
     def _first(self, family: Family, done: Sequence[Trial]) -> float:
         """The share to begin with; what is searched has to be faster than what was made smaller before."""

@@ -309,6 +309,17 @@ def test_what_lost_far_too_much_is_not_taught_first() -> None:
     assert not [s for c in tried for s in c.recipe.steps if s.method in {"reconstruct", "distill"}]
 
 
+def test_what_held_by_little_leaves_something_to_fall_back_on() -> None:
+    def shares(drop: float) -> list[object]:
+        def outcome(candidate: Candidate) -> tuple[float, float]:
+            return 2.5, drop if share(candidate) in {0.75, 0.875} else 0.2
+
+        return [share(c) for c in walk(shrinker(lambda m: m == "prune_channels"), outcome)]
+
+    assert shares(0.009)[-1] == 0.875
+    assert 0.875 not in shares(0.002)
+
+
 def test_another_share_of_the_same_structure_ends_its_family() -> None:
     pytest.importorskip("torch")
     maker = shrinker(lambda m: m == "prune_channels", samples=1000)
