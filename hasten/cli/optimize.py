@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hasten.cli import options
+from hasten.cli.interrupt import Interrupt
 from hasten.core.budget import Budget, Objective, parse_drop, parse_seconds
 from hasten.core.errors import OutputError
 
 if TYPE_CHECKING:
     from hasten.core.recipe import Recipe
+    from hasten.search.request import Event
 
 KEPT = 3
 INTERRUPTED = 130
@@ -59,7 +61,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
 
     options.import_from_here(model, data, metric)
     try:
-        with Display() as display:
+        with Interrupt() as interrupt, Display() as display:
+
+            def listen(event: Event) -> None:
+                interrupt.check()
+                display.show(event)
+
             result = api.optimize(
                 model,
                 data,
@@ -74,7 +81,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
                 seed=seed,
                 folder=work,
                 resume=resume,
-                listener=display.show,
+                listener=listen,
             )
     except (KeyboardInterrupt, ValueError) as error:
         if not interrupted(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hasten.cli.interrupt import Interrupt
 from hasten.cli.optimize import interrupted
 from hasten.core.record import RunRecord
 from tests.cli.conftest import DEMO, command, run
@@ -83,6 +85,18 @@ def test_an_interrupt_is_known_behind_the_error_it_causes() -> None:
     assert interrupted(caught.value)
     assert interrupted(KeyboardInterrupt())
     assert not interrupted(ValueError())
+
+
+def test_an_interrupt_that_somebody_forgot_is_raised_again() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt() as interrupt:
+        interrupt.check()
+        # As in a destructor, which cannot raise.
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_full_disk_is_an_error_of_the_output(tmp_path: Path) -> None:
