@@ -32,7 +32,7 @@ from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._observe.outputs import Outputs
 from hasten.methods._observe.samples import spread
 from hasten.methods._structure.decisions import KINDS, Choice, Kind, harm
-from hasten.methods._structure.evolve import Breeder, Breeding
+from hasten.methods._structure.evolve import Evolution
 from hasten.methods._structure.make import made
 from hasten.methods._structure.measure import JUDGES, Scope, measured
 from hasten.methods._structure.prices import Prices
@@ -111,9 +111,8 @@ class _Work:
     def change(self) -> Change:
         """Search, make the best few, and keep the closest."""
         params, prices = self._params, self._prices
-        breeder = Breeder(self._decisions, prices, params.left * prices.whole, self._context.seed)
-        breeding = Breeding(population=params.population, generations=params.generations)
-        choices = breeder.best(params.tries, breeding)
+        evolution = Evolution(self._decisions, prices, params.left * prices.whole, self._context.seed)
+        choices = evolution.best(params.tries, params.population, params.generations)
         if not any(any(choice) for choice in choices):
             reason = "nothing has to go" if choices else f"no structure takes as little as {params.left:.0%}"
             return Change(self._graph, skipped=self._skipped(frozenset(), reason))

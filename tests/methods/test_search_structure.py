@@ -20,7 +20,7 @@ from hasten.graph.cost import layer_costs, total_macs
 from hasten.methods._observe.outputs import Outputs
 from hasten.methods._structure import measure
 from hasten.methods._structure.decisions import KINDS, Decision, harm
-from hasten.methods._structure.evolve import Breeder, Breeding
+from hasten.methods._structure.evolve import Evolution
 from hasten.methods._structure.make import made
 from hasten.methods._structure.measure import Scope, measured
 from hasten.methods._structure.prices import Prices
@@ -206,7 +206,7 @@ def test_the_search_is_close_to_all_choices_tried(problem, left):
     target = left * prices.whole
     every = itertools.product(*(range(len(d.values)) for d in decisions))
     fitting = [choice for choice in every if prices.of(choice) <= target]
-    found = Breeder(decisions, prices, target, seed=0).best(3, Breeding())
+    found = Evolution(decisions, prices, target, seed=0).best(3, population=32, generations=40)
     if not fitting:
         assert not found
         return

@@ -9,7 +9,6 @@ the next generation; here what costs too much is repaired, so that harm alone ra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,16 +21,7 @@ _MUTATED = 2.0
 """Decisions that a child changes on average, besides what it has of its other parent."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Breeding:
-    """population: choices that live on. generations: how often each has a child."""
-
-    population: int = 32
-    generations: int = 40
-    seed: int = 0
-
-
-class Breeder:
+class Evolution:
     """Searches choices. target: what one may cost."""
 
     def __init__(self, decisions: Sequence[Decision], prices: Prices, target: float, seed: int) -> None:
@@ -41,18 +31,19 @@ class Breeder:
         self._rng = np.random.default_rng(seed)
         self._none: Choice = (0,) * len(decisions)
 
-    def best(self, count: int, breeding: Breeding) -> list[Choice]:
+    def best(self, count: int, population: int, generations: int) -> list[Choice]:
         """So many choices at most, each unlike those before it; none where none will do.
 
         The first is the least harmful, the second the best greedy one of a single kind, which keeps its place
-        however much better sums of harms say that others are; then the next least harmful ones.
+        however much better sums of harms say that others are; then the next least harmful ones. population:
+        choices that live on, and children they have in each of the generations.
         """
         alive, alone = self._greedy()
-        for _ in range(breeding.generations if alive else 0):
-            children = [self._child(alive) for _ in range(breeding.population)]
+        for _ in range(generations if alive else 0):
+            children = [self._child(alive) for _ in range(population)]
             made = (self._fitting(child, range(len(child))) for child in children)
             alive = self._ranked([*alive, *(child for child in made if child is not None)])
-            alive = alive[: breeding.population]
+            alive = alive[:population]
         return self._unlike([*alive[:1], *alone[:1], *alive[1:]], count)
 
     def alone(self, kind: Kind) -> Choice | None:

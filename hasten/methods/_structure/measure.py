@@ -21,7 +21,7 @@ from hasten.methods._narrow.work import Aim, needs
 from hasten.methods._observe.outputs import Outputs
 from hasten.methods._observe.samples import spread
 from hasten.methods._structure.decisions import DECISIONS, FORM, Decision, Kind, harm
-from hasten.methods._structure.evolve import Breeder
+from hasten.methods._structure.evolve import Evolution
 from hasten.methods._structure.make import made
 from hasten.methods._structure.prices import Prices
 
@@ -122,7 +122,7 @@ def _scaled(
     scales: dict[Kind, float] = {}
     for kind in scope.kinds:
         targets = (share * prices.whole for share in _TRIED)
-        found = (Breeder(decisions, prices, target, context.seed).alone(kind) for target in targets)
+        found = (Evolution(decisions, prices, target, context.seed).alone(kind) for target in targets)
         choice = next((choice for choice in found if choice is not None), None)
         expected = 0.0 if choice is None else harm(decisions, choice)
         if choice is not None and expected > 0:
