@@ -90,6 +90,7 @@ def optimize(  # noqa: PLR0913 - one parameter an option of the command line
     model: Any,
     data: Any,
     *,
+    train: Any = None,
     metric: Any = None,
     budget: Budget | None = None,
     target: str = "cpu",
@@ -107,6 +108,7 @@ def optimize(  # noqa: PLR0913 - one parameter an option of the command line
 
     model: a path, ``package.module:function``, ``torch.nn.Module``, Keras model, ``onnx.ModelProto`` or
     Graph. data: a path, ``package.module:function``, a dictionary of arrays, or an iterable of batches.
+    train: data of the same kinds to calibrate and learn from; all of ``data`` is then left to compare on.
     metric: a name, a function of outputs and labels, or None to choose one. folder: where the run keeps its
     work, needed only to resume it; a temporary folder otherwise. Raises InputError for anything that cannot
     be used.
@@ -119,6 +121,7 @@ def optimize(  # noqa: PLR0913 - one parameter an option of the command line
         model=model,
         data=data,
         folder=Path(folder),
+        train=train,
         metric=metric,
         budget=budget or Budget(),
         target=target,

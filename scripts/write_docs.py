@@ -120,8 +120,10 @@ def record_page() -> str:
 
 def _section(model: type[Record]) -> str:
     schema = model.model_json_schema(mode="serialization")
-    properties: dict[str, dict[str, Any]] = schema["properties"]
-    rows = [f"| `{name}` | {_type(model, name, described)} |" for name, described in properties.items()]
+    # A model that holds others of its own kind is described beside its parts.
+    described = schema["$defs"][model.__name__] if "$ref" in schema else schema
+    properties: dict[str, dict[str, Any]] = described["properties"]
+    rows = [f"| `{name}` | {_type(model, name, value)} |" for name, value in properties.items()]
     return "\n".join(
         [f"## {model.__name__}", "", _prose(model), "", "| key | value |", "|---|---|", *rows, ""]
     )

@@ -27,6 +27,14 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write the result to.")
     ],
+    train: Annotated[
+        str | None,
+        typer.Option(
+            "--train",
+            metavar="DATA",
+            help="Data to calibrate and learn from. Without it a part of --data is taken for that.",
+        ),
+    ] = None,
     metric: options.MetricOption = None,
     max_drop: options.DropOption = "1%",
     target: Annotated[str, typer.Option("--target", help="cpu, or one of `hasten targets`.")] = "cpu",
@@ -59,7 +67,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     from hasten import api
     from hasten.cli.live import Display
 
-    options.import_from_here(model, data, metric)
+    options.import_from_here(model, data, train, metric)
     try:
         with Interrupt() as interrupt, Display() as display:
 
@@ -70,6 +78,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
             result = api.optimize(
                 model,
                 data,
+                train=train,
                 metric=metric,
                 budget=budget,
                 target=target,

@@ -14,9 +14,9 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +140,15 @@ class Store:
         """All fields of one sample."""
         return {field: self.value(field, index) for field in self.fields}
 
+    def digest(self, index: int) -> bytes:
+        """What tells a sample from others by all that it holds but its labels."""
+        told = hashlib.sha256()
+        for i, field in enumerate(self.fields):
+            if field != LABELS:
+                low, high = self._offsets[i][index], self._offsets[i][index + 1]
+                told.update(self._bytes[i][low:high].tobytes())
+        return told.digest()
+
 
 def _map(path: Path) -> NDArray[np.uint8]:
     if path.stat().st_size == 0:
@@ -173,9 +182,12 @@ class Dataset:
         except ValueError as error:
             raise DataError(f"{LABELS!r} have different shapes from sample to sample") from error
 
-    def take(self, count: int) -> Dataset:
-        """The first ``count`` samples, in the same role."""
-        return type(self)(self.store, self.indices[:count])
+    def take(self, count: int) -> Self:
+        """``count`` of the samples at even distances, since data are often sorted; all if there are fewer."""
+        have = len(self)
+        if have <= count:
+            return self
+        return type(self)(self.store, [self.indices[i * have // count] for i in range(count)])
 
     def gather(self, indices: Sequence[int]) -> Batch:
         """The samples with these numbers in the store, stacked; raises DataError when their shapes differ."""
@@ -227,14 +239,31 @@ class Holdout(Dataset):
     role = "holdout"
 
 
+_TRAIN = "train"
+
+
 @dataclass(frozen=True)
 class Roles:
-    """The three disjoint roles of one store."""
+    """The three disjoint roles: of one store, or with calibration from another one (``taught_by``)."""
 
     store: Store
     calibration: Calibration
     selection: Selection
     holdout: Holdout
+
+    @property
+    def train_folder(self) -> Path:
+        """Where a store that calibration comes from belongs, so that ``open`` finds it."""
+        return self.store.folder / _TRAIN
+
+    def taught_by(self, train: Store) -> Roles:
+        """The same with calibration from a store of its own, in ``train_folder``.
+
+        Samples of it that are compared on too are left out: what is learned by heart proves nothing.
+        """
+        compared = {self.store.digest(i) for i in (*self.selection.indices, *self.holdout.indices)}
+        apart = [i for i in range(len(train)) if train.digest(i) not in compared]
+        return replace(self, calibration=Calibration(train, apart))
 
     def save(self) -> None:
         """Write the roles beside the samples, so that another process can open them."""
@@ -249,33 +278,33 @@ class Roles:
     @classmethod
     def open(cls, folder: Path) -> Roles:
         """Open what ``save`` wrote."""
-        store = Store(folder)
+        store, train = Store(folder), folder / _TRAIN
         raw = json.loads((folder / "roles.json").read_text(encoding="utf-8"))
         return cls(
             store,
-            Calibration(store, raw[Calibration.role]),
+            Calibration(Store(train) if train.is_dir() else store, raw[Calibration.role]),
             Selection(store, raw[Selection.role]),
             Holdout(store, raw[Holdout.role]),
         )
 
 
-def split(store: Store, seed: int, *, most_compared: int = 2000) -> Roles:
+def split(store: Store, seed: int, *, calibrate: bool = True, most_compared: int = 2000) -> Roles:
     """Divide a store's samples once, by a seeded permutation.
 
     A fifth calibrates (at least 1 sample), two fifths select and two fifths are held out; with many
     samples selection and holdout take at most ``most_compared`` each and calibration takes the rest.
-    With fewer than three samples there is nothing to divide: raises DataError.
+    Without ``calibrate`` half of them select, half are held out, and calibration is left empty.
+    With too few samples to divide: raises DataError.
     """
     count = len(store)
-    if count < 3:
-        raise DataError(
-            f"the data have {count} samples; at least 3 are needed to calibrate, select and hold out"
-        )
+    fewest, roles = (3, "calibrate, select and hold out") if calibrate else (2, "select and hold out")
+    if count < fewest:
+        raise DataError(f"the data have {count} samples; at least {fewest} are needed to {roles}")
     order = np.random.default_rng(seed).permutation(count)
-    compared = max(1, min(most_compared, (2 * count) // 5))
+    compared = max(1, min(most_compared, (2 * count) // 5 if calibrate else count // 2))
     return Roles(
         store,
-        Calibration(store, np.sort(order[2 * compared :]).tolist() if count > 2 * compared else []),
+        Calibration(store, np.sort(order[2 * compared :]).tolist() if calibrate else []),
         Selection(store, np.sort(order[:compared]).tolist()),
         Holdout(store, np.sort(order[compared : 2 * compared]).tolist()),
     )

@@ -250,7 +250,11 @@ class ModelInfo(Record):
 
 
 class DataInfo(Record):
-    """The data as they came in; splits: role to number of samples."""
+    """The data as they came in; splits: role to number of samples.
+
+    train: the data that calibration has to itself, where ``--train`` gave them; otherwise all roles are
+    parts of the same data.
+    """
 
     sha256: str
     source: str
@@ -258,6 +262,7 @@ class DataInfo(Record):
     labelled: bool
     splits: dict[str, int]
     notes: tuple[str, ...] = ()
+    train: DataInfo | None = None
 
 
 class BudgetInfo(Record):

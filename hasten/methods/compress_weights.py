@@ -27,7 +27,6 @@ from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name
 from hasten.methods import Change, Context, Facts
 from hasten.methods._observe.moments import Importance, observe
-from hasten.methods._observe.samples import spread
 from hasten.methods._stored.decode import Decoder
 from hasten.methods._stored.inputs import Inputs
 from hasten.methods._stored.schemes import Request, Scheme, Stored, store
@@ -131,7 +130,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     work = _Work(Editor(changed), params)
     weights = work.find()
     if params.observes and context.calibration is not None:
-        samples = spread(context.calibration, params.samples)
+        samples = context.calibration.take(params.samples)
         observed = partial(observe, graph, samples=samples, context=context, importance=params.importance)
         work.inputs = Inputs(observed, work.editor.main, weights)
     for done, weight in enumerate(weights):

@@ -38,7 +38,7 @@ from hasten.methods._equal.moving import MOVING
 from hasten.methods._equal.pointwise import POINTWISE
 from hasten.methods._equal.trace import Part, Reader, Trace
 from hasten.methods._observe.moments import observe
-from hasten.methods._observe.samples import in_memory, spread
+from hasten.methods._observe.samples import in_memory
 from hasten.numerics.affine import Grid
 from hasten.numerics.equalization import Values, Weight, accumulate, add_squares, equalize, scaled, smooth
 from hasten.numerics.scaling import Rounding
@@ -122,7 +122,7 @@ def _scales(
     """The scale of each channel by the rule that is asked for, and what is to be said of them."""
     if params.by == "codes":
         assert context.calibration is not None
-        samples = spread(context.calibration, params.samples)
+        samples = context.calibration.take(params.samples)
         rounding = Rounding(Grid(params.bits, signed=params.symmetric), params.group)
         observed = partial(observe, graph, samples=samples, context=context)
         scales, told = scales_for_codes(trace, found, rounding, params.strength, observed)
@@ -146,7 +146,7 @@ def _weights(parts: list[Part], found: Resolved) -> Iterator[Weight]:
 def _values(graph: Graph, readers: list[Reader], found: Resolved, params: Params, context: Context) -> Values:
     """What each channel holds where layers read it."""
     assert context.calibration is not None
-    samples = spread(context.calibration, params.samples)
+    samples = context.calibration.take(params.samples)
     wanted = {str(r.value.name): found.numbers(r.labels) for r in readers if found.numbers(r.labels).any()}
     largest, squares, counts = np.zeros(found.count), np.zeros(found.count), np.zeros(found.count)
     groups = list(in_memory(graph, list(wanted), samples, context))

@@ -36,7 +36,6 @@ from hasten.methods._factors.layers import Layer, Unfit, find_layers, skip
 from hasten.methods._factors.solve import LARGEST, Solved, Solver, run_once
 from hasten.methods._factors.write import write
 from hasten.methods._observe.moments import Importance, observe
-from hasten.methods._observe.samples import spread
 from hasten.numerics.low_rank import Target
 from hasten.numerics.rounding import Moments
 
@@ -193,7 +192,7 @@ class _Work:
 
     def _observed(self, layers: Sequence[Layer]) -> Mapping[str, Moments]:
         assert self._context.calibration is not None
-        samples = spread(self._context.calibration, self._params.samples)
+        samples = self._context.calibration.take(self._params.samples)
         importance = self._params.importance
         return observe(self._original, layers, samples, self._context, importance, largest=LARGEST)
 

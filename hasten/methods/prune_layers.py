@@ -31,7 +31,6 @@ from hasten.methods._branches.find import Branch, Found
 from hasten.methods._branches.opened import opened, prepared
 from hasten.methods._branches.remove import remove
 from hasten.methods._branches.repair import Kind, Replace
-from hasten.methods._observe.samples import spread
 
 FACTS = Facts(
     summary="residual branches dropped whose removal changes the outputs least",
@@ -91,7 +90,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     notes = _unknown(found, params)
     if not branches:
         return Change(graph, skipped=tuple(skipped), notes=notes)
-    samples = spread(context.calibration, params.samples)
+    samples = context.calibration.take(params.samples)
     board = Board(working, branches, samples, params.replace, context)
     if params.positions == "gradients" and params.replace != "nothing":
         board.count_by_gradients(working, context.seed)

@@ -30,7 +30,6 @@ from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._observe.biases import Bias, find_bias
 from hasten.methods._observe.moments import observe
-from hasten.methods._observe.samples import spread
 from hasten.methods._observe.weight_gradients import weight_gradients
 from hasten.methods._sparse.choose import OBSERVED, Importance, Scorer, mask
 from hasten.methods._sparse.inputs import LARGEST, Observe, with_inputs
@@ -127,7 +126,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     if params.observes or params.needs_gradients:
         if context.calibration is None or not len(context.calibration):
             raise MethodError("prune_weights has no samples to look at layers on; give --data")
-        samples = spread(context.calibration, params.samples)
+        samples = context.calibration.take(params.samples)
     changed = graph.copy()
     name_nodes(changed)
     passes.LiftConstantsToInitializersPass()(changed.ir_model)

@@ -32,7 +32,6 @@ from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Change, Context, Facts
 from hasten.methods._observe.moments import Importance, observe, solvable
-from hasten.methods._observe.samples import spread
 from hasten.methods._qdq.biases import absorb_biases
 from hasten.methods._qdq.calibrate import collect
 from hasten.methods._qdq.insert import WeightWriter, erased_channels, insert
@@ -155,7 +154,7 @@ class _Work:
     def plan(self) -> Plan:
         """Where to round; layers whose activations cannot be rounded are left out, until all can."""
         assert self._context.calibration is not None
-        samples = spread(self._context.calibration, self._params.samples)
+        samples = self._context.calibration.take(self._params.samples)
         layout = LAYOUTS[self._params.layout]
         asked = self._params
         ranges = Ranges(asked.activations, asked.range, asked.percentile, asked.sigmas)
@@ -239,7 +238,7 @@ class _Work:
         if self._params.rounding == "nearest":
             return {}
         assert self._context.calibration is not None
-        samples = spread(self._context.calibration, self._params.samples)
+        samples = self._context.calibration.take(self._params.samples)
         return observe(self._original, plan.layers, samples, self._context, self._params.importance)
 
     def notes(self) -> list[str]:

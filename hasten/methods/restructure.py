@@ -40,7 +40,7 @@ from hasten.methods._factors.solve import LARGEST, Solved, Solver, run_once
 from hasten.methods._factors.write import write
 from hasten.methods._observe.fit import fit
 from hasten.methods._observe.moments import observe
-from hasten.methods._observe.samples import apart, spread
+from hasten.methods._observe.samples import apart
 from hasten.methods._substitutes.activations import Activation, Cheaper, cheaper, find_activations, seen_by
 from hasten.methods._substitutes.forms import Kind, forms_of
 from hasten.numerics.knapsack import Option, cheapest_choice
@@ -150,7 +150,7 @@ class _Work:
         self._params = params
         self._context = context
         judges, rest = apart(context.calibration, min(SAMPLES, len(context.calibration) // _JUDGES_OF))
-        self._samples = spread(rest, params.samples)
+        self._samples = rest.take(params.samples)
         self._harm = Harm(self._whole, judges, context)
         self._feeds, self._shapes = run_once(original, context)
         self._total = total_macs(original, self._feeds, threads=context.threads)
@@ -291,7 +291,7 @@ class _Work:
             else:
                 wanted.append(found)
         there = {found.name: found for found in find_activations(self._whole.ir_model.graph)}
-        samples = spread(self._samples, _LOOKED_AT)
+        samples = self._samples.take(_LOOKED_AT)
         seen = seen_by(self._whole, [there[found.name] for found in wanted], samples, self._context)
         for done, found in enumerate(wanted):
             self._context.progress(f"what could stand for {found.name}", done / len(wanted))

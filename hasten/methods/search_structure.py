@@ -30,7 +30,6 @@ from hasten.graph.coupling import prepare
 from hasten.graph.names import layer_name
 from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._observe.outputs import Outputs
-from hasten.methods._observe.samples import spread
 from hasten.methods._structure.decisions import KINDS, Choice, Kind, harm
 from hasten.methods._structure.evolve import Evolution
 from hasten.methods._structure.make import made
@@ -116,7 +115,7 @@ class _Work:
         if not any(any(choice) for choice in choices):
             reason = "nothing has to go" if choices else f"no structure takes as little as {params.left:.0%}"
             return Change(self._graph, skipped=self._skipped(frozenset(), reason))
-        outputs = Outputs(self._graph, spread(self._calibration, JUDGES), self._context)
+        outputs = Outputs(self._graph, self._calibration.take(JUDGES), self._context)
         changes = [self._made(number, choice) for number, choice in enumerate(choices)]
         errors = [outputs.error(change.graph) for change in changes]
         best = min(range(len(changes)), key=errors.__getitem__)

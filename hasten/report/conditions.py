@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from hasten.core.record import MachineInfo, RunRecord
+from hasten.core.record import DataInfo, MachineInfo, RunRecord
 from hasten.report import figures
 
 # Instructions that decide how fast low-precision kernels run, by Linux flag name. Only ones that every record
@@ -37,7 +37,8 @@ def conditions(record: RunRecord) -> tuple[Part, ...]:
         Part("Machine", _machine(record.machine)),
         Part("Run", _run(record)),
         Part("Model", _model(record)),
-        Part("Data", _data(record)),
+        Part("Data", _data(record.data)),
+        *([Part("Data to learn from", _data(record.data.train))] if record.data.train else []),
     )
 
 
@@ -120,8 +121,7 @@ def _model(record: RunRecord) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def _data(record: RunRecord) -> tuple[Pair, ...]:
-    data = record.data
+def _data(data: DataInfo) -> tuple[Pair, ...]:
     splits = tuple(f"{role}: {figures.count(n)}" for role, n in data.splits.items())
     pairs = [
         Pair("Source", (data.source,)),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hasten import data, loaders
-from hasten.core.data import LABELS, Array, Roles, split
+from hasten.core.data import LABELS, Array, Dataset, Roles, Store, split
 from hasten.core.errors import DataError, OutputError
 from hasten.core.recipe import Recipe
 from hasten.core.record import DataInfo
@@ -60,14 +61,12 @@ def prepare(request: Request, threads: int) -> Prepared:
         loaded.graph.stripped().write(original)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}") from error
-    store, notes = data.ingest(request.data, loaded.graph.inputs, store_folder, seed=request.seed)
-    roles = split(store, request.seed)
+    roles, data_info = _roles(request, loaded.graph, store_folder)
     roles.save()
     _check_batch(loaded.graph, roles, request.batch)
     loaders.check(
         loaded, [b.feeds(loaded.graph.inputs) for b in roles.calibration.take(2).batches(request.batch)]
     )
-    sizes = {role.role: len(role) for role in (roles.calibration, roles.selection, roles.holdout)}
     settings = {"seed": request.seed, "threads": threads, "batch": request.batch}
     workshop = Workshop(original, store_folder, folder, settings)
     cost = workshop.cost(workshop.apply(Recipe()))
@@ -75,23 +74,46 @@ def prepare(request: Request, threads: int) -> Prepared:
         loaded=loaded,
         original=original,
         roles=roles,
-        data_info=DataInfo(
-            sha256=store.sha256,
-            source=notes.source,
-            samples=len(store),
-            labelled=LABELS in store.fields,
-            splits=sizes,
-            notes=notes.notes,
-        ),
+        data_info=data_info,
         facts=read_facts(loaded.graph, cost.layers),
         specs=specs,
         workshop=workshop,
         identity={
             "model": loaded.graph.fingerprint,
-            "data": store.sha256,
+            "data": " ".join(info.sha256 for info in (data_info, data_info.train) if info),
             "settings": repr((request.metric, request.target, request.batch, request.threads, request.seed)),
             "budget": repr((request.budget.max_drop, request.budget.points, request.budget.objective)),
         },
+    )
+
+
+def _roles(request: Request, graph: Graph, folder: Path) -> tuple[Roles, DataInfo]:
+    """The data in their roles, in a store, and where they came from."""
+    store, notes = data.ingest(request.data, graph.inputs, folder, seed=request.seed)
+    if request.train is None:
+        roles = split(store, request.seed)
+        return roles, _info(store, notes, (roles.calibration, roles.selection, roles.holdout))
+    roles = split(store, request.seed, calibrate=False)
+    train, train_notes = data.ingest(request.train, graph.inputs, roles.train_folder, seed=request.seed)
+    roles = roles.taught_by(train)
+    shared = len(train) - len(roles.calibration)
+    if shared == len(train):
+        raise DataError(f"all samples of {train_notes.source} are compared on too; give others to learn from")
+    if shared:
+        note = f"{shared} of its samples are left out: they are among those that are compared on"
+        train_notes = replace(train_notes, notes=(*train_notes.notes, note))
+    info = _info(store, notes, (roles.selection, roles.holdout))
+    return roles, info.model_copy(update={"train": _info(train, train_notes, (roles.calibration,))})
+
+
+def _info(store: Store, notes: data.DataNotes, roles: Sequence[Dataset]) -> DataInfo:
+    return DataInfo(
+        sha256=store.sha256,
+        source=notes.source,
+        samples=len(store),
+        labelled=LABELS in store.fields,
+        splits={role.role: len(role) for role in roles},
+        notes=notes.notes,
     )
 
 

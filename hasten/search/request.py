@@ -34,15 +34,17 @@ def silent(event: Event) -> None:
 class Request:
     """One call of ``optimize``.
 
-    model, data: anything that ``hasten.loaders`` and ``hasten.data`` take. recipe: try this one alone
-    instead of searching. target: a name in ``hasten.targets`` or a group such as ``cpu``. inputs: example
-    specs for modules that do not say what they take. shapes: inputs to fix. threads: None lets the search
-    choose. folder: where the run keeps its work until it is saved.
+    model, data: anything that ``hasten.loaders`` and ``hasten.data`` take. train: data to calibrate and learn
+    from, so that all of ``data`` is left to compare on. recipe: try this one alone instead of searching.
+    target: a name in ``hasten.targets`` or a group such as ``cpu``. inputs: example specs for modules that do
+    not say what they take. shapes: inputs to fix. threads: None lets the search choose. folder: where the run
+    keeps its work until it is saved.
     """
 
     model: Any
     data: Any
     folder: Path
+    train: Any = None
     metric: Any = None
     budget: Budget = field(default_factory=Budget)
     target: str = "cpu"

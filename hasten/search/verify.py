@@ -156,7 +156,7 @@ def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Ch
         built = workshop.apply(Recipe())
         artifact, place = workshop.export(built, baseline.target, baseline.options, {}, "original")
         workshop.close()
-        roles: Roles = split(store, record.budget.seed)
+        roles: Roles = split(store, record.budget.seed, calibrate=record.data.train is None)
         _, found = measuring.compare(
             [Subject(artifact, place, "original"), _subject(record, folder)],
             roles.holdout,

@@ -108,6 +108,18 @@ def test_data(hasten: Hasten, tmp_path: Path, made: dict[str, np.ndarray], says:
     assert not (tmp_path / "out").exists()
 
 
+def test_nothing_but_what_is_compared_on_to_learn_from(hasten: Hasten) -> None:
+    check_refused(hasten, *optimize(MODEL, DATA), "--train", DATA, says="compared on too")
+
+
+def test_data_to_learn_from_that_do_not_fit(hasten: Hasten, tmp_path: Path) -> None:
+    made = arrays()
+    np.savez(tmp_path / "train.npz", image=made["image"][:, :, :27])
+    check_refused(
+        hasten, *optimize(MODEL, DATA), "--train", tmp_path / "train.npz", says="train.npz: input image"
+    )
+
+
 def test_truncated_data(hasten: Hasten, tmp_path: Path) -> None:
     whole = DATA.read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])

@@ -193,6 +193,27 @@ def test_explain_says_what_really_runs(hasten: Hasten, quantized: Path) -> None:
     assert 'id="explained"' in (quantized / "report.html").read_text()
 
 
+def test_data_of_their_own_to_learn_from(hasten: Hasten, tmp_path: Path) -> None:
+    given = np.load(DEMO / "data.npz")
+    compared = {name: given[name][:600] for name in ("image", "labels")}
+    np.savez(tmp_path / "test.npz", **compared)
+    np.savez(tmp_path / "train.npz", image=given["image"][580:900])
+    (tmp_path / "recipe.yaml").write_text("steps:\n  - quantize_static: {}\n")
+    arguments = ["optimize", DEMO / "model.onnx", "--data", "test.npz", "--recipe", "recipe.yaml"]
+    arguments += ["--max-drop", "5%", "--objective", "size", "--time-budget", "20s", "-o", "out"]
+    done = hasten(*arguments, "--train", "train.npz")
+    assert done.returncode == 0, done.stderr
+    data = RunRecord.read(tmp_path / "out").data
+    assert data.train is not None
+    assert (data.labelled, data.splits) == (True, {"selection": 300, "holdout": 300})
+    assert (data.train.labelled, data.train.splits) == (False, {"calibration": 300})
+    assert "20 of its samples are left out: they are among those that are compared on" in data.train.notes
+    assert "Data to learn from" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    again = hasten("verify", "out", "--model", DEMO / "model.onnx", "--data", "test.npz")
+    assert "the data are the recorded data" in again.stdout
+    assert "it keeps its accuracy on the holdout" in again.stdout
+
+
 def test_explain_of_no_result_says_so(hasten: Hasten, tmp_path: Path) -> None:
     done = hasten("explain", tmp_path)
     assert done.returncode == 2

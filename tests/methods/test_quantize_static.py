@@ -591,12 +591,6 @@ def test_a_second_application_does_not_calibrate_again(tmp_path):
     assert first.graph.fingerprint == again.graph.fingerprint
 
 
-def test_samples_are_spread_over_the_data(tmp_path):
-    samples = samples_of(tmp_path / "s", "x", np.arange(10.0, dtype=np.float32)[:, None])
-    assert observed.spread(samples, 4).indices == (0, 2, 5, 7)
-    assert observed.spread(samples, 20) is samples
-
-
 def test_only_so_many_samples_are_read(quantize, tmp_path):
     net = Net(17)
     net.node("MatMul", ["x", net.weight("w", 4, 4)], "y")

@@ -138,9 +138,6 @@ def drawn(samples: Calibration, most: int) -> Calibration:
 
     Raises MethodError for fewer than two, since one is held back.
     """
-    have = len(samples)
-    if have < 2:
+    if len(samples) < 2:
         raise MethodError("reconstruct needs two samples at least, one to learn from and one to judge by")
-    if have <= most:
-        return samples
-    return Calibration(samples.store, [samples.indices[i * have // most] for i in range(most)])
+    return samples.take(most)

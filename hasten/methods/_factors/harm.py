@@ -14,7 +14,6 @@ from hasten.methods._factors.layers import Unfit, find_layers
 from hasten.methods._factors.solve import Solved
 from hasten.methods._factors.write import write
 from hasten.methods._observe.outputs import Outputs
-from hasten.methods._observe.samples import spread
 
 SAMPLES = 16
 """On so many samples at most."""
@@ -25,7 +24,7 @@ class Harm:
 
     def __init__(self, graph: Graph, samples: Calibration, context: Context) -> None:
         self._graph = graph
-        self.outputs = Outputs(graph, spread(samples, SAMPLES), context)
+        self.outputs = Outputs(graph, samples.take(SAMPLES), context)
 
     def weight(self, solved: Solved, offered: Sequence[Choice]) -> float:
         """The error of the model's outputs, over that of the layer's, with a middle one of the offers.

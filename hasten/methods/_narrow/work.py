@@ -21,7 +21,6 @@ from hasten.methods._narrow.readers import Read, covariances, reads
 from hasten.methods._narrow.refit import predicted, ready, refit
 from hasten.methods._narrow.worth import Importance, Worth
 from hasten.methods._observe.outputs import Outputs
-from hasten.methods._observe.samples import spread
 from hasten.numerics.removal import Order
 from hasten.numerics.rounding import Moments
 
@@ -107,7 +106,7 @@ def needs(graph: Graph, aim: Aim, context: Context) -> dict[str, Need]:
 def _opened(graph: Graph, aim: Aim, context: Context) -> _Work:
     if context.calibration is None or not len(context.calibration):
         raise MethodError("there are no samples to tell what can go; give --data")
-    return _Work(graph, aim, spread(context.calibration, aim.samples), context)
+    return _Work(graph, aim, context.calibration.take(aim.samples), context)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +254,7 @@ class _Work:
 
     def _harms(self, ranked: _Ranked) -> dict[str, Array]:
         """The outputs' error without the first so many units of each width alone, from 0 on."""
-        outputs = Outputs(self._graph, spread(self._samples, _JUDGES), self._context)
+        outputs = Outputs(self._graph, self._samples.take(_JUDGES), self._context)
         harms = {}
         for number, (name, order) in enumerate(ranked.orders.items()):
             counts, errors = [0], [0.0]

@@ -27,7 +27,6 @@ from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
 from hasten.methods._observe.biases import Bias, find_bias
 from hasten.methods._observe.moments import inputs_of, outputs_of
-from hasten.methods._observe.samples import spread
 from hasten.numerics.removal import Regression
 
 _POSITIONS = 64
@@ -151,7 +150,7 @@ def _solve(fit: _Fit, samples: Calibration, context: Context) -> None:
     outputs, inputs = layer.matrix.shape
     sums = Regression(inputs, outputs)
     enough = max(_FEWEST, -(-_FOR_EACH_INPUT * inputs // _places(layer, fit.shapes)))
-    for batch in spread(samples, enough).batches(context.batch):
+    for batch in samples.take(enough).batches(context.batch):
         feeds = batch.feeds(fit.whole.inputs)
         now = changed.of(feeds)
         y = outputs_of(layer, whole.of(feeds)[goal.value], _POSITIONS) - goal.constant

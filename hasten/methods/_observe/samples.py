@@ -20,17 +20,9 @@ MEMORY_BYTES = 256 << 20
 """About how much of a batch's activations may be held at once; what exceeds it takes further passes."""
 
 
-def spread(calibration: Calibration, count: int) -> Calibration:
-    """``count`` of the samples at even distances, since data are often sorted; all when there are fewer."""
-    have = len(calibration)
-    if have <= count:
-        return calibration
-    return Calibration(calibration.store, [calibration.indices[i * have // count] for i in range(count)])
-
-
 def apart(calibration: Calibration, count: int) -> tuple[Calibration, Calibration]:
     """``count`` of the samples at even distances, one at least, and the others; twice all where none are."""
-    some = spread(calibration, max(count, 1))
+    some = calibration.take(max(count, 1))
     taken = set(some.indices)
     others = [index for index in calibration.indices if index not in taken]
     return some, Calibration(calibration.store, others) if others else calibration

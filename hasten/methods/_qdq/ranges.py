@@ -14,7 +14,7 @@ from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
 from hasten.methods._observe.moments import as_rows, inputs_of, solvable
-from hasten.methods._observe.samples import in_memory, spread
+from hasten.methods._observe.samples import in_memory
 from hasten.methods._qdq.layers import Layer
 from hasten.methods._qdq.placement import Plan
 from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
@@ -103,7 +103,7 @@ def _errors(
     for layer in filter(solvable, plan.layers):
         readers.setdefault(str(layer.activation.name), []).append(layer)
     weights = {layer.name: as_rows(layer, layer.array) for layer in plan.layers if solvable(layer)}
-    samples = spread(calibration, _SAMPLES)
+    samples = calibration.take(_SAMPLES)
     for part in in_memory(graph, list(readers), samples, context):
         evaluator = Evaluator(graph, part, threads=context.threads)
         for batch in samples.batches(context.batch):

@@ -12,7 +12,6 @@ from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
 from hasten.methods._observe.moments import as_rows, inputs_of
-from hasten.methods._observe.samples import spread
 from hasten.methods._qdq.layers import Layer
 from hasten.numerics.affine import Affine
 from hasten.numerics.saturation import saturating_share
@@ -41,7 +40,7 @@ def saturation(
         original, list(dict.fromkeys(each.activation for each in wanted)), threads=context.threads
     )
     seen: list[list[Array]] = [[] for _ in wanted]
-    for batch in spread(samples, _SAMPLES).batches(1):
+    for batch in samples.take(_SAMPLES).batches(1):
         feeds = batch.feeds(original.inputs)
         values = feeds | evaluator.run(feeds)
         for rows, each in zip(seen, wanted, strict=True):

@@ -19,7 +19,6 @@ from hasten.methods._branches.opened import alone
 from hasten.methods._factors.offers import offered
 from hasten.methods._narrow.work import Aim, needs
 from hasten.methods._observe.outputs import Outputs
-from hasten.methods._observe.samples import spread
 from hasten.methods._structure.decisions import DECISIONS, FORM, Decision, Kind, harm
 from hasten.methods._structure.evolve import Evolution
 from hasten.methods._structure.make import made
@@ -52,7 +51,7 @@ def measured(graph: Graph, calibration: Calibration, scope: Scope, context: Cont
     told = f"{graph.fingerprint} {calibration.indices} {sorted(scope.kinds)} {scope}"
     path = context.work / f"structure-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     if not path.exists():
-        single = tuple(_measured(graph, spread(calibration, scope.samples), scope, context))
+        single = tuple(_measured(graph, calibration.take(scope.samples), scope, context))
         found = _scaled(graph, single, scope, context)
         part = path.with_suffix(".part")
         part.write_bytes(DECISIONS.dump_json(found))
@@ -66,7 +65,7 @@ def _measured(graph: Graph, samples: Calibration, scope: Scope, context: Context
     if "heads" in scope.kinds:
         yield from _widths("heads", graph, samples, scope, context)
     if "branches" in scope.kinds:
-        for name, branch in alone(graph, spread(samples, _BRANCH_SAMPLES), context).items():
+        for name, branch in alone(graph, samples.take(_BRANCH_SAMPLES), context).items():
             if np.isfinite(branch.harm):
                 yield Decision("branches", name, (1, 0), (0.0, branch.harm), nodes=branch.nodes)
     if "ranks" in scope.kinds:
@@ -118,7 +117,7 @@ def _scaled(
         return decisions
     assert context.calibration is not None
     prices = Prices.of_graph(graph, decisions, context)
-    outputs = Outputs(graph, spread(context.calibration, JUDGES), context)
+    outputs = Outputs(graph, context.calibration.take(JUDGES), context)
     scales: dict[Kind, float] = {}
     for kind in scope.kinds:
         targets = (share * prices.whole for share in _TRIED)
