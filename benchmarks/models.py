@@ -1,6 +1,6 @@
 """Prepare the benchmark's real models and data: OUT/<name>/model.onnx and OUT/<name>/data.npz.
 
-Usage: python benchmarks/models.py --data DATA_DIR --out OUT_DIR [--only NAME]...
+Usage: python benchmarks/models.py --data DATA_DIR --out OUT_DIR [--only NAME]... [--train N]
 
 DATA_DIR holds `data/{cifar10,imagenet1k-sample,sts}` and `models/` (see benchmarks/README.md). A second run
 with the same packages writes the same bytes. The eager modules are importable from here too.
@@ -154,6 +154,8 @@ MODELS: dict[str, Callable[[Path, Path], Arrays]] = {
 }
 """Model name -> function (data_dir, model path) that writes the model and returns its named arrays."""
 
+_CIFAR = ("resnet20", "resnet56", "vgg16")
+
 
 def prepare(name: str, data_dir: Path, out_dir: Path) -> Path:
     """Write OUT/<name>/model.onnx and OUT/<name>/data.npz; return the folder.
@@ -177,9 +179,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds data/ and models/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the <name> folders into")
     parser.add_argument("--only", action="append", choices=list(MODELS), help="one model; may be repeated")
+    parser.add_argument("--train", type=int, metavar="N", help="training pictures for the CIFAR-10 networks")
     options = parser.parse_args()
     for name in options.only or MODELS:
-        print(prepare(name, options.data, options.out), flush=True)
+        folder = prepare(name, options.data, options.out)
+        if options.train and name in _CIFAR:
+            np.savez(
+                folder / "train.npz", allow_pickle=False, **cifar10(options.data, options.train, "train")
+            )
+        print(folder, flush=True)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
         candidates = {name: candidate for name, (candidate, _) in tried.items()}
         chosen = finalists(final, baseline, trials, candidates)
         listener(Event("confirming on the holdout"))
-        outcome = confirm(final, prepared.roles.holdout, chosen, candidates)
+        outcome = confirm(final, prepared.roles.holdout, chosen, tried)
         considered = tuple(_considered(advice, candidates))
         found = Findings(
             baseline=baseline, source=source, considered=considered, trials=trials, outcome=outcome

@@ -24,6 +24,7 @@ from hasten.core.record import (
     Considered,
     DataInfo,
     FileEntry,
+    Finalist,
     Flips,
     Kernel,
     LayerCost,
@@ -81,7 +82,7 @@ none. `hasten.RunRecord.read("DIR")` reads a record; the top level is a [RunReco
 MODELS: tuple[type[Record], ...] = (
     RunRecord, MachineInfo, ModelInfo, DataInfo, BudgetInfo, Trial, Scorecard, Quality, Flips, Measurement,
     Comparison, Best, LayerCost, Kernel, LayerError, Site, Skip, Artifact, FileEntry, SourceRuntime,
-    Considered,
+    Considered, Finalist,
 )  # fmt: skip
 
 

@@ -213,6 +213,21 @@ class Best(Record):
     flipped: tuple[int, ...] = ()
 
 
+class Finalist(Record):
+    """A trial that was good enough to be compared with the other best ones at the end.
+
+    speedup, throughput_gain: over the original, with all finalists in the same rounds; null where size is
+    the objective or there was no other finalist. outcome: what the holdout said; ``not asked`` where one
+    before it was confirmed. reason: why it was not.
+    """
+
+    trial: str
+    speedup: Comparison | None = None
+    throughput_gain: Comparison | None = None
+    outcome: Literal["confirmed", "refused", "failed", "not asked"] = "not asked"
+    reason: str | None = None
+
+
 class Considered(Record):
     """A candidate the search looked at before trying it: tried, or why not."""
 
@@ -300,7 +315,8 @@ class SourceRuntime(Record):
 class RunRecord(Record):
     """A whole run; the report is a function of this record alone.
 
-    verdict: ``faster``, ``smaller`` or ``kept`` (nothing qualified, the original is what was saved).
+    finalists: in the order in which the holdout was to confirm them. verdict: ``faster``, ``smaller`` or
+    ``kept`` (nothing qualified, the original is what was saved).
     headline: the verdict in a sentence.
     """
 
@@ -316,6 +332,7 @@ class RunRecord(Record):
     source: SourceRuntime | None = None
     trials: tuple[Trial, ...] = ()
     considered: tuple[Considered, ...] = ()
+    finalists: tuple[Finalist, ...] = ()
     best: Best | None = None
     verdict: Literal["faster", "smaller", "kept"]
     headline: str

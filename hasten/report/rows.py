@@ -45,6 +45,7 @@ class Row:
     speed: str
     speed_interval: str
     size: str
+    finalist: str
     keys: dict[str, float | None]
     sites: tuple[Group, ...]
     skipped: tuple[Group, ...]
@@ -61,6 +62,7 @@ class Row:
             ("against the original", _joined(self.speed, self.speed_interval)),
             ("size", self.size),
             ("reason", self.trial.reason or ""),
+            ("at the end", self.finalist),
         )
         return tuple((name, value) for name, value in pairs if value)
 
@@ -76,6 +78,18 @@ def rows(made: Claim) -> tuple[Row, ...]:
     chosen = None if made.kept else made.trial.id
     every = [_row(record, t, i, chosen) for i, t in enumerate((record.baseline, *others))]
     return tuple(sorted(every, key=lambda r: (STATUS_ORDER.index(r.kind), -(r.keys["speed"] or 0), r.number)))
+
+
+def _finalist(record: RunRecord, trial: Trial) -> str:
+    """What the last comparison said of a trial that came so far."""
+    for finalist in record.finalists:
+        if finalist.trial == trial.id:
+            objective = record.budget.objective
+            gain = finalist.throughput_gain if objective == "throughput" else finalist.speedup
+            found = [f"{figures.speed(gain, objective).sentence} beside the other finalists"] if gain else []
+            said = {"refused": "refused on the holdout", "not asked": "one before it was confirmed"}
+            return "; ".join([*found, said.get(finalist.outcome, finalist.outcome)])
+    return ""
 
 
 def _row(record: RunRecord, trial: Trial, number: int, chosen: str | None) -> Row:
@@ -105,6 +119,7 @@ def _row(record: RunRecord, trial: Trial, number: int, chosen: str | None) -> Ro
         speed="reference" if kind == "original" else ratio.text if ratio else "",
         speed_interval=f"[{ratio.interval}]" if ratio and kind != "original" else "",
         size=figures.size(trial.size_bytes) if trial.size_bytes is not None else "",
+        finalist=_finalist(record, trial),
         keys={
             "number": float(number),
             "status": float(STATUS_ORDER.index(kind)),

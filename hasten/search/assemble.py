@@ -31,7 +31,7 @@ class Findings:
 def assemble(request: Request, prepared: Prepared, lab: Lab, found: Findings) -> RunRecord:
     """The record of a finished run; files and seconds are filled in when it is saved."""
     baseline, trials, outcome = found.baseline, found.trials, found.outcome
-    reasons = [*outcome.refused, *shape_gain(trials)]
+    reasons = [*outcome.reasons, *shape_gain(trials)]
     best = None
     if outcome.best is not None and outcome.holdout is not None:
         layers = prepared.workshop.cost(prepared.workshop.apply(outcome.best.recipe)).layers
@@ -57,6 +57,7 @@ def assemble(request: Request, prepared: Prepared, lab: Lab, found: Findings) ->
         source=found.source,
         trials=trials,
         considered=found.considered,
+        finalists=outcome.finalists,
         best=best,
         verdict=_verdict(outcome, request.budget.objective),
         headline=headline(outcome.best, baseline, outcome.holdout, request.budget),

@@ -9,6 +9,7 @@ from hasten.core.record import (
     Best,
     Considered,
     FileEntry,
+    Finalist,
     Flips,
     RunRecord,
     Scorecard,
@@ -81,6 +82,16 @@ def record(**changes: Any) -> RunRecord:
                 reason="no kernel on this machine computes in int4",
             ),
         ),
+        "finalists": (
+            Finalist(
+                trial="t3",
+                speedup=ratio(3.42),
+                outcome="refused",
+                reason="cast on openvino did not hold on the holdout",
+            ),
+            Finalist(trial="t4", speedup=ratio(3.18), outcome="confirmed"),
+            Finalist(trial="t2", speedup=ratio(1.55)),
+        ),
         "best": Best(
             trial="t4",
             holdout=holdout,
@@ -107,6 +118,7 @@ def kept() -> RunRecord:
     """Nothing qualified."""
     return record(
         trials=tuple(_disappointing(t, i) for i, t in enumerate(trials())),
+        finalists=(),
         best=None,
         verdict="kept",
         headline="Keep the original: nothing within 1 % of its accuracy is measurably faster here.",
@@ -197,6 +209,7 @@ def minimal() -> RunRecord:
         source=None,
         trials=(),
         considered=(),
+        finalists=(),
         best=None,
         verdict="kept",
         headline="Keep the original: there was no time for a single trial.",

@@ -134,6 +134,9 @@ def test_says_what_was_found() -> None:
         "Selection: 1,000",
         "noisy: the interquartile range is 9 %",
         "hasten verify DIR",
+        "At the end: 3.42× faster (95 % interval 3.32× to 3.52×) beside the other finalists; refused",
+        "3.18× faster (95 % interval 3.08× to 3.28×) beside the other finalists; confirmed",
+        "1.55× faster (95 % interval 1.50× to 1.60×) beside the other finalists; one before it was confirmed",
         parts.SHA,
     ):
         assert said in prose, said
