@@ -50,6 +50,15 @@ def share(graph: Graph, changed: Graph) -> float:
     return total_macs(changed, feeds) / total_macs(graph, feeds)
 
 
+def test_less_than_can_be_left_is_said(tmp_path):
+    change = run(residual_net(), tmp_path, macs=0.01, align=4, least=0.5)
+    assert change.left is not None
+    assert change.left > 0.03
+    assert change.notes == (
+        f"{change.left:.1%} of the MACs are left, not 1.0%: `least` and `align` leave nothing more to take",
+    )
+
+
 @pytest.mark.parametrize("scope", ["global", "local"])
 @pytest.mark.parametrize("macs", [0.8, 0.5])
 def test_fewer_macs_and_widths_that_are_aligned(scope, macs, tmp_path):

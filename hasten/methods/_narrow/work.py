@@ -31,6 +31,8 @@ _RUINED = 1.0
 """The outputs' error, over their variance, at which more need not be tried: a constant does as well."""
 _JUDGES = 32
 """Samples that this is judged by."""
+_UNREACHED = 0.02
+"""More that is left than was asked for, which whole blocks alone do not explain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +196,10 @@ class _Work:
         graph = self._narrowed(made)
         sites = tuple(self._site(width, made.removed, made.orders) for width in made.fewer)
         noun = "units" if self._aim.by == "units" else "layers' times" if self._aim.times else "MACs"
-        notes = (f"{made.left:.1%} of the {noun} are left",)
-        return Change(graph, sites, tuple(self._skipped), notes, made.left)
+        note = f"{made.left:.1%} of the {noun} are left"
+        if not self._aim.widths and made.left > self._aim.left + _UNREACHED:
+            note += f", not {self._aim.left:.1%}: `least` and `align` leave nothing more to take"
+        return Change(graph, sites, tuple(self._skipped), (note,), made.left)
 
     def _narrowed(self, made: _Decision) -> Graph:
         graph = self._without(made.gone, made.seen)
