@@ -32,7 +32,7 @@ from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._factors.choice import Choice, Shared, by_energy, by_ratio, given, offers
 from hasten.methods._factors.forms import Form, FormName, Positions, forms_of
 from hasten.methods._factors.harm import Harm
-from hasten.methods._factors.layers import Layer, Unfit, find_layers, skip
+from hasten.methods._factors.layers import Factorable, Unfit, find_layers, skip
 from hasten.methods._factors.solve import LARGEST, Solved, Solver, run_once
 from hasten.methods._factors.write import write
 from hasten.methods._observe.moments import Importance, observe
@@ -163,7 +163,7 @@ class _Work:
         if shared.offered:
             self._share(shared, (1 - self._params.kept) * self._total - saved)
 
-    def _forms(self, layer: Layer, target: Target, positions: Positions) -> list[Form]:
+    def _forms(self, layer: Factorable, target: Target, positions: Positions) -> list[Form]:
         kinds = forms_of(layer, self._params.forms)
         return [kind(layer, target, positions, self._params.align) for kind in kinds]
 
@@ -190,7 +190,7 @@ class _Work:
         for solved in self._solver.solve([layer for layer in self._layers if layer.name in chosen]):
             self._write(solved, chosen[solved.layer.name])
 
-    def _observed(self, layers: Sequence[Layer]) -> Mapping[str, Moments]:
+    def _observed(self, layers: Sequence[Factorable]) -> Mapping[str, Moments]:
         assert self._context.calibration is not None
         samples = self._context.calibration.take(self._params.samples)
         importance = self._params.importance

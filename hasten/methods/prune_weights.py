@@ -26,6 +26,7 @@ from hasten.core.data import Array, Calibration
 from hasten.core.errors import MethodError
 from hasten.graph import Graph
 from hasten.graph.editor import Editor
+from hasten.graph.layer import OPERATORS
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._observe.biases import Bias, find_bias
@@ -33,7 +34,7 @@ from hasten.methods._observe.moments import observe
 from hasten.methods._observe.weight_gradients import weight_gradients
 from hasten.methods._sparse.choose import OBSERVED, Importance, Scorer, mask
 from hasten.methods._sparse.inputs import LARGEST, Observe, with_inputs
-from hasten.methods._sparse.weights import LINEAR, Unfit, Weight, find
+from hasten.methods._sparse.weights import Unfit, Weight, find
 from hasten.numerics.importance import NEED_GRADIENTS, NEED_SQUARES, Normalization, normalized
 from hasten.numerics.rounding import Moments, bias_shift
 from hasten.numerics.sparse_solve import error, prune, shrunk, solve_kept
@@ -131,7 +132,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     name_nodes(changed)
     passes.LiftConstantsToInitializersPass()(changed.ir_model)
     editor = Editor(changed)
-    layers = {layer_name(node) for node in editor.nodes(*LINEAR)}
+    layers = {layer_name(node) for node in editor.nodes(*OPERATORS)}
     weights = find(editor, frozenset(params.exclude), params.min_elements)
     work = _Work(editor, params, context.seed)
     if samples is not None and params.needs_gradients:

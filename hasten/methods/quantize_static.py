@@ -35,7 +35,7 @@ from hasten.methods._observe.moments import Importance, observe, solvable
 from hasten.methods._qdq.biases import absorb_biases
 from hasten.methods._qdq.calibrate import collect
 from hasten.methods._qdq.insert import WeightWriter, erased_channels, insert
-from hasten.methods._qdq.layers import Layer, find_layers, skip
+from hasten.methods._qdq.layers import IntegerLayer, find_layers, skip
 from hasten.methods._qdq.lookup import LookupWriter, find_lookups
 from hasten.methods._qdq.placement import LAYOUTS, Keep, Plan, make_plan, must_round
 from hasten.methods._qdq.ranges import ActivationType, Ranges, Rule
@@ -184,13 +184,13 @@ class _Work:
         self.skipped += skipped
         return found
 
-    def _stored(self, layer: Layer) -> WeightType:
+    def _stored(self, layer: IntegerLayer) -> WeightType:
         return self._params.weights_of.get(layer.name, self._params.weights)
 
-    def _grid(self, layer: Layer) -> Grid:
+    def _grid(self, layer: IntegerLayer) -> Grid:
         return Grid(bits=4 if self._stored(layer) == "int4" else 7 if self._reduced else 8)
 
-    def _keeps_channels(self, layer: Layer) -> bool:
+    def _keeps_channels(self, layer: IntegerLayer) -> bool:
         erased = 0 if self._params.per_channel else erased_channels(layer, self._grid(layer))
         if erased:
             self.skipped.append(
@@ -198,7 +198,7 @@ class _Work:
             )
         return not erased
 
-    def _can_round(self, values: list[ir.Value], layer: Layer, broken: Mapping[ir.Value, str]) -> bool:
+    def _can_round(self, values: list[ir.Value], layer: IntegerLayer, broken: Mapping[ir.Value, str]) -> bool:
         problem = next((broken[value] for value in values if value in broken), None)
         if problem:
             self.skipped.append(skip(layer.node, problem))

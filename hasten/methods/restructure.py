@@ -35,7 +35,7 @@ from hasten.methods._factors.choice import Choice, offers
 from hasten.methods._factors.choice import choice as chosen_form
 from hasten.methods._factors.forms import Factor, Form, Positions
 from hasten.methods._factors.harm import SAMPLES, Harm
-from hasten.methods._factors.layers import Layer, Unfit, find_layers, skip
+from hasten.methods._factors.layers import Factorable, Unfit, find_layers, skip
 from hasten.methods._factors.solve import LARGEST, Solved, Solver, run_once
 from hasten.methods._factors.write import write
 from hasten.methods._observe.fit import fit
@@ -207,7 +207,7 @@ class _Work:
         self.skipped += solver.skipped
         return replaced
 
-    def _fits(self, layer: Layer) -> bool:
+    def _fits(self, layer: Factorable) -> bool:
         reason = None
         if max(layer.kernel, default=1) == 1:
             reason = "it has no kernel that could be smaller"
@@ -219,15 +219,15 @@ class _Work:
             self.skipped.append(skip(layer.node, reason))
         return reason is None
 
-    def _forms(self, layer: Layer, target: Target, positions: Positions) -> list[Form]:
+    def _forms(self, layer: Factorable, target: Target, positions: Positions) -> list[Form]:
         named = layer.name in self._params.layers
         kinds: tuple[Kind, ...] = ("separable", "smaller_kernel") if named else self._params.replace
         return forms_of(layer, target, positions, kinds, self._params.multiplier)
 
-    def _observed(self, layers: Sequence[Layer]) -> Mapping[str, Moments]:
+    def _observed(self, layers: Sequence[Factorable]) -> Mapping[str, Moments]:
         return observe(self._original, layers, self._samples, self._context, largest=LARGEST)
 
-    def _share(self, solver: Solver, layers: Sequence[Layer], save: float) -> list[str]:
+    def _share(self, solver: Solver, layers: Sequence[Factorable], save: float) -> list[str]:
         """Replace those that do the least harm together for the multiply-accumulates to be saved."""
         items: dict[str, dict[str, Option]] = {}
         offered: dict[str, list[_Offer]] = {}
@@ -274,7 +274,7 @@ class _Work:
         factors = [replace(f, rows=f.rows.astype(np.float32)) for f in solved.factors(chosen)]
         return _Offer(chosen.macs, harm, told, factors, solved.mean)
 
-    def _write(self, layer: Layer, offer: _Offer) -> None:
+    def _write(self, layer: Factorable, offer: _Offer) -> None:
         write(Editor(self._graph), layer, offer.factors, offer.mean)
         self.sites.append(Site(name=layer.name, op_type=layer.node.op_type, what=offer.told))
 

@@ -23,7 +23,7 @@ from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import name_nodes
 from hasten.graph.reading import constant
 from hasten.methods._factors.forms import Form, Positions, composed
-from hasten.methods._factors.layers import Layer, find_layers
+from hasten.methods._factors.layers import Factorable, find_layers
 from hasten.methods._factors.write import write
 from hasten.methods._substitutes.forms import forms_of
 from hasten.numerics.low_rank import Target
@@ -130,7 +130,7 @@ def convolution(shape: dict, seed: int) -> Graph:
 def with_form(graph: Graph, pick: int, number: int) -> tuple[Graph, Graph, Form]:
     """One layer in a form of a number, and the graph with the weight that the form makes, in its place."""
     made, plain = graph.copy(), graph.copy()
-    layers: list[Layer] = []
+    layers: list[Factorable] = []
     for each in (made, plain):
         name_nodes(each)
         layers += find_layers(each.ir_model.graph, frozenset(), grouped=True)[0]

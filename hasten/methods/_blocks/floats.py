@@ -18,6 +18,7 @@ import onnx_ir.passes.common as passes
 from hasten.core.data import Array
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
+from hasten.graph.layer import OPERATORS
 from hasten.graph.names import layer_name, name_nodes
 from hasten.graph.reading import constant, given, rank
 from hasten.graph.shapes import infer
@@ -29,7 +30,6 @@ _SAME = 0.9
 _LEVELS = 4
 """Units that the largest number of a channel is counted as."""
 
-_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NORMS = frozenset(
     {
         "BatchNormalization",
@@ -116,11 +116,11 @@ def _learned(graph: Graph) -> Iterator[tuple[str, _Use]]:
 def _use(node: ir.Node, index: int, array: Array) -> _Use | None:
     """What a constant is at this input of a node; None where it is part of a formula."""
     op_type = "" if node.domain else node.op_type
-    channel = _channel(node, index, array) if op_type in _LINEAR else None
+    channel = _channel(node, index, array) if op_type in OPERATORS else None
     if channel is not None:
         return _Use("weight", node, channel)
     scales = op_type in _NORMS and index == 1
-    offsets = op_type in _NORMS | _LINEAR and index == 2
+    offsets = index == 2 and (op_type in _NORMS or op_type in OPERATORS)
     if op_type in {"Add", "Mul", "Sub"} and _of_channels(array, node, index):
         scales, offsets = op_type == "Mul", op_type != "Mul"
     if scales or offsets:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from hasten.core.data import Array
-from hasten.methods._factors.layers import Layer
+from hasten.methods._factors.layers import Factorable
 from hasten.numerics.low_rank import Parts, Product, Separable, Target, Tucker
 
 FormName: TypeAlias = Literal["channel", "spatial", "tucker"]
@@ -69,7 +69,7 @@ class Form(ABC):
 
     name: str
 
-    def __init__(self, layer: Layer, target: Target, positions: Positions, align: int = 1) -> None:
+    def __init__(self, layer: Factorable, target: Target, positions: Positions, align: int = 1) -> None:
         self.layer = layer
         self.target = target
         self.align = align
@@ -171,7 +171,7 @@ class Spatial(Form):
 
     name = "spatial"
 
-    def __init__(self, layer: Layer, target: Target, positions: Positions, align: int = 1) -> None:
+    def __init__(self, layer: Factorable, target: Target, positions: Positions, align: int = 1) -> None:
         super().__init__(layer, target, positions, align)
         self._solved: tuple[int, Separable] | None = None
         self._along = next(axis for axis, size in enumerate(layer.kernel) if size > 1)
@@ -274,7 +274,7 @@ class TuckerForm(Form):
 _FORMS: dict[FormName, type[Form]] = {"channel": Channel, "spatial": Spatial, "tucker": TuckerForm}
 
 
-def forms_of(layer: Layer, allowed: Sequence[FormName]) -> list[type[Form]]:
+def forms_of(layer: Factorable, allowed: Sequence[FormName]) -> list[type[Form]]:
     """The forms that a layer has: of a product and a 1×1 convolution one, whatever is allowed."""
     reach = sum(size > 1 for size in layer.kernel)
     if not reach:

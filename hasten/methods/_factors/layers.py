@@ -10,12 +10,10 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.core.record import Skip
+from hasten.graph.layer import Layer, is_quantized, output_axis, stored
 from hasten.graph.names import layer_name
-from hasten.graph.reading import constant, given, pinned
+from hasten.graph.reading import given, pinned
 from hasten.methods._observe.biases import Bias, find_bias
-
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
-_LOOKED_THROUGH = frozenset({"Identity", "Transpose"})
 
 
 class Unfit(Exception):  # noqa: N818 - carries the reason why a layer stays as it is
@@ -23,36 +21,20 @@ class Unfit(Exception):  # noqa: N818 - carries the reason why a layer stays as 
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
-    """A node that multiplies what it reads first by a weight, its second input.
+class Factorable(Layer):
+    """A layer whose weight can be factorized.
 
-    array: the weight as the operator reads it; axis: the axis of its output channels. bias: where their means
-    can be kept, None where nowhere. factor: what the operator multiplies its products by.
+    bias: where the means of its outputs can be kept, None where nowhere. factor: what the operator multiplies
+    its products by.
     """
 
-    node: ir.Node
-    array: Array
-    axis: int
     bias: Bias | None
     factor: float = 1.0
 
     @property
-    def name(self) -> str:
-        """What reports and ``exclude`` call the layer."""
-        return layer_name(self.node)
-
-    @property
-    def activation(self) -> ir.Value:
-        """What the layer multiplies by its weight."""
-        value = self.node.inputs[0]
-        assert value is not None
-        return value
-
-    @property
     def rows(self) -> Array:
         """The weight as (outputs, inputs of an output), with ``factor`` multiplied in."""
-        rows = self.array if self.axis == 0 else self.array.T
-        return rows.reshape(len(rows), -1).astype(np.float64) * self.factor
+        return self.matrix.astype(np.float64) * self.factor
 
     @property
     def inputs(self) -> int:
@@ -77,7 +59,7 @@ class Layer:
 
 def find_layers(
     main: ir.Graph, exclude: frozenset[str], only: Container[str] | None = None, *, grouped: bool = False
-) -> tuple[list[Layer], list[Skip]]:
+) -> tuple[list[Factorable], list[Skip]]:
     """The layers whose weight is a matrix or kernel of their own, and the others with the reason.
 
     only: the names of those to look at; None: all. grouped: whether convolutions in groups are among them.
@@ -111,57 +93,52 @@ def _candidates(graph: ir.Graph) -> Iterator[ir.Node]:
     """The layers; a product of two activations is none."""
     for node in graph:
         if node.domain == "" and node.op_type in _READERS:
-            made = all(_stored(given(node, index)) is None for index in (0, 1))
-            if not (made and node.op_type == "MatMul") or _quantized(node):
+            made = all(stored(given(node, index)) is None for index in (0, 1))
+            if not (made and node.op_type == "MatMul") or is_quantized(node):
                 yield node
 
 
-def _quantized(node: ir.Node) -> bool:
-    producers = (None if value is None else value.producer() for value in node.inputs)
-    return any(producer is not None and producer.op_type in _QUANTIZED for producer in producers)
-
-
-def _read(node: ir.Node) -> Layer:
-    if _quantized(node):
+def _read(node: ir.Node) -> Factorable:
+    if is_quantized(node):
         raise Unfit("it is quantized already; put what quantizes behind")
-    if _stored(given(node, 0)) is not None:
+    if stored(given(node, 0)) is not None:
         raise Unfit("what it is applied to is constant, or its weight is on the left")
     return _READERS[node.op_type](node)
 
 
-def _convolution(node: ir.Node) -> Layer:
+def _convolution(node: ir.Node) -> Factorable:
     array = _weight(node)
     if array.ndim < 3:
         raise Unfit("its weight has no kernel")
-    return Layer(node, array, 0, find_bias(node, len(array)))
+    return Factorable(node, array, 0, find_bias(node, len(array)))
 
 
-def _transposed_convolution(node: ir.Node) -> Layer:
+def _transposed_convolution(node: ir.Node) -> Factorable:
     raise Unfit("transposed convolutions have no form here")
 
 
-def _gemm(node: ir.Node) -> Layer:
+def _gemm(node: ir.Node) -> Factorable:
     array = _weight(node)
     attributes = node.attributes
     if attributes.get_int("transA", 0):
         raise Unfit("its activation is transposed")
     if array.ndim != 2:
         raise Unfit(f"its weight has {array.ndim} dimensions instead of 2")
-    axis = 0 if attributes.get_int("transB", 0) else 1
+    axis = output_axis(node)
     factor = attributes.get_float("alpha", 1.0)
     if not factor:
         raise Unfit("alpha is 0")
-    return Layer(node, array, axis, find_bias(node, array.shape[axis]), factor)
+    return Factorable(node, array, axis, find_bias(node, array.shape[axis]), factor)
 
 
-def _product(node: ir.Node) -> Layer:
+def _product(node: ir.Node) -> Factorable:
     array = _weight(node)
     if array.ndim != 2:
         raise Unfit(f"its weight has {array.ndim} dimensions instead of 2")
-    return Layer(node, array, 1, find_bias(node, array.shape[1]))
+    return Factorable(node, array, 1, find_bias(node, array.shape[1]))
 
 
-_READERS: dict[str, Callable[[ir.Node], Layer]] = {
+_READERS: dict[str, Callable[[ir.Node], Factorable]] = {
     "Conv": _convolution,
     "ConvTranspose": _transposed_convolution,
     "Gemm": _gemm,
@@ -170,7 +147,7 @@ _READERS: dict[str, Callable[[ir.Node], Layer]] = {
 
 
 def _weight(node: ir.Node) -> Array:
-    array = _stored(given(node, 1))
+    array = stored(given(node, 1))
     if array is None:
         raise Unfit("its weight is computed at run time")
     value = given(node, 1)
@@ -188,15 +165,3 @@ def _weight(node: ir.Node) -> Array:
     if not array.any():
         raise Unfit("its weight is empty or zero throughout")
     return array
-
-
-def _stored(value: ir.Value | None) -> Array | None:
-    """The array behind a constant, as it is or transposed; None for anything else."""
-    array = constant(value)
-    node = None if value is None else value.producer()
-    if array is not None or node is None or node.domain or node.op_type not in _LOOKED_THROUGH:
-        return array
-    source = _stored(given(node, 0))
-    if source is None or node.op_type == "Identity":
-        return source
-    return np.transpose(source, node.attributes.get_ints("perm", None))

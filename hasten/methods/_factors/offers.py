@@ -15,7 +15,7 @@ from hasten.methods import Context
 from hasten.methods._factors.choice import Choice, offers
 from hasten.methods._factors.forms import Form, Positions, forms_of
 from hasten.methods._factors.harm import Harm
-from hasten.methods._factors.layers import Layer, Unfit, find_layers
+from hasten.methods._factors.layers import Factorable, Unfit, find_layers
 from hasten.methods._factors.solve import LARGEST, Solved, Solver, run_once
 from hasten.methods._observe.moments import observe
 from hasten.numerics.low_rank import Target
@@ -55,10 +55,10 @@ def offered(
     passes.LiftConstantsToInitializersPass()(copy.ir_model)
     layers, _ = find_layers(copy.ir_model.graph, frozenset())
 
-    def observed(some: Sequence[Layer]) -> Mapping[str, Moments]:
+    def observed(some: Sequence[Factorable]) -> Mapping[str, Moments]:
         return observe(graph, some, samples, context, largest=LARGEST)
 
-    def forms(layer: Layer, target: Target, positions: Positions) -> list[Form]:
+    def forms(layer: Factorable, target: Target, positions: Positions) -> list[Form]:
         return [kind(layer, target, positions, align) for kind in forms_of(layer, (form,))]
 
     harm = Harm(copy, samples, context)

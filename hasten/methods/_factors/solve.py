@@ -18,7 +18,7 @@ from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
 from hasten.methods._factors.choice import Choice
 from hasten.methods._factors.forms import Factor, Form, Positions
-from hasten.methods._factors.layers import Layer, skip
+from hasten.methods._factors.layers import Factorable, skip
 from hasten.methods._observe.moments import moments_of
 from hasten.numerics.covariance import shrunk
 from hasten.numerics.low_rank import Target
@@ -30,8 +30,8 @@ _MOMENTS_BYTES = 512 << 20
 """About how much moments may take at once; further layers are observed behind these."""
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-Observed: TypeAlias = Callable[[Sequence[Layer]], Mapping[str, Moments]]
-Forms: TypeAlias = Callable[[Layer, Target, Positions], list[Form]]
+Observed: TypeAlias = Callable[[Sequence[Factorable]], Mapping[str, Moments]]
+Forms: TypeAlias = Callable[[Factorable, Target, Positions], list[Form]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Solved:
     None where the forms were solved by weights.
     """
 
-    layer: Layer
+    layer: Factorable
     forms: list[Form]
     mean: Array | None
 
@@ -68,7 +68,7 @@ class Solver:
         self._shapes = shapes
         self._forms = forms
 
-    def solve(self, layers: Sequence[Layer]) -> Iterator[Solved]:
+    def solve(self, layers: Sequence[Factorable]) -> Iterator[Solved]:
         """The layers in order; those that cannot be solved are recorded with the reason."""
         for part in [list(layers)] if self._observed is None else _parts(layers):
             found = None if self._observed is None else self._observed(part)
@@ -80,7 +80,7 @@ class Solver:
                 else:
                     self.skipped.append(skip(layer.node, reason))
 
-    def _solved(self, layer: Layer, moments: Moments | None) -> Solved:
+    def _solved(self, layer: Factorable, moments: Moments | None) -> Solved:
         moment = None if moments is None else _moment(layer, moments)
         forms = self._forms(layer, Target(layer.rows, moment), _positions(layer, self._shapes))
         return Solved(layer, forms, None if moments is None else _mean(layer, moments))
@@ -103,24 +103,24 @@ def run_once(graph: Graph, context: Context) -> tuple[Mapping[str, Array] | None
     return None, {}
 
 
-def _about(layer: Layer, moments: Moments) -> Array:
+def _about(layer: Factorable, moments: Moments) -> Array:
     """Second moments of what each group reads, about the mean where a bias can keep it."""
     second, mean = moments.second, moments.mean
     return np.asarray(second if layer.bias is None else second - mean[:, :, None] * mean[:, None, :])
 
 
-def _moment(layer: Layer, moments: Moments) -> Array:
+def _moment(layer: Factorable, moments: Moments) -> Array:
     """What ``Target`` is given."""
     groups = [shrunk(group, moments.count) for group in _about(layer, moments)]
     return groups[0] if len(groups) == 1 else np.stack(groups)
 
 
-def _mean(layer: Layer, moments: Moments) -> Array:
+def _mean(layer: Factorable, moments: Moments) -> Array:
     mean = moments.mean
     return mean[0] if len(mean) == 1 else np.repeat(mean, len(layer.array) // len(mean), axis=0)
 
 
-def _unsolvable(layer: Layer, moments: Moments | None) -> str | None:
+def _unsolvable(layer: Factorable, moments: Moments | None) -> str | None:
     """Why there is nothing to choose the layer's factors by; None where there is."""
     if moments is not None:
         varies = np.trace(moments.second, axis1=1, axis2=2).sum()
@@ -134,9 +134,9 @@ def _unsolvable(layer: Layer, moments: Moments | None) -> str | None:
     return "what it reads is empty or not finite on the calibration samples"
 
 
-def _parts(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+def _parts(layers: Sequence[Factorable]) -> Iterator[list[Factorable]]:
     """The layers in order, as many at a time as have moments that fit into memory together."""
-    part: list[Layer] = []
+    part: list[Factorable] = []
     held = 0
     for layer in layers:
         needed = 8 * layer.inputs**2 if layer.inputs <= LARGEST else 0
@@ -149,7 +149,7 @@ def _parts(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
         yield part
 
 
-def _positions(layer: Layer, shapes: Shapes) -> Positions:
+def _positions(layer: Factorable, shapes: Shapes) -> Positions:
     """How often the layer multiplies; once where the shapes are not known."""
     made = shapes.get(str(layer.node.outputs[0].name))
     read = shapes.get(str(layer.activation.name))

@@ -10,13 +10,13 @@ import onnx_ir as ir
 from hasten.core.data import Array
 from hasten.graph.editor import Editor
 from hasten.methods._factors.forms import Factor, composed
-from hasten.methods._factors.layers import Layer
+from hasten.methods._factors.layers import Factorable
 
 _NAMES: Mapping[int, Sequence[str]] = {1: (), 2: ("first",), 3: ("first", "core")}
 _WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 
 
-def write(editor: Editor, layer: Layer, factors: Sequence[Factor], mean: Array | None = None) -> None:
+def write(editor: Editor, layer: Factorable, factors: Sequence[Factor], mean: Array | None = None) -> None:
     """Insert a node for each factor but the last, which stays where the layer is, with its name and bias.
 
     mean: of what the layer reads, (inputs,) or of each output (outputs, inputs), for which the bias then
@@ -55,11 +55,11 @@ def _attribute(name: str, given: str | int | list[int]) -> ir.Attr:
     return ir.AttrInt64(name, given) if isinstance(given, int) else ir.AttrInt64s(name, given)
 
 
-def _stored(layer: Layer, weight: Array) -> Array:
+def _stored(layer: Factorable, weight: Array) -> Array:
     return np.ascontiguousarray(weight.astype(layer.array.dtype))
 
 
-def _window(layer: Layer, factor: Factor) -> dict[str, str | int | list[int]]:
+def _window(layer: Factorable, factor: Factor) -> dict[str, str | int | list[int]]:
     """The attributes of a convolution: those of the layer along the axes that the factor reaches along."""
     if not layer.kernel:
         return {}

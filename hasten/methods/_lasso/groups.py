@@ -13,11 +13,10 @@ from hasten.core.errors import MethodError
 from hasten.core.record import Skip
 from hasten.graph import Graph
 from hasten.graph.coupling import Coupling, Width
+from hasten.graph.layer import OPERATORS
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, given
 from hasten.numerics.sparsity import all_but_smallest
-
-_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +127,7 @@ def smallest(graph: Graph, left: float, exclude: Sequence[str]) -> tuple[list[Sm
     skipped = []
     for node in graph.ir_model.graph:
         name = layer_name(node)
-        if node.domain or node.op_type not in _LINEAR:
+        if node.domain or node.op_type not in OPERATORS:
             continue
         value = given(node, 1)
         if constant(value) is None and node.op_type == "MatMul":

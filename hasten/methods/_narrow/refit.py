@@ -17,12 +17,13 @@ from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
 from hasten.graph.coupling import Coupling, prepare
 from hasten.graph.editor import Editor
+from hasten.graph.layer import output_axis
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, given
 from hasten.methods import Context
 from hasten.methods._narrow.readers import Read, covariance
 from hasten.methods._observe.biases import find_bias
-from hasten.methods._observe.fit import alone, fit, output_axis
+from hasten.methods._observe.fit import alone, fit
 from hasten.numerics.removal import prediction
 from hasten.numerics.rounding import Moments
 

@@ -20,6 +20,7 @@ from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
 from hasten.graph.editor import Editor
 from hasten.graph.evaluate import Evaluator
+from hasten.graph.layer import Layer, output_axis
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, sole_user
 from hasten.graph.section import section
@@ -35,35 +36,6 @@ _FEWEST, _FOR_EACH_INPUT = 32, 8
 """Samples, and positions for each input, that are enough."""
 _LARGEST = 4608
 """Inputs of an output beyond which its equations take too much memory (170 MB)."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A layer as ``_observe.moments`` wants it."""
-
-    node: ir.Node
-    array: Array
-    axis: int
-
-    @property
-    def name(self) -> str:
-        return layer_name(self.node)
-
-    @property
-    def activation(self) -> ir.Value:
-        value = self.node.inputs[0]
-        assert value is not None
-        return value
-
-    @property
-    def matrix(self) -> Array:
-        """The weight as (outputs, inputs)."""
-        return np.moveaxis(self.array, self.axis, 0).reshape(self.array.shape[self.axis], -1)
-
-    def as_weight(self, matrix: Array) -> Array:
-        """The inverse of ``matrix``."""
-        rest = np.delete(np.array(self.array.shape), self.axis)
-        return np.moveaxis(matrix.reshape(-1, *rest), 0, self.axis).astype(self.array.dtype)
 
 
 def fit(
@@ -96,20 +68,13 @@ def fit(
     return done
 
 
-def output_axis(node: ir.Node) -> int:
-    """The axis of a layer's weight along which its outputs lie."""
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    return 0 if node.op_type == "Conv" else 1
-
-
 def alone(node: ir.Node) -> bool:
     """Whether nothing else reads the node's weight."""
     weight = node.inputs[1]
     return weight is not None and len(weight.uses()) == 1
 
 
-def _solvable(node: ir.Node) -> _Layer | None:
+def _solvable(node: ir.Node) -> Layer | None:
     weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if weight is None or not alone(node):
         return None
@@ -121,7 +86,7 @@ def _solvable(node: ir.Node) -> _Layer | None:
         plain = plain and all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
     else:
         plain = node.op_type == "MatMul" and weight.ndim == 2
-    layer = _Layer(node, weight, output_axis(node)) if plain else None
+    layer = Layer(node, weight, output_axis(node)) if plain else None
     return layer if layer is not None and layer.matrix.shape[1] <= _LARGEST else None
 
 
@@ -135,7 +100,7 @@ class _Fit:
     whole: Graph
     changed: Graph
     origin: ir.Node
-    layer: _Layer
+    layer: Layer
     kept: Array | slice
     bias: Bias | None
     shapes: Mapping[str, tuple[int, ...]]
@@ -170,7 +135,7 @@ def _solve(fit: _Fit, samples: Calibration, context: Context) -> None:
         fit.bias.shift(editor, shifted - held)
 
 
-def _places(layer: _Layer, shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _places(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Positions of one sample that are counted."""
     made = shapes.get(str(layer.node.outputs[0].name), ())
     every = prod(made[2:] if layer.node.op_type == "Conv" else made[1:-1])

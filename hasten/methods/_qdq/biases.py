@@ -13,10 +13,10 @@ import onnx_ir as ir
 from hasten.core.data import Array
 from hasten.graph import Graph
 from hasten.graph.editor import Editor
+from hasten.graph.layer import stored
 from hasten.graph.names import layer_name
 from hasten.graph.reading import sole_user
 from hasten.graph.shapes import infer
-from hasten.methods._qdq.layers import stored
 
 
 def absorb_biases(graph: Graph, editor: Editor, exclude: frozenset[str]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
+from hasten.graph.layer import stored
 from hasten.graph.reading import given, scalar, sole_user
-from hasten.methods._qdq.layers import stored
 
 POOLS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 SUMS = frozenset({"Add", "Mul"})

@@ -15,9 +15,10 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph.editor import Editor
+from hasten.graph.layer import stored
 from hasten.graph.names import layer_name
 from hasten.methods._observe.moments import as_rows, as_weight, moments_of
-from hasten.methods._qdq.layers import Layer, stored
+from hasten.methods._qdq.layers import IntegerLayer
 from hasten.methods._qdq.placement import Plan
 from hasten.numerics.affine import Affine, Grid, slice_bounds, symmetric
 from hasten.numerics.ranges import least_squares_bounds
@@ -80,7 +81,7 @@ def _round(editor: Editor, plan: Plan, value: ir.Value, constants: tuple[ir.Valu
         editor.remove(producer)
 
 
-def erased_channels(layer: Layer, grid: Grid) -> int:
+def erased_channels(layer: IntegerLayer, grid: Grid) -> int:
     """How many output channels one scale for all of them would round to zero."""
     bounds = slice_bounds(layer.array, layer.axis)
     return int(np.sum((bounds > 0) & (bounds < 0.5 * bounds.max() / grid.high)))
@@ -96,7 +97,7 @@ class WeightWriter:
     def __init__(
         self,
         editor: Editor,
-        grid: Callable[[Layer], Grid],
+        grid: Callable[[IntegerLayer], Grid],
         *,
         per_channel: bool,
         moments: Mapping[str, Moments],
@@ -107,7 +108,7 @@ class WeightWriter:
         self._moments = moments
         self._made: dict[tuple[str | None, int | None, bytes], ir.Value] = {}
 
-    def write(self, layer: Layer, activation: Affine) -> None:
+    def write(self, layer: IntegerLayer, activation: Affine) -> None:
         """Replace the layer's weight and bias by integers, for activations quantized like this."""
         node = layer.node
         axis = layer.axis if self._per_channel else None
@@ -137,7 +138,7 @@ class WeightWriter:
         if bias is not None:
             self._write_bias(node, bias, quantizer.scale * np.float32(activation.scale))
 
-    def _integers(self, layer: Layer, quantizer: Affine, moments: Moments | None) -> Array:
+    def _integers(self, layer: IntegerLayer, quantizer: Affine, moments: Moments | None) -> Array:
         if moments is None:
             return quantizer.quantize(layer.array)
         rows = as_rows(layer, layer.array)
@@ -147,7 +148,7 @@ class WeightWriter:
         )
         return as_weight(layer, found).astype(quantizer.grid.dtype)
 
-    def _bias(self, layer: Layer, moments: Moments | None) -> Array | None:
+    def _bias(self, layer: IntegerLayer, moments: Moments | None) -> Array | None:
         """The layer's bias; of zeros where it has none and its mean output is to be put right."""
         if not layer.has_bias and moments is not None and layer.node.op_type in _BIASED:
             return np.zeros(layer.array.shape[layer.axis])

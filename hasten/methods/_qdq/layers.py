@@ -10,36 +10,16 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.core.record import Skip
+from hasten.graph.layer import Layer, is_quantized, output_axis, stored
 from hasten.graph.names import layer_name
-from hasten.graph.reading import constant, given
-
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+from hasten.graph.reading import given
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
-    """A node that multiplies activations, its first input, by a weight, its second.
+class IntegerLayer(Layer):
+    """A layer that can compute in integers. has_bias: whether its operator adds a bias, its third input."""
 
-    array: the weight as the operator reads it; axis: the axis of its output channels. has_bias: whether
-    the operator itself adds a bias, its third input.
-    """
-
-    node: ir.Node
-    array: Array
-    axis: int
     has_bias: bool = False
-
-    @property
-    def name(self) -> str:
-        """What reports and ``exclude`` call the layer."""
-        return layer_name(self.node)
-
-    @property
-    def activation(self) -> ir.Value:
-        """What the layer multiplies by its weight."""
-        value = self.node.inputs[0]
-        assert value is not None
-        return value
 
 
 class _Unfit(Exception):  # noqa: N818 - carries the reason why a layer stays in float
@@ -48,7 +28,7 @@ class _Unfit(Exception):  # noqa: N818 - carries the reason why a layer stays in
 
 def find_layers(
     main: ir.Graph, operators: frozenset[str], exclude: frozenset[str]
-) -> tuple[list[Layer], list[Skip]]:
+) -> tuple[list[IntegerLayer], list[Skip]]:
     """The layers that can compute in integers, and those that must stay in float, with the reason.
 
     operators: those that the runtimes have integer kernels for. exclude: names of layers to leave.
@@ -77,46 +57,44 @@ def _candidates(graph: ir.Graph) -> Iterator[ir.Node]:
     return (node for node in graph if node.domain == "" and node.op_type in _READERS)
 
 
-def _read(node: ir.Node) -> Layer:
-    for value in node.inputs:
-        producer = None if value is None else value.producer()
-        if producer is not None and producer.op_type in _QUANTIZED:
-            raise _Unfit("it is quantized already")
+def _read(node: ir.Node) -> IntegerLayer:
+    if is_quantized(node):
+        raise _Unfit("it is quantized already")
     if node.op_type != "MatMul" and stored(node.inputs[0]) is not None:
         raise _Unfit("what it is applied to is constant")
     return _READERS[node.op_type](node)
 
 
-def _convolution(node: ir.Node) -> Layer:
+def _convolution(node: ir.Node) -> IntegerLayer:
     array = _weight(node)
     if not 3 <= array.ndim <= 5:
         raise _Unfit(f"integer kernels convolve over one to three dimensions, not {array.ndim - 2}")
-    return Layer(node, array, 0, _has_bias(node))
+    return IntegerLayer(node, array, 0, _has_bias(node))
 
 
-def _transposed_convolution(node: ir.Node) -> Layer:
+def _transposed_convolution(node: ir.Node) -> IntegerLayer:
     array = _weight(node)
     if node.attributes.get_int("group", 1) != 1:
         raise _Unfit("integer kernels do not transpose grouped convolutions")
     # Its bias stays in float: no kernel reads an integer one here.
-    return Layer(node, array, 1)
+    return IntegerLayer(node, array, 1)
 
 
-def _gemm(node: ir.Node) -> Layer:
+def _gemm(node: ir.Node) -> IntegerLayer:
     array = _weight(node)
     for name in ("alpha", "beta"):
         if node.attributes.get_float(name, 1.0) != 1.0:
             raise _Unfit(f"{name} is not 1, which integer kernels do not scale by")
     if node.attributes.get_int("transA", 0):
         raise _Unfit("its activation is transposed, which integer kernels do not read")
-    axis = 0 if node.attributes.get_int("transB", 0) else 1
+    axis = output_axis(node)
     has_bias = _has_bias(node)
     if has_bias and stored(node.inputs[2]).size != array.shape[axis]:  # type: ignore[union-attr]
         raise _Unfit("its bias is not one number for each output")
-    return Layer(node, array, axis, has_bias)
+    return IntegerLayer(node, array, axis, has_bias)
 
 
-def _product(node: ir.Node) -> Layer:
+def _product(node: ir.Node) -> IntegerLayer:
     left, right = node.inputs[0], node.inputs[1]
     if stored(left) is not None:
         raise _Unfit("its weight is on the left, where integer kernels expect the activation")
@@ -125,10 +103,10 @@ def _product(node: ir.Node) -> Layer:
     array = _weight(node)
     if array.ndim != 2:
         raise _Unfit(f"its weight has {array.ndim} dimensions instead of 2")
-    return Layer(node, array, 1)
+    return IntegerLayer(node, array, 1)
 
 
-_READERS: dict[str, Callable[[ir.Node], Layer]] = {
+_READERS: dict[str, Callable[[ir.Node], IntegerLayer]] = {
     "Conv": _convolution,
     "ConvTranspose": _transposed_convolution,
     "Gemm": _gemm,
@@ -159,17 +137,3 @@ def _has_bias(node: ir.Node) -> bool:
     if not np.isfinite(array).all():
         raise _Unfit("its bias holds values that are not finite")
     return True
-
-
-def stored(value: ir.Value | None) -> Array | None:
-    """The array behind a value that is the same in every run: a constant, as it is or transposed."""
-    if value is None:
-        return None
-    array = constant(value)
-    node = value.producer()
-    if array is not None or node is None or node.domain != "":
-        return array
-    source = stored(given(node, 0)) if node.op_type in {"Identity", "Transpose"} else None
-    if source is None or node.op_type == "Identity":
-        return source
-    return np.transpose(source, node.attributes.get_ints("perm", None))

@@ -26,7 +26,7 @@ from hasten.methods._qdq.flow import (
     moves,
     unclipped,
 )
-from hasten.methods._qdq.layers import Layer
+from hasten.methods._qdq.layers import IntegerLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Plan:
     readers read rounded; of the others, float operators read the float value.
     """
 
-    layers: list[Layer]
+    layers: list[IntegerLayer]
     points: dict[ir.Value, ir.Value] = field(default_factory=dict)
     integer: set[ir.Node] = field(default_factory=set)
     implied: set[ir.Node] = field(default_factory=set)
@@ -118,13 +118,13 @@ class Plan:
         return found
 
 
-def must_round(layer: Layer, layout: Layout) -> list[ir.Value]:
+def must_round(layer: IntegerLayer, layout: Layout) -> list[ir.Value]:
     """The values that have to be rounded for the layer to compute in integers."""
     result = [_result(layer.node)] if layer.node.op_type in layout.rounded else []
     return [layer.activation, *result]
 
 
-def make_plan(main: ir.Graph, layers: Iterable[Layer], layout: Layout, keep: Keep) -> Plan:
+def make_plan(main: ir.Graph, layers: Iterable[IntegerLayer], layout: Layout, keep: Keep) -> Plan:
     """Decide where to round so that these layers compute in integers.
 
     None of the values that ``must_round`` names may be among those to keep.
@@ -133,7 +133,7 @@ def make_plan(main: ir.Graph, layers: Iterable[Layer], layout: Layout, keep: Kee
 
 
 class _Planner:
-    def __init__(self, main: ir.Graph, layers: list[Layer], layout: Layout, keep: Keep) -> None:
+    def __init__(self, main: ir.Graph, layers: list[IntegerLayer], layout: Layout, keep: Keep) -> None:
         self._layout = layout
         self._keep = keep
         self._nodes = {layer.node for layer in layers}

@@ -15,7 +15,7 @@ from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
 from hasten.methods._observe.moments import as_rows, inputs_of, solvable
 from hasten.methods._observe.samples import in_memory
-from hasten.methods._qdq.layers import Layer
+from hasten.methods._qdq.layers import IntegerLayer
 from hasten.methods._qdq.placement import Plan
 from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
 from hasten.numerics.ranges import (
@@ -99,7 +99,7 @@ def _errors(
 ) -> dict[ir.Value, np.ndarray]:
     """‖W (x - x̂)‖² over the layers that read a group, of each quantizer tried, relative to ‖W x‖²."""
     errors = {group: np.zeros(len(quantizers)) for group, quantizers in tried.items()}
-    readers: dict[str, list[Layer]] = {}
+    readers: dict[str, list[IntegerLayer]] = {}
     for layer in filter(solvable, plan.layers):
         readers.setdefault(str(layer.activation.name), []).append(layer)
     weights = {layer.name: as_rows(layer, layer.array) for layer in plan.layers if solvable(layer)}

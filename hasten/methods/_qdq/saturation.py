@@ -12,7 +12,7 @@ from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
 from hasten.methods._observe.moments import as_rows, inputs_of
-from hasten.methods._qdq.layers import Layer
+from hasten.methods._qdq.layers import IntegerLayer
 from hasten.numerics.affine import Affine
 from hasten.numerics.saturation import saturating_share
 
@@ -23,7 +23,7 @@ _SAMPLES, _POSITIONS = 4, 8
 class Rounded:
     """A layer that was quantized: the name of what it read in the original, and how that is rounded."""
 
-    layer: Layer
+    layer: IntegerLayer
     activation: str
     quantizer: Affine
 
@@ -55,7 +55,7 @@ def saturation(
     return found
 
 
-def _integers(layer: Layer) -> Array:
+def _integers(layer: IntegerLayer) -> Array:
     """The stored integers of a layer's weight, behind the DequantizeLinear it reads."""
     weight = layer.node.inputs[1]
     dequantize = weight.producer() if weight is not None else None
@@ -65,7 +65,7 @@ def _integers(layer: Layer) -> Array:
     return stored.const_value.numpy()
 
 
-def _channels_last(layer: Layer, rows: Array) -> Array:
+def _channels_last(layer: IntegerLayer, rows: Array) -> Array:
     """Rows of a convolution, channel by channel, as rows of one place after the other."""
     if layer.node.op_type != "Conv":
         return rows

@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph.editor import Editor
+from hasten.graph.layer import OPERATORS, output_axis
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, given, pinned
 
-LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _DEQUANTIZE = "DequantizeLinear"
 
 
@@ -136,7 +136,7 @@ def find(editor: Editor, exclude: Set[str], min_elements: int) -> list[Weight]:
     """
     found: dict[ir.Value, Weight] = {}
     refused: dict[ir.Value, str] = {}
-    for node in editor.nodes(*LINEAR):
+    for node in editor.nodes(*OPERATORS):
         try:
             if layer_name(node) in exclude:
                 raise Unfit("excluded by the recipe")
@@ -204,5 +204,5 @@ def _form(node: ir.Node, index: int, array: Array) -> Form:
         return Form(index, (groups, array.shape[0] // groups, array.shape[1], window), (0, 2, 1, 3))
     if array.ndim != 2:
         raise Unfit(f"its weight has {array.ndim} dimensions instead of 2")
-    by_output = index == 0 or bool(node.attributes.get_int("transB", 0))
+    by_output = index == 0 or output_axis(node) == 0
     return Form(index, (1, *array.shape, 1), (0, 1, 2, 3) if by_output else (0, 2, 1, 3))

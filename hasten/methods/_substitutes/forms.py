@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from hasten.methods._factors.forms import Cost, Factor, Form, Positions
-from hasten.methods._factors.layers import Layer
+from hasten.methods._factors.layers import Factorable
 from hasten.numerics.decoupled import Decoupled, Windowed
 from hasten.numerics.low_rank import Parts, Separable, Target
 
@@ -74,7 +74,7 @@ class Smaller(Form):
 
     name = "smaller"
 
-    def __init__(self, layer: Layer, target: Target, positions: Positions, align: int = 1) -> None:
+    def __init__(self, layer: Factorable, target: Target, positions: Positions, align: int = 1) -> None:
         super().__init__(layer, target, positions, align)
         self._windowed: dict[int, Windowed] = {}
 
@@ -149,7 +149,7 @@ class Stacked(Form):
 
     name = "stacked"
 
-    def __init__(self, layer: Layer, target: Target, positions: Positions, align: int = 1) -> None:
+    def __init__(self, layer: Factorable, target: Target, positions: Positions, align: int = 1) -> None:
         super().__init__(layer, target, positions, align)
         self._behind = tuple(3 if n > 3 else 1 for n in layer.kernel)
         self._first = tuple(n - m + 1 for n, m in zip(layer.kernel, self._behind, strict=True))
@@ -212,7 +212,7 @@ class Stacked(Form):
 
 
 def forms_of(
-    layer: Layer, target: Target, positions: Positions, kinds: Sequence[Kind], multiplier: int
+    layer: Factorable, target: Target, positions: Positions, kinds: Sequence[Kind], multiplier: int
 ) -> list[Form]:
     """The forms of these kinds that a layer has; multiplier: the largest offered."""
     made: list[Form] = []
