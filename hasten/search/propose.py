@@ -104,7 +104,7 @@ class Proposer:
         since: the number of trials before those that may be repaired; repairs are not repaired anew.
         """
         broken: dict[str, list[Trial]] = {}
-        for trial in sorted((t for t in done[since:] if t.status == "rejected"), key=self._cost):
+        for trial in sorted((t for t in done[since:] if _broken(t)), key=self._cost):
             broken.setdefault(trial.recipe.fingerprint, []).append(trial)
         for trials in broken.values():
             best = leader(done, self.baseline, self.lab.budget)
@@ -156,7 +156,7 @@ class Proposer:
         best = leader(done, self.baseline, self.lab.budget)
         lost = [
             t
-            for t in sorted((t for t in done if t.status == "rejected"), key=self._cost)
+            for t in sorted((t for t in done if _broken(t)), key=self._cost)
             if t.recipe.steps[-1].method == "quantize_static"
             and (best is None or self._cost(t) < self._cost(best))
         ]
@@ -177,9 +177,9 @@ class Proposer:
     def _repair(self, trial: Trial) -> Recipe | None:
         """The trial's recipe with layers to blame at more bits, or left out of its last step; or None."""
         left_s = self.deadline - monotonic()
-        before, step = Recipe(trial.recipe.steps[:-1]), trial.recipe.steps[-1]
-        if trial.quality is None or left_s <= 0 or not _can_exclude(step):
+        if trial.quality is None or left_s <= 0 or not _can_exclude(trial.recipe):
             return None
+        before, step = Recipe(trial.recipe.steps[:-1]), trial.recipe.steps[-1]
         fraction = _MARGIN * min(1.0, trial.quality.allowed / max(trial.quality.drop, 1e-12))
         forms = forms_of(step)
         try:
@@ -196,7 +196,7 @@ class Proposer:
         A layer that is computed in floats all the same has paid for rounding and gained nothing.
         """
         best = leader(done, self.baseline, self.lab.budget)
-        if best is None or self.lab.budget.objective == "size" or not _can_exclude(best.recipe.steps[-1]):
+        if best is None or self.lab.budget.objective == "size" or not _can_exclude(best.recipe):
             return
         try:
             gains = saved(self.lab, _candidate(best), best.recipe.steps[-1])
@@ -251,6 +251,11 @@ def _drop(trial: Trial) -> float:
     return trial.quality.drop if trial.quality is not None else 0.0
 
 
+def _broken(trial: Trial) -> bool:
+    """Whether what its recipe did lost too much."""
+    return trial.status == "rejected" and bool(trial.recipe.steps)
+
+
 def _candidate(trial: Trial) -> Candidate:
     return Candidate(trial.recipe, trial.target, trial.options)
 
@@ -265,5 +270,7 @@ def _other_ranges(recipe: Recipe) -> list[Recipe]:
     return [Recipe((*recipe.steps[:-1], other)) for other in others]
 
 
-def _can_exclude(step: Step) -> bool:
-    return any(f.name == "exclude" for f in fields(methods.find(step.method).Params))
+def _can_exclude(recipe: Recipe) -> bool:
+    """Whether its last step can leave layers out; the original with other options has none."""
+    last = recipe.steps[-1:]
+    return any(f.name == "exclude" for step in last for f in fields(methods.find(step.method).Params))

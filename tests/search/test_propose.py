@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,10 @@ from hasten.measuring import Conditions
 from hasten.search.advise import advise
 from hasten.search.build import Built
 from hasten.search.candidate import Candidate
+from hasten.search.choose import leader
 from hasten.search.facts import GraphFacts
 from hasten.search.propose import Proposer
+from tests.search.test_choose import trial as trial_of_choosing
 
 FACTS = GraphFacts(
     operators=Counter(Conv=3, Gemm=2),
@@ -131,6 +134,22 @@ def test_the_best_is_tried_with_other_options_of_its_runtime(objective: Objectiv
         done.append(trial(candidate, 2.0 if fast else 1.0))
     tried = {name for t in done for name in t.options} - {"threads", "precision", "mode"}
     assert tried == (set() if objective == "size" else {"graph_level", "execution"})
+
+
+def test_the_original_with_fewer_threads_may_be_the_best() -> None:
+    original = Candidate(Recipe(), "onnxruntime", {"threads": 2})
+    proposer = replace(proposing(), baseline=trial(original, 1.0))
+    faster = {
+        "speedup": Comparison(median=2.0, ci95=(2.0, 2.0), verdict="better"),
+        "quality": trial_of_choosing("x", 2.0, 0.0).quality,
+    }
+    done: list[Trial] = []
+    for candidate in proposer.propose(done):
+        made = trial(candidate, 0.5)
+        done.append(made if candidate.recipe.steps else made.model_copy(update=faster))
+    best = leader(done, proposer.baseline, proposer.lab.budget)
+    assert best is not None
+    assert (best.recipe.steps, best.options["threads"]) == ((), 1)
 
 
 def test_without_data_nothing_that_calibrates_is_tried() -> None:
