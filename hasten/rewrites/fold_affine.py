@@ -18,6 +18,7 @@ import onnx_ir as ir
 from hasten.core.data import Array
 from hasten.graph import Graph
 from hasten.graph.editor import Editor, Findings, rounded
+from hasten.graph.layer import OPERATORS
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, sole_user
 from hasten.rewrites.affine import Affine, next_affine, source
@@ -28,7 +29,7 @@ from hasten.rewrites.place import Place
 def apply(graph: Graph) -> Findings:
     """Fold everything that can be folded, in place."""
     editor = Editor(graph, shapes=True)
-    for node in editor.nodes("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    for node in editor.nodes(*OPERATORS):
         operator = linear(node)
         if operator is not None:
             _fold(editor, operator)
@@ -109,7 +110,7 @@ def _why(node: ir.Node) -> str:
     producer = x.producer() if x is not None else None
     if any(constant(value) is None for value in node.inputs[1:]):
         return "its parameters are not constants"
-    if producer is None or producer.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
+    if producer is None or producer.op_type not in OPERATORS:
         return "no linear operator stands right before it"
     if x is not None and sole_user(x) is None:
         return "something else uses the value it normalizes"

@@ -11,6 +11,7 @@ from torch import Tensor
 from hasten.core.data import Array
 from hasten.core.errors import InputError
 from hasten.graph import Graph
+from hasten.graph.layer import OPERATORS
 from hasten.graph.shapes import infer
 from hasten.numerics.kinds import see
 from hasten.train.labels import by_decision, scale_of
@@ -27,7 +28,6 @@ from hasten.train.samples import Batch
 from hasten.train.settings import Settings
 
 _MOST_MATCHED = 6
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def pair_outputs(student: Sequence[str], teacher: Sequence[str]) -> dict[str, str]:
@@ -163,7 +163,7 @@ def _inner_shapes(graph: Graph) -> dict[str, str]:
         for value in node.outputs:
             if value.dtype != ir.DataType.FLOAT or value.shape is None or len(value.shape) < 2:
                 continue
-            if any(user.op_type in _WEIGHTED | {"QuantizeLinear"} for user, _ in value.uses()):
+            if any(user.op_type in {*OPERATORS, "QuantizeLinear"} for user, _ in value.uses()):
                 found[str(value.name)] = str(value.shape)
     return found
 
