@@ -267,7 +267,7 @@ VARIANTS = {
     "many": many,
 }
 
-_CLOSED = {"status", "verdict", "objective", "budget", "created", "unit"}
+_CLOSED = {"status", "verdict", "outcome", "objective", "budget", "created", "unit"}
 """Keys whose values come from a closed list, so that no model or data file can choose them."""
 
 
