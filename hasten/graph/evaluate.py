@@ -16,6 +16,7 @@ import onnx_ir as ir
 from hasten.core.data import Array
 from hasten.core.errors import MethodError
 from hasten.core.tensor import TensorSpec
+from hasten.graph.emulate import emulated
 from hasten.graph.graph import PROTOBUF_LIMIT_BYTES, Graph
 
 
@@ -31,8 +32,8 @@ class Evaluator:
     """A graph opened for inference, with named inner values as further outputs.
 
     inner: names of values of the main graph to return besides the outputs. optimized: whether the runtime
-    may fuse operators; off, every value is computed exactly as the graph says. Raises MethodError when the
-    runtime refuses the graph.
+    may fuse operators; off, every value is computed exactly as the graph says. Arithmetic in bfloat16, which
+    the runtime has no kernels for, is emulated. Raises MethodError when the runtime refuses the graph.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class Evaluator:
         import onnxruntime as ort
 
         self.inputs: tuple[TensorSpec, ...] = graph.inputs
-        exposed = _expose(graph, inner) if inner else graph
+        runnable = emulated(graph)
+        exposed = _expose(runnable, inner) if inner else runnable
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = threads
         settings.log_severity_level = 4

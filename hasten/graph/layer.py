@@ -12,6 +12,8 @@ from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, given
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+ARITHMETIC = frozenset({*OPERATORS, "LSTM", "GRU", "RNN", "Attention", "Einsum"})
+"""Operators whose arithmetic outweighs the moving of what they read, with constant weights or without."""
 
 _INTEGERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _LOOKED_THROUGH = frozenset({"Identity", "Transpose"})

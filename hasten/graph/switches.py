@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
+from hasten.graph.emulate import emulated
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.graph import Graph
 from hasten.graph.names import layer_name
@@ -37,7 +38,7 @@ class Switchboard:
     forms: those versions, by name. names: of the nodes of ``before`` that each form changed. A layer can be
     switched to a form where a value of its output's name is computed there, through nodes without bodies,
     from values that exist in ``before``; ``layers`` maps the names of those that can be switched to all
-    their forms to their switches, in the graph's order.
+    their forms to their switches, in the graph's order. Arithmetic in bfloat16 is emulated.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Switchboard:
             self._current |= {str(v.name): v for v in node.outputs if v.name}
         self._known = frozenset(self._current) - frozenset(self._main.initializers)
         self._cloned: dict[ir.Value, ir.Value] = {}
-        changed = {form: _values(graph) for form, graph in forms.items()}
+        changed = {form: _values(emulated(graph)) for form, graph in forms.items()}
         for node in list(self._main):
             name = layer_name(node)
             wanted = [form for form in forms if name in names[form]]

@@ -27,6 +27,7 @@ from hasten.methods._cast.plan import make_plan
 from hasten.methods._cast.precision import PRECISIONS, Precision
 from hasten.methods._cast.rewrite import carry_out
 from hasten.methods._cast.stored import SMALLEST, cast_weights
+from hasten.rewrites import raise_opset
 
 FACTS = Facts(
     summary="float16 or bfloat16: stored weights, or the arithmetic where it has the range",
@@ -75,6 +76,8 @@ def _compute(
     changed: Graph, precision: Precision, exclude: frozenset[str], context: Context
 ) -> tuple[Editor, list[str]]:
     """Let nodes compute in 16 bits, in place; returns the editor and the names of all nodes."""
+    if precision.since > changed.opset:
+        raise_opset.apply(changed, precision.since)
     passes.LiftConstantsToInitializersPass(size_limit=0)(changed.ir_model)
     _adopt_types(changed)
     seen = {}

@@ -62,8 +62,9 @@ def advise(
         if idea.target is not None:
             promising.setdefault(idea.target.name, idea)
     precisions = list(_reduced_precision(specs))
-    # They cost no more than a trial. Of bytes they save none.
-    quick = [idea for idea in precisions if idea.step is not None and objective != "size"]
+    # They cost no more than a trial; the second says little that the first does not. Of bytes they save none.
+    able = [idea for idea in precisions if idea.step is not None]
+    quick = able[:1] if objective != "size" else []
     first = [*_exact(specs), *quick, *promising.values()]
     others = [
         *(idea for idea in precisions if idea not in quick),
@@ -98,16 +99,13 @@ def _exact(specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
 
 
 def _reduced_precision(specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
-    for spec in specs:
-        if spec.name != "openvino":
-            continue
-        if "bfloat16" in spec.compute_dtypes:
-            reason = "this CPU computes in bfloat16"
-            yield _Idea(
-                "bfloat16 on openvino", reason, target=spec, step=(), options=(("precision", "bfloat16"),)
-            )
-        else:
-            yield _Idea("bfloat16 on openvino", "this CPU has neither avx512_bf16 nor amx_bf16")
+    for spec in (spec for spec in specs if spec.name == "openvino"):
+        for dtype in ("bfloat16", "float16"):
+            name, options = f"{dtype} on openvino", (("precision", dtype),)
+            if dtype in spec.compute_dtypes:
+                yield _Idea(name, f"this CPU computes in {dtype}", target=spec, step=(), options=options)
+            else:
+                yield _Idea(name, f"this CPU does not compute in {dtype}")
 
 
 def _dynamic(facts: GraphFacts, specs: Sequence[TargetSpec]) -> Iterator[_Idea]:

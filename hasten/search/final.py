@@ -12,7 +12,7 @@ from hasten.core.record import Finalist, Kernel, LayerError, Quality, Scorecard,
 from hasten.search.candidate import Candidate
 from hasten.search.choose import contenders, cost
 from hasten.search.explain import quality_in_words
-from hasten.search.repair import layer_errors
+from hasten.search.layers import layer_errors
 from hasten.search.trial import Lab
 
 FINALISTS = 3

@@ -1,25 +1,27 @@
-"""What does each layer of a candidate cost where it runs, and in which form does it really run there?"""
+"""What does each layer of a candidate cost where it runs, how is it computed there, and how exactly?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from hasten import methods
 from hasten.core.executed import executed
-from hasten.core.recipe import Recipe, Step
-from hasten.core.record import Kernel
+from hasten.core.recipe import Json, Recipe, Step
+from hasten.core.record import Kernel, LayerError
+from hasten.search.build import Workshop
 from hasten.search.candidate import Candidate
+from hasten.search.forms import new_sites
 from hasten.search.trial import Lab
 
 
-def saved(lab: Lab, candidate: Candidate, step: Step) -> dict[str, float]:
-    """What each layer saves by this step in place of the candidate's last; below zero where it costs more.
+def saved(lab: Lab, left: Candidate, step: Step) -> dict[str, float]:
+    """What each layer saves by this step behind the candidate's; below zero where it costs more.
 
     In bytes where size is the objective, otherwise in µs where the candidate runs. Raises TrialError.
     """
-    before = Recipe(candidate.recipe.steps[:-1])
-    recipes = before, Recipe((*before.steps, step))
-    return difference(*(_costs(lab, replace(candidate, recipe=recipe)) for recipe in recipes))
+    changed = replace(left, recipe=Recipe((*left.recipe.steps, step)))
+    return difference(_costs(lab, left), _costs(lab, changed))
 
 
 def _costs(lab: Lab, candidate: Candidate) -> dict[str, float]:
@@ -64,3 +66,18 @@ def fell_back(lab: Lab, candidate: Candidate) -> frozenset[str]:
     kernels = lab.kernels(lab.subject(candidate))
     layers = lab.workshop.cost(lab.workshop.apply(candidate.recipe)).layers
     return frozenset(each.layer for each in executed(kernels, layers) if each.finding == "fell back")
+
+
+def layer_errors(workshop: Workshop, recipe: Recipe) -> tuple[LayerError, ...]:
+    """How far the layers that the recipe changed are from what its exact steps had made of them, worst first.
+
+    Empty where all its steps are exact. Raises TrialError when the graphs cannot be run.
+    """
+    exact = [methods.find(step.method).FACTS.exact for step in recipe.steps]
+    if all(exact):
+        return ()
+    before, after = workshop.apply(Recipe(recipe.steps[: exact.index(False)])), workshop.apply(recipe)
+    sites: dict[str, Json] = {site.name: site.what for site in new_sites(before, after)}
+    place: dict[str, Json] = {**workshop.place(before), "changed": str(after.path), "sites": sites}
+    found = [LayerError(**error) for error in workshop.ask("sensitivity:errors_in_child", place)]
+    return tuple(sorted(found, key=lambda e: e.sqnr_db if e.sqnr_db is not None else float("inf")))

@@ -1,125 +1,162 @@
-"""Which form should each layer have when a recipe loses too much quality, or gains nothing in some layers?
+"""What would mend a recipe that is fast and lost too much quality?
 
-Each layer may stay as it was, or be changed in one of the forms a step knows. Chosen is what saves most for
-the harm done: a knapsack of measured damages and, of each layer in each form, its time on the target or its
-bytes.
+Other ranges and scales first, which cost a calibration; then other forms for the layers that do much harm for
+what they save; at last, where samples and time allow, learning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from time import monotonic
 
 from hasten import methods
-from hasten.core.recipe import Json, Recipe, Step
-from hasten.core.record import LayerError, Site
-from hasten.search.build import Built, Workshop
+from hasten.core.errors import TrialError
+from hasten.core.recipe import Recipe, Step
+from hasten.core.record import Trial
+from hasten.search.candidate import Candidate
+from hasten.search.choose import cost, leader, within_budget
+from hasten.search.forms import NARROW, choose_forms, forms_of
+from hasten.search.layers import saved
+from hasten.search.learn import Learning
+from hasten.search.trial import Lab
 
-LEFT = "left"
-"""The form of a layer that is as it was."""
+_SHARE = 0.5
+"""Part of the time left that finding the layers to blame may take."""
 
+_ROUNDS = 3
+"""How often one recipe is repaired: the error allowed is a guess from the drop, the next one is better."""
 
-@dataclass(frozen=True)
-class Choice:
-    """The form of each layer, most harmful first, and the error of the outputs before and after."""
+_RANGES = ("minmax", "outputs", "mse")
+"""Ways of setting ranges worth a trial each, where one loses too much; of the others a recipe may ask."""
 
-    forms: Mapping[str, str]
-    error_before: float
-    error_after: float
-
-    def layers(self, form: str) -> tuple[str, ...]:
-        """The layers in this form."""
-        return tuple(name for name, chosen in self.forms.items() if chosen == form)
-
-
-@dataclass(frozen=True)
-class _Bits:
-    """The parameter of a method that says how many bits weights take, that for single layers, and values."""
-
-    parameter: str
-    of_layers: str
-    few: Json
-    more: Json
+_MARGIN = 0.5
+"""A repair aims at this part of the error the budget allows: error and drop are not proportional."""
 
 
-_BITS = {
-    "quantize_static": _Bits("weights", "weights_of", "int4", "int8"),
-    "compress_weights": _Bits("bits", "bits_of", 4, 8),
-}
+@dataclass(frozen=True, kw_only=True)
+class Repairer:
+    """Proposes mended versions of what lost too much; the fields are those of ``Proposer``."""
+
+    lab: Lab
+    baseline: Trial
+    samples: int
+    deadline: float
+
+    def propose(self, done: Sequence[Trial], since: int) -> Iterator[Candidate]:
+        """Each recipe that lost too much, fastest first, as long as it is faster than the best that holds.
+
+        since: the number of trials before those that may be repaired; repairs are not repaired anew.
+        """
+        broken: dict[str, list[Trial]] = {}
+        for trial in sorted((t for t in done[since:] if _broken(t)), key=self._cost):
+            broken.setdefault(trial.recipe.fingerprint, []).append(trial)
+        for trials in broken.values():
+            pays = self._pays(trials, done)
+            if not pays:
+                continue
+            first = pays[0]
+            others = (*_other_ranges(first.recipe), *self._equalized(first.recipe))
+            family = [Candidate(recipe, first.target, first.options) for recipe in others]
+            yield from family
+            ids = {first.id, *(candidate.id for candidate in family)}
+            tried = [t for t in done if t.id in ids and t.quality is not None]
+            if any(within_budget(t) for t in tried):
+                continue
+            yield from self._in_other_forms(min(tried, key=_drop), pays, done)
+
+    def taught(self, done: Sequence[Trial]) -> Iterator[Candidate]:
+        """The best quantized version that lost too much, mended: block by block, otherwise as a whole."""
+        broken = sorted((t for t in done if _broken(t)), key=self._cost)
+        lost = self._pays([t for t in broken if t.recipe.steps[-1].method == "quantize_static"], done)
+        if not lost:
+            return
+        learning = Learning(self.lab.workshop, self.samples)
+        for mend in (learning.reconstruct, learning.quantize_aware):
+            step = mend(self.deadline - monotonic())
+            if step is not None:
+                candidate = Candidate(Recipe((*lost[0].recipe.steps, step)), lost[0].target, lost[0].options)
+                yield candidate
+                if any(t.id == candidate.id and t.quality is not None and within_budget(t) for t in done):
+                    return
+
+    def _equalized(self, recipe: Recipe) -> list[Recipe]:
+        """The recipe with scales moved between layers before its last step, where there are such layers."""
+        *before, last = recipe.steps
+        if last.method != "quantize_static" or any(step.method == "equalize" for step in before):
+            return []
+        equalize = Step("equalize", {"by": "activations"})
+        try:
+            effective = self.lab.workshop.apply(Recipe((*before, equalize))).last_effective
+        except TrialError:
+            return []
+        return [Recipe((*before, equalize, last))] if effective else []
+
+    def _in_other_forms(
+        self, worst: Trial, places: Sequence[Trial], done: Sequence[Trial]
+    ) -> Iterator[Candidate]:
+        """The trial with layers in other forms, where it ran fast; again while it loses too much."""
+        current: Trial | None = worst
+        for _ in range(_ROUNDS):
+            repaired = self._repair(current, done) if current is not None else None
+            if repaired is None:
+                return
+            yield repaired
+            if all(step.method != "cast" for step in repaired.recipe.steps):
+                # Not written for one runtime.
+                yield from (Candidate(repaired.recipe, place.target, place.options) for place in places)
+            fingerprint = repaired.recipe.fingerprint
+            made = [t for t in done if t.recipe.fingerprint == fingerprint and t.quality is not None]
+            if any(within_budget(t) for t in made):
+                return
+            current = min(self._pays(made, done), key=_drop, default=None)
+
+    def _repair(self, trial: Trial, done: Sequence[Trial]) -> Candidate | None:
+        """The trial with the layers to blame in more bits, or as they were; None where that cannot be."""
+        left_s = self.deadline - monotonic()
+        candidate = Candidate(trial.recipe, trial.target, trial.options)
+        forms = forms_of(candidate, narrow=self._narrow_pays(trial.target, done))
+        if trial.quality is None or left_s <= 0 or forms is None:
+            return None
+        fraction = _MARGIN * min(1.0, trial.quality.allowed / max(trial.quality.drop, 1e-12))
+        try:
+            saves = {form: saved(self.lab, forms.left, step) for form, step in forms.steps.items()}
+            choice = choose_forms(self.lab.workshop, forms, saves, fraction, _SHARE * left_s)
+        except TrialError:
+            return None
+        return forms.mixed(choice) if choice is not None else None
+
+    def _narrow_pays(self, target: str, done: Sequence[Trial]) -> bool:
+        """Whether the exact rewrites alone ran faster there in bfloat16 than in float32."""
+        if self.lab.budget.objective == "size":
+            return False
+        whole = [t for t in done if t.target == target and len(t.recipe.steps) == 1]
+        costs = {t.options.get("precision") == NARROW: self._cost(t) for t in reversed(whole)}
+        return len(costs) == 2 and costs[True] < costs[False]
+
+    def _pays(self, trials: Sequence[Trial], done: Sequence[Trial]) -> list[Trial]:
+        """Those of the trials that are faster than the best which holds."""
+        best = leader(done, self.baseline, self.lab.budget)
+        return [t for t in trials if best is None or self._cost(t) < self._cost(best)]
+
+    def _cost(self, trial: Trial) -> float:
+        return cost(trial, self.lab.budget)
 
 
-def forms_of(step: Step) -> dict[str, Step]:
-    """The step, and others that do the same at more bits; each stands for a form that layers may have."""
-    bits = _BITS.get(step.method)
-    if bits is None or step.params.get(bits.parameter) != bits.few:
-        return {"changed": step}
-    more = Step(step.method, {**step.params, bits.parameter: bits.more, bits.of_layers: {}})
-    return {str(bits.few): step, str(bits.more): more}
+def _drop(trial: Trial) -> float:
+    return trial.quality.drop if trial.quality is not None else 0.0
 
 
-def choose_forms(
-    workshop: Workshop,
-    before: Recipe,
-    forms: Mapping[str, Step],
-    saves: Mapping[str, Mapping[str, float]],
-    fraction: float,
-    time_limit_s: float,
-) -> Choice | None:
-    """The form of each layer for which the error of the first form falls to ``fraction`` of itself.
-
-    before: the recipe without the step that the forms stand for. saves: what each form saves in each layer,
-    in time or bytes; of what is missing nothing is known. Returns None when no choice achieves it. Raises
-    TrialError when the method fails.
-    """
-    start = workshop.apply(before)
-    made = {form: workshop.apply(Recipe((*before.steps, step))) for form, step in forms.items()}
-    paths: dict[str, Json] = {form: str(built.path) for form, built in made.items()}
-    names: dict[str, Json] = {f: [site.name for site in _new_sites(start, b)] for f, b in made.items()}
-    aim: dict[str, Json] = {
-        "forms": paths,
-        "names": names,
-        "saves": {form: dict(saved) for form, saved in saves.items()},
-        "fraction": fraction,
-        "time_limit_s": time_limit_s,
-    }
-    answer = workshop.ask("sensitivity:choose_in_child", {**workshop.place(start), "aim": aim})
-    return Choice(**answer) if answer else None
+def _broken(trial: Trial) -> bool:
+    """Whether what its recipe did lost too much."""
+    return trial.status == "rejected" and bool(trial.recipe.steps)
 
 
-def mixed(forms: Mapping[str, Step], choice: Choice) -> Step:
-    """One step that gives every layer its form: the first unless it says otherwise."""
-    first = next(iter(forms.values()))
-    params: dict[str, Json] = dict(first.params)
-    for form, step in list(forms.items())[1:]:
-        bits = _BITS[step.method]
-        named: Any = params.get(bits.of_layers) or {}
-        others = dict.fromkeys(choice.layers(form), step.params[bits.parameter])
-        params[bits.of_layers] = {**named, **others}
-    return without(Step(first.method, params), choice.layers(LEFT))
-
-
-def without(step: Step, layers: Collection[str]) -> Step:
-    """The step with these layers, too, left out."""
-    before: Any = step.params.get("exclude") or ()
-    excluded: list[Json] = [*sorted({*layers, *before})]
-    return Step(step.method, {**step.params, "exclude": excluded} if excluded else step.params)
-
-
-def layer_errors(workshop: Workshop, recipe: Recipe) -> tuple[LayerError, ...]:
-    """How far the layers that the recipe changed are from what its exact steps had made of them, worst first.
-
-    Empty where all its steps are exact. Raises TrialError when the graphs cannot be run.
-    """
-    exact = [methods.find(step.method).FACTS.exact for step in recipe.steps]
-    if all(exact):
-        return ()
-    before, after = workshop.apply(Recipe(recipe.steps[: exact.index(False)])), workshop.apply(recipe)
-    sites: dict[str, Json] = {site.name: site.what for site in _new_sites(before, after)}
-    place: dict[str, Json] = {**workshop.place(before), "changed": str(after.path), "sites": sites}
-    found = [LayerError(**error) for error in workshop.ask("sensitivity:errors_in_child", place)]
-    return tuple(sorted(found, key=lambda e: e.sqnr_db if e.sqnr_db is not None else float("inf")))
-
-
-def _new_sites(before: Built, after: Built) -> tuple[Site, ...]:
-    return after.sites[len(before.sites) :]
+def _other_ranges(recipe: Recipe) -> list[Recipe]:
+    """The recipe with each other way its last step has of setting ranges; calibrated once, so quick."""
+    step = recipe.steps[-1]
+    if not any(f.name == "range" for f in fields(methods.find(step.method).Params)):
+        return []
+    current = methods.parameters(step).range
+    others = [Step(step.method, {**step.params, "range": name}) for name in _RANGES if name != current]
+    return [Recipe((*recipe.steps[:-1], other)) for other in others]

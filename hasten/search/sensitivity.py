@@ -22,7 +22,7 @@ from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name
 from hasten.graph.switches import Switchboard
 from hasten.numerics.knapsack import Option, cheapest_choice
-from hasten.search.repair import LEFT
+from hasten.search.forms import LEFT
 
 _SAMPLES = 24
 """Calibration samples that damage is measured on, at most: enough to rank layers, few enough to be quick."""
@@ -50,9 +50,13 @@ class Bench:
         self._feeds = [batch.feeds(before.inputs) for batch in samples.batches(1)]
         self._expected = [reference.run(feeds) for feeds in self._feeds]
 
-    def all_in(self, form: str) -> dict[str, str]:
-        """Every layer that has it in this form."""
-        return {name: form for name, switched in self.board.layers.items() if form in switched.flags}
+    def all_in(self, *forms: str) -> dict[str, str]:
+        """Every layer in the first of these forms that it can have."""
+        found = {
+            name: next((form for form in forms if form in switched.flags), None)
+            for name, switched in self.board.layers.items()
+        }
+        return {name: form for name, form in found.items() if form is not None}
 
     def error(self, chosen: Mapping[str, str], samples: int | None = None) -> float:
         """The damage of layers in these forms: of the worst output, over the first ``samples``."""
@@ -91,18 +95,19 @@ def choose_in_child(
     settings: dict[str, int],
     aim: dict[str, Any],
 ) -> dict[str, Any] | None:
-    """The form of each layer for which the error falls to a fraction of itself at the least cost.
+    """The form of each layer for which the error falls to a fraction of what it is now, at the least cost.
 
-    aim: ``forms``, the graph files in which layers are changed, by form, the first that whose error is to
-    fall; ``names``, of the layers that each form changed; ``saves``, of each form what a layer in it saves
-    against being left as it was; ``fraction``; ``time_limit_s``. None where no choice achieves it.
+    aim: ``forms``, the graph files in which layers are changed, by form; ``names``, of the layers that each
+    form changed; ``now``, the forms that they have, each the first that it can; ``saves``, of each form what
+    a layer in it saves against being left as it was; ``fraction``; ``time_limit_s``. None where no choice
+    achieves it.
     """
     if store is None:
         return None
     samples = Roles.open(Path(store)).calibration.take(_SAMPLES)
     forms = {form: Graph.open(path) for form, path in aim["forms"].items()}
     bench = Bench(Graph.open(graph), forms, aim["names"], samples, settings["threads"])
-    now = bench.all_in(next(iter(forms)))
+    now = bench.all_in(*aim["now"])
     everything = bench.error(now)
     if not bench.layers or not everything:
         return None

@@ -256,3 +256,56 @@ def test_openvino_runs_bfloat16(what, dtype, tmp_path):
     assert found.dtype == np.float32
     # Eight significant bits in each of a handful of consecutive layers
     assert 0 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.03
+
+
+def kernels_of(changed, feeds, folder):
+    """What OpenVINO executes, by the name of the layer; the last of a name counts."""
+    options = targets.options("openvino", {"threads": 1})
+    target = targets.find("openvino")
+    runner = target.open(target.export(changed, folder, options), folder, options)
+    return {name: kernel.precision for kernel in runner.kernels(feeds) for name in kernel.layers}
+
+
+def can_compute_in_bfloat16():
+    return "bfloat16" in targets.find("openvino").spec().compute_dtypes
+
+
+@pytest.mark.skipif(not can_compute_in_bfloat16(), reason="this CPU does not compute in bfloat16")
+def test_openvino_computes_each_layer_in_its_own_precision(tmp_path):
+    """Integers, bfloat16 and float32 side by side in one graph."""
+    graph = conv_net()
+    names = [node.name for node in graph.ir_model.graph if node.op_type == "Conv"]
+    calibration = calibration_for(graph, tmp_path / "store")
+    context = methods.Context(calibration=calibration, work=tmp_path)
+    steps = [
+        Step("optimize_graph", {}),
+        Step("quantize_static", {"exclude": names[1:], "layout": "openvino"}),
+        Step("cast", {"dtype": "bfloat16", "what": "compute", "exclude": names[2:]}),
+    ]
+    changed = methods.apply(Recipe(steps), graph, context).graph
+    feeds = feeds_of(graph)
+    found = kernels_of(changed, feeds, tmp_path)
+    assert [found[name] for name in names[:3]] == ["int8", "bfloat16", "float32"]
+    assert 0 < error(graph, changed, feeds) < 0.1
+
+
+def test_what_follows_float32_stays_in_float32(tmp_path):
+    """An operator that does little would only pay for casts around it."""
+    net = Net()
+    x = net.node("Relu", [net.node("MatMul", ["x", net.weight("a", 32, 32)], "h")], "r")
+    x = net.node("Relu", [net.node("MatMul", [x, net.weight("b", 32, 32)], "g")], "s")
+    net.node("Add", [x, "r"], "y")
+    graph = net.graph([("x", TensorProto.FLOAT, ["n", 32])], [("y", TensorProto.FLOAT, ["n", 32])])
+    change = cast(graph, tmp_path, what="compute", exclude=("MatMul_h",))
+    assert {site.name for site in change.sites} == {"MatMul_g", "Relu_s", "Add_y"}
+    assert not cast(graph, tmp_path, what="compute", exclude=("MatMul_h", "MatMul_g")).effective
+
+
+def test_convolutions_in_bfloat16_take_the_operator_set_that_has_them(tmp_path):
+    graph = conv_net()
+    assert graph.opset < 22
+    change = cast(graph, tmp_path, what="compute", dtype="bfloat16")
+    assert change.graph.opset == 22
+    assert "Conv" in {site.op_type for site in change.sites}
+    assert graph.opset < 22
+    assert 0 < error(graph, change.graph) < 0.05

@@ -1,33 +1,64 @@
-"""Forms of layers, and the one step that gives each layer its own."""
+"""How what lost too much is mended, in searches whose outcomes are scripted."""
 
 from __future__ import annotations
 
-from hasten.core.recipe import Step
-from hasten.search.repair import Choice, forms_of, mixed, without
+from types import SimpleNamespace
+
+import pytest
+
+from hasten.core.budget import Budget
+from hasten.core.measurement import Comparison
+from hasten.core.recipe import Recipe, Step
+from hasten.core.record import Trial
+from hasten.search import repair
+from hasten.search.candidate import Candidate
+from hasten.search.forms import Choice
+from hasten.search.repair import Repairer
+from tests.search.test_choose import trial as trial_of_choosing
+
+EXACT = Step("optimize_graph", {})
+FAST = Candidate(Recipe((EXACT,)), "openvino", {"precision": "bfloat16"})
 
 
-def test_a_mixed_step_says_what_differs_from_the_first_form() -> None:
-    step = Step("quantize_static", {"weights": "int4", "exclude": ["gone"], "weights_of": {"old": "int8"}})
-    forms = forms_of(step)
-    assert list(forms) == ["int4", "int8"]
-    assert forms["int8"].params["weights"] == "int8"
-    choice = Choice({"bad": "left", "poor": "int8", "fine": "int4"}, 1.0, 0.1)
-    assert mixed(forms, choice).params == {
-        "weights": "int4",
-        "exclude": ["bad", "gone"],
-        "weights_of": {"old": "int8", "poor": "int8"},
-    }
+def outcome(candidate: Candidate, speed: float, drop: float) -> Trial:
+    """A trial that took 1 / speed of the original's time; a drop beyond 0.01 is too much."""
+    scripted = trial_of_choosing("t", speed, drop)
+    return scripted.model_copy(
+        update={
+            "id": candidate.id,
+            "recipe": candidate.recipe,
+            "target": candidate.target,
+            "options": dict(candidate.options),
+            "speedup": Comparison(median=speed, ci95=(speed, speed), verdict="better"),
+            "status": "ok" if drop <= 0.01 else "rejected",
+        }
+    )
 
 
-def test_a_step_of_one_form_only_leaves_out() -> None:
-    step = Step("quantize_static", {"range": "mse"})
-    assert mixed(forms_of(step), Choice({"a": "left", "b": "changed"}, 1.0, 0.1)) == without(step, ["a"])
-    assert without(step, []) == step
+def repairer() -> Repairer:
+    lab = SimpleNamespace(budget=Budget(max_drop=0.01), workshop=None)
+    baseline = outcome(Candidate(Recipe(), "onnxruntime"), 1.0, 0.0)
+    return Repairer(lab=lab, baseline=baseline, samples=0, deadline=float("inf"))  # type: ignore[arg-type]
 
 
-def test_codes_of_more_bits_are_a_form_of_stored_weights() -> None:
-    step = Step("compress_weights", {"bits": 4, "rounding": "outputs"})
-    forms = forms_of(step)
-    assert [form.params["bits"] for form in forms.values()] == [4, 8]
-    choice = Choice({"a": "8", "b": "4", "c": "left"}, 1.0, 0.1)
-    assert mixed(forms, choice).params == {**step.params, "bits_of": {"a": 8}, "exclude": ["c"]}
+def proposed(done: list[Trial], monkeypatch: pytest.MonkeyPatch, **forms: str) -> list[Candidate]:
+    """What is proposed where the choice of forms comes out so, and each proposal holds."""
+    monkeypatch.setattr(repair, "saved", lambda *_: {})
+    monkeypatch.setattr(repair, "choose_forms", lambda *_: Choice(forms, 1.0, 0.1))
+    found = []
+    for candidate in repairer().propose(done, 0):
+        found.append(candidate)
+        done.append(outcome(candidate, 1.9, 0.0))
+    return found
+
+
+def test_bfloat16_that_lost_too_much_stays_where_it_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = [outcome(Candidate(Recipe((EXACT,)), "openvino"), 1.1, 0.0), outcome(FAST, 2.0, 0.3)]
+    (found,) = proposed(done, monkeypatch, bad="left", good="bfloat16")
+    cast = Step("cast", {"dtype": "bfloat16", "what": "compute", "exclude": ["bad"]})
+    assert found == Candidate(Recipe((EXACT, cast)), "openvino", {})
+
+
+def test_bfloat16_that_is_slower_than_float32_is_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = [outcome(Candidate(Recipe((EXACT,)), "openvino"), 2.1, 0.3), outcome(FAST, 2.0, 0.3)]
+    assert proposed(done, monkeypatch, bad="left", good="bfloat16") == []

@@ -27,10 +27,8 @@ def outliers() -> Graph:
     return net.graph([("x", TensorProto.FLOAT, ["batch", 8])], [("y", TensorProto.FLOAT, ["batch", 8])])
 
 
-@pytest.fixture
-def case(tmp_path):
-    """Arguments for a child: the graph, its quantized version, the data; and what was changed."""
-    graph = outliers()
+def saved_case(tmp_path, graph: Graph, step: Step):
+    """Arguments for a child: the graph and the data; the file of its changed version."""
     writer = StoreWriter(tmp_path / "store", ["x"])
     for sample in np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32):
         writer.append({"x": sample})
@@ -38,7 +36,7 @@ def case(tmp_path):
     roles = split(store, 0)
     roles.save()
     context = methods.Context(calibration=roles.calibration, work=tmp_path)
-    change = methods.apply(Recipe([Step("quantize_static", {"layout": "openvino"})]), graph, context)
+    change = methods.apply(Recipe([step]), graph, context)
     paths = {name: str(tmp_path / f"{name}.onnx") for name in ("graph", "changed")}
     graph.write(Path(paths["graph"]))
     change.graph.write(Path(paths["changed"]))
@@ -50,6 +48,12 @@ def case(tmp_path):
         "settings": {"threads": 1, "seed": 0, "batch": 1},
     }
     return place, paths["changed"], {site.name: site.what for site in change.sites}
+
+
+@pytest.fixture
+def case(tmp_path):
+    """The graph quantized: arguments for a child, the changed file, and what was changed."""
+    return saved_case(tmp_path, outliers(), Step("quantize_static", {"layout": "openvino"}))
 
 
 def test_the_layer_that_int8_ruins_is_found(case):
@@ -66,7 +70,7 @@ def test_the_layer_that_int8_ruins_is_found(case):
 
 def choose(case, **aim):
     place, changed, sites = case
-    given = {"saves": {}, "fraction": 0.1, "time_limit_s": 5.0, **aim}
+    given = {"now": ["int8"], "saves": {}, "fraction": 0.1, "time_limit_s": 5.0, **aim}
     return choose_in_child(**place, aim={"forms": {"int8": changed}, "names": {"int8": list(sites)}, **given})
 
 
@@ -89,3 +93,29 @@ def test_errors_are_alone_and_together(case):
     assert errors[STURDY]["sqnr_db"] == pytest.approx(errors[STURDY]["sqnr_alone_db"], abs=0.1)
     assert errors[FRAGILE]["sqnr_db"] <= errors[FRAGILE]["sqnr_alone_db"] + 0.5
     assert errors[STURDY]["action"] == sites[STURDY]
+
+
+def test_a_layer_that_bfloat16_ruins_is_left_and_another_is_not(tmp_path):
+    """The second layer takes differences of numbers around 1000, where steps of bfloat16 are 4."""
+    net = Net()
+    net.node("MatMul", ["x", net.weight("a", 8, 8)], "h")
+    net.node("Add", ["h", net.constant("far", np.float32(1000))], "moved")
+    difference = np.eye(8, dtype=np.float32) - np.roll(np.eye(8, dtype=np.float32), 1, axis=0)
+    net.node("MatMul", ["moved", net.constant("b", difference)], "y")
+    graph = net.graph([("x", TensorProto.FLOAT, ["batch", 8])], [("y", TensorProto.FLOAT, ["batch", 8])])
+    place, path, _ = saved_case(tmp_path, graph, Step("cast", {"what": "compute", "dtype": "bfloat16"}))
+    layers = ["MatMul_h", "MatMul_y"]
+    aim = {
+        "forms": {"bfloat16": path},
+        "names": {"bfloat16": layers},
+        "now": ["bfloat16"],
+        "saves": {"bfloat16": dict.fromkeys(layers, 1.0)},
+        "fraction": 0.1,
+        "time_limit_s": 5.0,
+    }
+    found = choose_in_child(**place, aim=aim)
+    assert found is not None
+    assert found["forms"] == {"MatMul_y": "left", "MatMul_h": "bfloat16"}
+    assert 0 < found["error_after"] <= 0.1 * found["error_before"]
+    # What costs time in that form is not given it.
+    assert choose_in_child(**place, aim={**aim, "saves": {"bfloat16": dict.fromkeys(layers, -1.0)}}) is None

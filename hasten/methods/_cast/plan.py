@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from hasten.core.record import Skip
 from hasten.graph import Graph
+from hasten.graph.layer import ARITHMETIC, is_quantized
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant
 from hasten.methods._cast.precision import Precision
@@ -24,12 +25,13 @@ _SUMS = _words(
     Softmax LogSoftmax InstanceNormalization LpNormalization MeanVarianceNormalization LRN LpPool
     GlobalLpPool"""
 )
+_INTEGER = "it is quantized already"
 _RISKY = {
     "it sums many numbers, whose error grows in 16 bits": _SUMS,
     "its results easily leave the range or the precision of 16 bits": _words(
         "Exp Pow Log Softplus Reciprocal Det"
     ),
-    "it is quantized already": _words("QuantizeLinear DequantizeLinear DynamicQuantizeLinear"),
+    _INTEGER: _words("QuantizeLinear DequantizeLinear DynamicQuantizeLinear"),
 }
 """Operators that stay in float32, by the reason."""
 
@@ -37,7 +39,7 @@ _MOVES = _words(
     """Reshape Transpose Identity Slice Concat Squeeze Unsqueeze Expand Flatten Split Tile Pad Gather
     GatherElements GatherND Dropout DepthToSpace SpaceToDepth"""
 )
-"""Operators that only move numbers: they take whatever precision their input has."""
+"""Operators that only move numbers: they are narrow where all they move is."""
 
 _SPREADS = _MOVES | _words("Add Sub Mul Div Neg Abs Min Max Where Sum Floor Ceil Round Mod Sqrt")
 """Operators through which a very large number, or one made of integers, goes on."""
@@ -101,11 +103,12 @@ class _Planner:
             self._narrow.update(node.outputs[i] for i in known.outputs)
 
     def _wanted(self, node: ir.Node, reals: list[ir.Value]) -> bool:
-        """Operators that only move numbers follow their input; a stored table becomes 16-bit."""
-        if node.op_type not in _MOVES:
+        """Operators that do little follow their inputs; a stored table becomes 16-bit."""
+        if node.op_type in ARITHMETIC:
             return True
-        moved = [v for v in reals if constant(v) is None] or reals
-        return all(v in self._narrow or constant(v) is not None for v in moved)
+        variables = [v for v in reals if constant(v) is None]
+        narrow = [v in self._narrow for v in variables]
+        return all(narrow) if node.op_type in _MOVES else any(narrow)
 
     def _follow(self, node: ir.Node, reals: list[ir.Value]) -> None:
         """Mark outputs that are huge, or that need all their digits: made of integers, or of sums."""
@@ -137,6 +140,8 @@ class _Planner:
         if known is None:
             return f"{node.op_type} of {node.domain or 'this operator set'} is not known to take 16 bits"
         risk = next((reason for reason, ops in _RISKY.items() if node.op_type in ops), None)
+        if is_quantized(node):
+            risk = _INTEGER
         if risk is None and not known.outputs:
             risk = f"{node.op_type} of operator set {self._opset} does not take {self._precision.name}"
         return risk or self._danger(node, reals)

@@ -14,6 +14,8 @@ from hasten.core.data import Array
 class Precision:
     """A 16-bit format. largest: its largest finite number. headroom: the largest number values may reach.
 
+    since: the first operator set whose convolutions and pooling compute in it.
+
     Sources: IEEE 754-2008, binary16 (65504 = (2 - 2⁻¹⁰) · 2¹⁵); bfloat16 is float32 with its last 16 bits
     cut off.
     """
@@ -21,6 +23,7 @@ class Precision:
     name: str
     dtype: ir.DataType
     largest: float
+    since: int
 
     @property
     def headroom(self) -> float:
@@ -51,6 +54,6 @@ class Precision:
 
 
 PRECISIONS = {
-    "float16": Precision("float16", ir.DataType.FLOAT16, (2 - 2**-10) * 2.0**15),
-    "bfloat16": Precision("bfloat16", ir.DataType.BFLOAT16, (2 - 2**-7) * 2.0**127),
+    "float16": Precision("float16", ir.DataType.FLOAT16, (2 - 2**-10) * 2.0**15, since=1),
+    "bfloat16": Precision("bfloat16", ir.DataType.BFLOAT16, (2 - 2**-7) * 2.0**127, since=22),
 }
