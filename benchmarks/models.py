@@ -24,7 +24,7 @@ if __package__ in (None, ""):
 
 from benchmarks.file_bytes import file_bytes
 from benchmarks.model_data import Arrays, cifar10, imagenet, sts_pairs, unit_photographs
-from benchmarks.text_lines import text_line_crops, text_scenes
+from benchmarks.text_lines import grey_line_crops, text_line_crops, text_scenes, turned_line_crops
 from benchmarks.torch_modules import (
     efficientnet_lite0_module,
     minilm_encoder_module,
@@ -129,6 +129,18 @@ def _ppocr_det(data_dir: Path, model: Path) -> Arrays:
     return {"x": text_scenes(data_dir, count=48)}
 
 
+def _ppocr_cls(data_dir: Path, model: Path) -> Arrays:
+    package = package_folder("rapidocr_onnxruntime")
+    shutil.copyfile(package / "models/ch_ppocr_mobile_v2.0_cls_infer.onnx", model)
+    crops, turned = turned_line_crops(data_dir, count=1000)
+    return {"x": crops, "labels": turned}
+
+
+def _ddddocr(data_dir: Path, model: Path) -> Arrays:
+    shutil.copyfile(package_folder("ddddocr") / "common.onnx", model)
+    return {"input1": grey_line_crops(data_dir, count=600)}
+
+
 def _magika(data_dir: Path, model: Path) -> Arrays:
     del data_dir  # the data are the files of this Python installation
     shutil.copyfile(package_folder("magika") / "models/standard_v3_3/model.onnx", model)
@@ -149,6 +161,8 @@ MODELS: dict[str, Callable[[Path, Path], Arrays]] = {
     "vgg16": _vgg16,
     "ppocr_rec": _ppocr_rec,
     "ppocr_det": _ppocr_det,
+    "ppocr_cls": _ppocr_cls,
+    "ddddocr": _ddddocr,
     "magika": _magika,
     "nudenet": _nudenet,
 }

@@ -7,8 +7,9 @@ original in ONNX Runtime, OpenVINO and, where there is a module, eager PyTorch; 
 ``quantize_static`` and ``quantize_dynamic`` and NNCF's ``quantize``, each with its defaults, on the same
 calibration samples; then all of them in interleaved rounds, judged on the same holdout. Shapes are fixed
 alike for everyone. ``--more`` adds what else the peers have to choose from: ONNX Runtime's calibration by
-percentile and by entropy, NNCF's mixed preset and its accuracy control. Writes ``<name>.json``,
-``<name>.record.json`` (hasten's own record) and ``table.md``; ``--only NAME`` does one model.
+percentile and by entropy, NNCF's mixed preset and its accuracy control; and hasten's ``quantize_static`` of
+the whole model, as the search tries it first. Writes ``<name>.json``, ``<name>.record.json`` (hasten's own
+record) and ``table.md``; ``--only NAME`` does one model.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ import numpy as np
 import hasten
 from benchmarks.peers_table import table
 from hasten import data as data_room
-from hasten import loaders, measuring
+from hasten import loaders, measuring, methods, targets
 from hasten.core.data import Roles, split
 from hasten.core.errors import HastenError
+from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Artifact, RunRecord, Scalar, Scorecard
 from hasten.core.target import cpu_flags, usable_cores
 from hasten.loaders.pt2 import SIGNATURE_SUFFIX
 from hasten.measuring import Conditions, Subject
+from hasten.methods import Context
 from hasten.targets.files import artifact_of
 
 _CALIBRATION_SAMPLES = 200
@@ -80,6 +83,8 @@ CASES = (
     Case("nudenet", None, {"images": (1, 3, 320, 320)}),
     Case("ppocr_det", None, {"x": (1, 3, 640, 640)}),
     Case("magika", None, {}),
+    Case("ppocr_cls", "accuracy", {"x": (1, 3, 48, 192)}),
+    Case("ddddocr", None, {"input1": (1, 1, 64, 256)}),
 )
 
 
@@ -142,6 +147,7 @@ def run(case: Case, arguments: argparse.Namespace) -> None:
         made = Peers(work)
         peers(made, case, fixed, roles, module)
         if arguments.more:
+            whole_in_int8(made, fixed, roles)
             other_ways(made, case, fixed, roles, arguments.time_budget)
         subjects = made.subjects
         subjects.append(_saved(result.record, result.folder))
@@ -246,6 +252,25 @@ def other_ways(made: Peers, case: Case, fixed: Path, roles: Roles, time_s: float
     arguments = fixed, feeds, roles.calibration.store.folder, case.metric, folder
     controlled = partial(_in_time, time_s, accuracy_control, *arguments)
     made.add("NNCF quantize, accuracy control", lambda: controlled() or folder / "model.xml")
+
+
+def whole_in_int8(made: Peers, fixed: Path, roles: Roles) -> None:
+    """Whole int8 of hasten's own: every layer that qualifies, for either runtime, without a search."""
+    for target, name in (("openvino", "OpenVINO"), ("onnxruntime", "ONNX Runtime")):
+        layout = "openvino" if target == "openvino" else "both"
+        static = Step(
+            "quantize_static", {"rounding": "outputs", "layout": layout, "samples": _CALIBRATION_SAMPLES}
+        )
+        build = partial(_applied, fixed, roles, made.work / f"whole_{target}", target, static)
+        made.add(f"hasten's int8 of all layers, {name}", build)
+
+
+def _applied(model: Path, roles: Roles, folder: Path, target: str, step: Step) -> Path:
+    folder.mkdir()
+    context = Context(calibration=roles.calibration, work=folder, threads=usable_cores())
+    change = methods.apply(Recipe((Step("optimize_graph"), step)), hasten.read(model), context)
+    artifact = targets.find(target).export(change.graph, folder, targets.options(target, {}))
+    return folder / artifact.entry
 
 
 def _in_time(limit_s: float, function: Callable[..., object], *arguments: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +13,12 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from benchmarks.model_data import photographs, sts_sentences
 from benchmarks.torch_modules import package_folder
 
-__all__ = ["text_line_crops", "text_scenes"]
+__all__ = ["grey_line_crops", "text_line_crops", "text_scenes", "turned_line_crops"]
 
 _LINE_HEIGHT = 48
 _LINE_WIDTH = 320
+_TURNED_WIDTH = 192
+_GREY_HEIGHT, _GREY_WIDTH = 64, 256
 _SCENE_SIDE = 640
 
 
@@ -79,22 +82,45 @@ def _scaled_bgr(picture: Image.Image) -> NDArray[np.float32]:
     return scaled
 
 
+def _lines(data_dir: Path, count: int, seed: int) -> Iterator[tuple[Image.Image, str]]:
+    """Return `count` pictures of one text line each, of any size, and the texts they show."""
+    rng = np.random.default_rng(seed)
+    fonts, photos, phrases = _font_files(), photographs(data_dir, 100), _phrases(data_dir)
+    for text in [phrases[i] for i in rng.choice(len(phrases), count, replace=False)]:
+        ink = _pick_ink(rng, fonts, int(rng.integers(18, 49)))
+        yield _draw_line(text, ink, photos[rng.integers(len(photos))], rng), text
+
+
 def text_line_crops(data_dir: Path, count: int, seed: int = 0) -> tuple[NDArray[np.float32], list[str]]:
     """Return `count` crops of one text line, (count, 3, 48, 320) float32, and the texts they show.
 
     Each is scaled to 48 pixels in height, and its right is filled with zeros up to 320 (a longer one is
     squeezed), as the recognizer's own preprocessing does.
     """
-    rng = np.random.default_rng(seed)
-    fonts, photos, phrases = _font_files(), photographs(data_dir, 100), _phrases(data_dir)
-    texts = [phrases[i] for i in rng.choice(len(phrases), count, replace=False)]
     crops = np.zeros((count, 3, _LINE_HEIGHT, _LINE_WIDTH), np.float32)
-    for crop, text in zip(crops, texts, strict=True):
-        ink = _pick_ink(rng, fonts, int(rng.integers(18, 49)))
-        line = _draw_line(text, ink, photos[rng.integers(len(photos))], rng)
+    texts = []
+    for crop, (line, text) in zip(crops, _lines(data_dir, count, seed), strict=True):
         width = min(_LINE_WIDTH, -(-line.width * _LINE_HEIGHT // line.height))
         crop[:, :, :width] = _scaled_bgr(line.resize((width, _LINE_HEIGHT), Image.Resampling.BILINEAR))
+        texts.append(text)
     return crops, texts
+
+
+def turned_line_crops(data_dir: Path, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return such crops, 192 pixels wide, every second one turned upside down, and which ones are (1)."""
+    crops = text_line_crops(data_dir, count, seed=2)[0][:, :, :, :_TURNED_WIDTH]
+    turned = np.arange(count) % 2
+    crops[turned == 1] = crops[turned == 1, :, ::-1, ::-1]
+    return crops, turned
+
+
+def grey_line_crops(data_dir: Path, count: int) -> NDArray[np.float32]:
+    """Return `count` text lines from 0 (black) to 1: (count, 1, 64, 256) float32, longer ones squeezed."""
+    made = []
+    for line, _ in _lines(data_dir, count, seed=3):
+        grey = line.convert("L").resize((_GREY_WIDTH, _GREY_HEIGHT), Image.Resampling.BILINEAR)
+        made.append(np.asarray(grey, np.float32)[None] / np.float32(255))
+    return np.stack(made)
 
 
 def text_scenes(data_dir: Path, count: int, seed: int = 1) -> NDArray[np.float32]:
