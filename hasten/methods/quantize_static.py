@@ -159,7 +159,7 @@ class _Work:
         asked = self._params
         ranges = Ranges(asked.activations, asked.range, asked.percentile, asked.sigmas)
         main = self._editor.main
-        absorb_biases(self._graph, self._editor, self._exclude)
+        absorb_biases(self._graph, self._editor, self._exclude, whole=layout.whole_biases)
         layers, self.skipped = find_layers(main, layout.layers, self._exclude)
         layers = [layer for layer in layers if self._keeps_channels(layer)]
         broken: dict[ir.Value, str] = {}

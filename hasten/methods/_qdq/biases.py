@@ -1,7 +1,9 @@
-"""Biases of matrix products: MatMul and Add of two-dimensional values become Gemm.
+"""Biases of matrix products, in the form with which ONNX Runtime computes the products in integers.
 
-ONNX Runtime does so itself, but only while it already looks for integer operators, and then leaves the
-product in float where its result is not rounded; a Gemm with an integer bias it takes as it is.
+MatMul and Add of two-dimensional values become Gemm, whose bias can be an integer. Left as they are, the
+runtime makes a Gemm of them itself before it looks for integer operators, and that one it computes in float:
+it decodes the weights again in every inference. It does so to products of more dimensions, too, in rows,
+unless the bias has as many axes as they have; OpenVINO is faster with the bias as it is.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ from hasten.graph.reading import sole_user
 from hasten.graph.shapes import infer
 
 
-def absorb_biases(graph: Graph, editor: Editor, exclude: frozenset[str]) -> None:
-    """Write products with a bias as Gemm, under the product's name."""
+def absorb_biases(graph: Graph, editor: Editor, exclude: frozenset[str], *, whole: bool) -> None:
+    """Write products of matrices with a bias as Gemm, under the product's name.
+
+    whole: give the biases of products of more dimensions as many axes.
+    """
     found = list(_with_bias(editor.main, exclude))
     if not found:
         return
@@ -30,7 +35,13 @@ def absorb_biases(graph: Graph, editor: Editor, exclude: frozenset[str]) -> None
         x, weight = product.inputs
         assert x is not None
         shape = known.get(x.name)
-        if shape is None or len(shape) != 2:
+        if shape is None or len(shape) < 2:
+            continue
+        if len(shape) > 2:
+            if not whole:
+                continue
+            place = next(i for i, value in enumerate(add.inputs) if stored(value) is not None)
+            editor.set_input(add, place, bias.reshape([1] * (len(shape) - 1) + [-1]))
             continue
         name = layer_name(product)
         gemm = editor.replace(add, "Gemm", [x, weight, editor.constant(bias.reshape(-1), f"{name}.bias")])

@@ -41,6 +41,7 @@ class Layout:
         read too, to move bytes.
     gates: functions g with an integer kernel, for which x · g(x) is such a product.
     after_moves: values that were moved are rounded (to what they are) again.
+    whole_biases: the bias of a product of more than two dimensions has as many axes as it.
     """
 
     layers: frozenset[str]
@@ -50,6 +51,7 @@ class Layout:
     whole_sums: bool
     gates: frozenset[str]
     after_moves: bool
+    whole_biases: bool
 
 
 LAYOUTS = {
@@ -63,6 +65,7 @@ LAYOUTS = {
         whole_sums=True,
         gates=frozenset({"Sigmoid"}),
         after_moves=True,
+        whole_biases=True,
     ),
     # OpenVINO's integer kernels compute the functions and sums that follow in float before they round.
     # But where one leaves float values to a global pool, version 2026.4 computes wrong means of them if
@@ -75,6 +78,7 @@ LAYOUTS = {
         whole_sums=False,
         gates=frozenset(),
         after_moves=False,
+        whole_biases=False,
     ),
 }
 
