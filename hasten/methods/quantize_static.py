@@ -234,7 +234,7 @@ class _Work:
                 self._original, self._rounded, self._context.calibration, self._context
             )
 
-    def _moments(self, plan: Plan) -> dict[str, Moments]:
+    def _moments(self, plan: Plan) -> Mapping[str, Moments]:
         if self._params.rounding == "nearest":
             return {}
         assert self._context.calibration is not None

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 _DAMPING = 0.01
 """Part of the mean second moment added to all of them: inputs that never vary would make them singular."""
-_ROWS = 2048
+_ROWS = 512
 """Positions that are multiplied at once."""
-_BLOCK = 128
+_BLOCK = 32
 """Columns whose errors are passed on to the rest of the matrix at once (GPTQ, step 2)."""
 
 
@@ -37,7 +37,8 @@ class Moments:
         self._sum = np.zeros((groups, size))
         self._squares = np.zeros((groups, size, size))
         self._weight = 0.0
-        self._waiting: list[tuple[NDArray[Any], NDArray[np.float64]]] = []
+        self._waiting: list[tuple[NDArray[Any], NDArray[np.float64] | None]] = []
+        self._rows_waiting = 0
 
     @classmethod
     def restore(cls, mean: NDArray[Any], second: NDArray[Any], count: int) -> Moments:
@@ -64,20 +65,27 @@ class Moments:
     def update(self, x: NDArray[Any], weights: NDArray[np.float64] | None = None) -> None:
         """Count inputs, of shape (groups, positions, size). weights: of the positions, none negative."""
         self.count += x.shape[1]
-        self._waiting.append((x, np.ones(x.shape[1]) if weights is None else weights))
+        self._waiting.append((x, weights))
+        self._rows_waiting += x.shape[1]
         # Products of many rows at once: to add up large matrices takes longer than to multiply a few rows.
-        if sum(waiting.shape[1] for waiting, _ in self._waiting) >= _ROWS:
+        if self._rows_waiting >= _ROWS:
             self._add_up()
 
     def _add_up(self) -> None:
-        if self._waiting:
-            x = np.concatenate([waiting for waiting, _ in self._waiting], axis=1)
-            weights = np.concatenate([waiting for _, waiting in self._waiting])
-            self._waiting = []
+        if not self._waiting:
+            return
+        x = np.concatenate([waiting for waiting, _ in self._waiting], axis=1)
+        given = [weights for _, weights in self._waiting]
+        self._waiting, self._rows_waiting = [], 0
+        if all(weights is None for weights in given):
+            self._weight += x.shape[1]
+            self._sum += x.sum(axis=1, dtype=np.float64)
+        else:
+            weights = np.concatenate([np.ones(0) if each is None else each for each in given])
             self._weight += float(weights.sum())
             self._sum += weights @ x
-            half = np.sqrt(weights).astype(x.dtype)[:, None]
-            self._squares += (x * half).swapaxes(1, 2) @ (x * half)
+            x = x * np.sqrt(weights).astype(x.dtype)[:, None]
+        self._squares += x.swapaxes(1, 2) @ x  # of one array with itself, BLAS computes half
 
 
 def output_error(difference: NDArray[Any], moments: Moments) -> float:
@@ -114,27 +122,31 @@ def round_columns(
     order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
 
     def ordered(array: NDArray[Any]) -> NDArray[np.float64]:
+        """Of shape (groups, size, outputs): what is rounded together lies together."""
         whole = np.broadcast_to(array if array.ndim == 3 else array[:, :, None], weight.shape)
-        return np.take_along_axis(whole.astype(np.float64), order[:, None, :], axis=2)
+        return np.ascontiguousarray(
+            np.take_along_axis(whole, order[:, None, :], axis=2).swapaxes(1, 2), dtype=np.float64
+        )
 
     rest, steps = ordered(weight), ordered(scale)
     zero = ordered(np.zeros((1, 1, 1)) if zero_point is None else zero_point)
     factor = inverse_factor(hessian, order)
-    integers = np.zeros(weight.shape, dtype=np.int64)
+    integers = np.zeros(rest.shape, dtype=np.int64)
     size = weight.shape[2]
     for start in range(0, size, _BLOCK):
         end = min(start + _BLOCK, size)
-        errors = np.zeros((*weight.shape[:2], end - start))
+        errors = np.zeros((rest.shape[0], end - start, rest.shape[2]))
         for i in range(start, end):
-            column, step = rest[:, :, i], steps[:, :, i]
-            rounded = np.clip(np.rint(column / step) + zero[:, :, i], low, high)
-            integers[:, :, i] = rounded
-            error = (column - (rounded - zero[:, :, i]) * step) / factor[:, i, i, None]
-            rest[:, :, i:end] -= error[:, :, None] * factor[:, i, None, i:end]
-            errors[:, :, i - start] = error
-        rest[:, :, end:] -= errors @ factor[:, start:end, end:]
-    found = np.empty_like(integers)
-    np.put_along_axis(found, np.broadcast_to(order[:, None, :], found.shape), integers, axis=2)
+            column, step = rest[:, i], steps[:, i]
+            rounded = np.clip(np.rint(column / step) + zero[:, i], low, high)
+            integers[:, i] = rounded
+            error = (column - (rounded - zero[:, i]) * step) / factor[:, i, i, None]
+            rest[:, i:end] -= factor[:, i, i:end, None] * error[:, None, :]
+            errors[:, i - start] = error
+        rest[:, end:] -= factor[:, start:end, end:].swapaxes(1, 2) @ errors
+    found = np.empty(weight.shape, dtype=np.int64)
+    places = np.broadcast_to(order[:, None, :], found.shape)
+    np.put_along_axis(found, places, integers.swapaxes(1, 2), axis=2)
     return found
 
 

@@ -10,6 +10,7 @@ from small_graphs import Net, calibration_for, conv_net
 from hasten import methods
 from hasten.core.data import Calibration, StoreWriter
 from hasten.core.errors import MethodError
+from hasten.graph.evaluate import Evaluator
 from hasten.methods._observe.gradients import Gradients
 from hasten.methods._observe.moments import inputs_of, observe
 from hasten.methods._qdq.layers import find_layers
@@ -102,9 +103,11 @@ def test_layers_that_read_the_same_share_moments(tmp_path):
     context = methods.Context(calibration=samples, work=tmp_path)
     layers = layers_of(graph)
     found = observe(graph, layers, samples, context)
-    assert found[layers[0].name] is found[layers[1].name]
+    one, other = (found[layer.name] for layer in layers)
+    np.testing.assert_array_equal(one.second, other.second)
+    assert len(list(tmp_path.glob("moments-*/*.npz"))) == 1
     apart = observe(graph, layers, samples, context, "gradients")
-    assert apart[layers[0].name] is not apart[layers[1].name]
+    assert not np.array_equal(*(apart[layer.name].second for layer in layers))
     values = np.zeros((2, 3, 6), np.float32)
     assert inputs_of(layers[0], values, 2).shape == (1, 4, 6)
 
@@ -114,3 +117,30 @@ def test_an_operator_without_a_gradient_is_named():
     next(node for node in graph.ir_model.graph if node.op_type == "Mul").op_type = "Unheard"
     with pytest.raises(MethodError, match=r"importance: gradients cannot be had of this graph: .*Unheard"):
         Gradients(graph, ["h"], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "attributes"),
+    [
+        ((3, 3), {"pads": [1, 1, 1, 1]}),
+        ((5, 3), {"pads": [0, 2, 1, 0], "strides": [2, 3], "dilations": [2, 1]}),
+        ((1, 1), {}),
+        ((3,), {"pads": [2, 1], "strides": [2]}),
+    ],
+)
+@pytest.mark.parametrize("group", [1, 2])
+def test_windows_are_what_the_convolution_multiplies(tmp_path, kernel, attributes, group):
+    """Rows times weights are the outputs, at every position there is."""
+    net = Net(6)
+    weight = net.weight("w", 4, 6 // group, *kernel)
+    net.node("Conv", ["x", weight], "y", group=group, **attributes)
+    space = [11, 9][: len(kernel)]
+    graph = net.graph([("x", FLOAT, ["n", 6, *space])], [("y", FLOAT, ["n", 4, *[None] * len(kernel)])])
+    (layer,) = layers_of(graph)
+    x = net.rng.normal(size=(2, 6, *space)).astype(np.float32)
+    y = Evaluator(graph).run({"x": x})["y"]
+    rows = inputs_of(layer, x, 10**6)
+    weights = layer.array.reshape(group, 4 // group, -1)
+    made = np.einsum("gpi,goi->gpo", rows, weights).reshape(group, 2, -1, 4 // group)
+    wanted = y.reshape(2, group, 4 // group, -1).transpose(1, 0, 3, 2)
+    np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-5)

@@ -7,9 +7,9 @@ that are rounded anew at the same time, it would make up for errors that are no 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
 from hasten.methods._observe.gradients import Gradients
 from hasten.methods._observe.samples import in_memory, key, replace_arrays
+from hasten.methods._observe.windows import axes_of, windows
 from hasten.numerics.rounding import Moments
 
 Importance: TypeAlias = Literal["equal", "gradients"]
@@ -56,7 +57,7 @@ def observe(
     context: Context,
     importance: Importance = "equal",
     largest: int = LARGEST,
-) -> dict[str, Moments]:
+) -> Mapping[str, Moments]:
     """The moments of what each layer that can be solved reads in ``graph``, by the layer's name.
 
     largest: layers with more inputs an output are left out. importance: whether each
@@ -71,14 +72,31 @@ def observe(
     for layer in (layer for layer in layers if solvable(layer, largest)):
         readers.setdefault(_source(layer, importance), []).append(layer)
     files = {source: folder / f"{source}.npz" for source in readers}
-    found = {source: _load(file) for source, file in files.items() if file.exists()}
-    missing = {source: same[0] for source, same in readers.items() if source not in found}
+    missing = {source: same[0] for source, same in readers.items() if not files[source].exists()}
     if missing:
         gather = _gather if importance == "equal" else _gather_weighted
-        for source, moments in gather(graph, missing, samples, context).items():
+        found = gather(graph, missing, samples, context)
+        while found:
+            source, moments = found.popitem()
             _save(files[source], moments)
-            found[source] = _load(files[source])  # as they will be found the next time, to the last bit
-    return {layer.name: found[source] for source, same in readers.items() for layer in same}
+    return _Kept({layer.name: files[source] for source, same in readers.items() for layer in same})
+
+
+class _Kept(Mapping[str, Moments]):
+    """Moments by the names of layers, read from their files when they are asked for: all take much memory."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files
+
+    def __getitem__(self, name: str) -> Moments:
+        with np.load(self._files[name], allow_pickle=False) as arrays:
+            return Moments.restore(arrays["mean"], arrays["second"], int(arrays["count"]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def _source(layer: Layer, importance: Importance) -> str:
@@ -91,11 +109,6 @@ def _source(layer: Layer, importance: Importance) -> str:
         attributes = layer.node.attributes
         told += [layer.array.shape[1:], *((name, str(attributes.get(name))) for name in window)]
     return hashlib.sha256(repr(told).encode()).hexdigest()[:24]
-
-
-def _load(path: Path) -> Moments:
-    with np.load(path, allow_pickle=False) as arrays:
-        return Moments.restore(arrays["mean"], arrays["second"], int(arrays["count"]))
 
 
 def _save(path: Path, moments: Moments) -> None:
@@ -238,27 +251,12 @@ def _chosen(values: Array, rows: int, most: int) -> Array:
 
 
 def _windows(layer: Layer, values: Array, most: int) -> Array:
-    kernel = layer.array.shape[2:]
-    axes = len(kernel)
-
-    def whole(name: str, default: int, count: int = axes) -> list[int]:
-        return list(layer.node.attributes.get_ints(name, [default] * count))
-
-    dilations, pads = whole("dilations", 1), whole("pads", 0, 2 * axes)
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    padded = np.pad(values, [(0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)])
-    cut = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + axes)))
-    strided: tuple[Any, ...] = tuple(slice(None, None, s) for s in whole("strides", 1))
-    dilated: tuple[Any, ...] = tuple(slice(None, None, d) for d in dilations)
-    cut = cut[(slice(None), slice(None), *strided)][(..., *dilated)]
-    shape = cut.shape[2 : 2 + axes]
-    places: tuple[Any, ...] = np.unravel_index(_evenly(int(np.prod(shape)), most), shape)
-    both: Any = slice(None)
-    chosen = cut[(both, both, *places)]  # (batch, channels, positions, *kernel)
-    batch, channels, positions = chosen.shape[:3]
+    axes = axes_of(layer.node, layer.array.shape[2:])
+    cut = windows(values, axes, lambda count: _evenly(count, most))
+    batch, channels, positions, kernel = cut.shape
     groups = layer.node.attributes.get_int("group", 1)
-    chosen = chosen.reshape(batch, groups, channels // groups, positions, -1)
-    return np.ascontiguousarray(chosen.transpose(1, 0, 3, 2, 4)).reshape(groups, batch * positions, -1)
+    cut = cut.reshape(batch, groups, channels // groups, positions, kernel)
+    return np.ascontiguousarray(cut.transpose(1, 0, 3, 2, 4)).reshape(groups, batch * positions, -1)
 
 
 def _evenly(have: int, most: int) -> Array:
