@@ -22,6 +22,11 @@ _ROUNDING: dict[str, Json] = {"rounding": "outputs"}
 _GROUP = 32
 """Weights that share a scale: with 4 bits the scales are then an eighth of the bytes."""
 
+_REUSE, _CACHE_BYTES = 8.0, 32 << 20
+"""Multiply-accumulates a weight below which reading the weights takes longer than multiplying by them, and
+bytes of weights that no cache keeps from one inference to the next: CPUs read some ten numbers in the time
+of a hundred products."""
+
 _LEAST_SHARE = 0.02
 """Part of the multiply-accumulates below which a method cannot pay: halving them would gain one per cent."""
 
@@ -57,6 +62,9 @@ def advise(
     """
     static = list(_static(facts, specs, has_data))
     small = [*_few_bits(facts, specs, has_data), *_half_weights(facts, specs)] if objective == "size" else []
+    traffic = (
+        [*_few_bits(facts, specs, has_data)] if objective != "size" and _waits_for_weights(facts) else []
+    )
     promising: dict[str, _Idea] = {}
     for idea in (*small, *static):
         if idea.target is not None:
@@ -69,6 +77,7 @@ def advise(
     others = [
         *(idea for idea in precisions if idea not in quick),
         *_dynamic(facts, specs),
+        *traffic,
         *(idea for idea in (*static, *small) if idea not in first),
     ]
     candidates: list[Candidate] = []
@@ -154,6 +163,11 @@ def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> I
         yield _Idea(f"{name} with bfloat16 on openvino", why, target=openvino, step=fused, options=bfloat16)
 
 
+def _waits_for_weights(facts: GraphFacts) -> bool:
+    """Whether an inference takes the time of reading the weights from memory, and not of its arithmetic."""
+    return facts.reuse is not None and facts.reuse < _REUSE and 4 * facts.parameters > _CACHE_BYTES
+
+
 def _few_bits(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> Iterator[_Idea]:
     if facts.quantized or not facts.weighted_layers or not has_data:
         return
@@ -161,6 +175,8 @@ def _few_bits(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) ->
         # Stored in 4 bits only: with integer activations too, runtimes unpack them again in each inference.
         codes: dict[str, Json] = {"bits": 4, "group": _GROUP, "symmetric": False, **_ROUNDING}
         why = "half the bytes of int8, and activations stay in float"
+        if _waits_for_weights(facts):
+            why = f"its time goes into reading weights ({facts.reuse:.1f} multiply-accumulates each): {why}"
         stored = Step("compress_weights", codes)
         yield _Idea(f"codes of 4 bits on {spec.name}", why, target=spec, step=(stored,))
 

@@ -25,6 +25,8 @@ class GraphFacts:
         convolutions that work in groups of channels.
     product_share: part of the model's multiply-accumulates in products and recurrent layers, or None when
         the cost is unknown.
+    reuse: multiply-accumulates for each parameter in an inference of one sample, or None when the cost is
+        unknown.
     dynamic: names of inputs with a dimension that is not fixed.
     """
 
@@ -34,6 +36,7 @@ class GraphFacts:
     products: int
     recurrent: int
     product_share: float | None
+    reuse: float | None
     quantized: bool
     dynamic: tuple[str, ...]
     float_dtype: str
@@ -71,6 +74,7 @@ def read_facts(graph: Graph, layers: Sequence[LayerCost]) -> GraphFacts:
         products=products,
         recurrent=sum(operators[op] for op in RECURRENT),
         product_share=in_products / total if total else None,
+        reuse=total / graph.parameters if total and graph.parameters else None,
         quantized=any(operators[op] for op in _QUANTIZED),
         dynamic=tuple(spec.name for spec in graph.inputs if spec.is_dynamic),
         float_dtype=floats.most_common(1)[0][0] if floats else "none",

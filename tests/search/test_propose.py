@@ -32,6 +32,7 @@ FACTS = GraphFacts(
     products=2,
     recurrent=0,
     product_share=0.5,
+    reuse=50.0,
     quantized=False,
     dynamic=(),
     float_dtype="float",
@@ -156,3 +157,15 @@ def test_without_data_nothing_that_calibrates_is_tried() -> None:
     advice = advise(FACTS, [spec("openvino")], 2, has_data=False, objective="latency")
     assert all(c.recipe.steps[-1].method != "quantize_static" for c in advice.candidates)
     assert [entry.tried for entry in advice.considered].count(True) == len(advice.candidates)
+
+
+@pytest.mark.parametrize(
+    ("reuse", "parameters", "tried"), [(1.0, 10**8, True), (50.0, 10**8, False), (1.0, 1000, False)]
+)
+def test_weights_of_4_bits_are_tried_for_speed_where_reading_them_takes_the_time(
+    reuse: float, parameters: int, tried: bool
+) -> None:
+    facts = replace(FACTS, reuse=reuse, parameters=parameters)
+    advice = advise(facts, [spec("openvino")], 2, has_data=True, objective="latency")
+    steps = [step for c in advice.candidates for step in c.recipe.steps if step.method == "compress_weights"]
+    assert [step.params["bits"] for step in steps] == ([4] if tried else [])

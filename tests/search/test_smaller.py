@@ -150,6 +150,7 @@ def test_transformers_and_lean_nets_lose_branches_first_and_others_channels(
         products=1,
         recurrent=0,
         product_share=product_share,
+        reuse=50.0,
         quantized=False,
         dynamic=(),
         float_dtype="float",
