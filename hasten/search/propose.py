@@ -11,7 +11,7 @@ from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
 from hasten.search.advise import Advice
 from hasten.search.candidate import Candidate
-from hasten.search.choose import cost, leader
+from hasten.search.choose import cost, leader, within_budget
 from hasten.search.forms import can_exclude, without
 from hasten.search.layers import fell_back, saved
 from hasten.search.repair import Repairer
@@ -20,6 +20,10 @@ from hasten.search.trial import Lab
 
 _WORTH = 0.01
 """Part of the layers' times that layers which became slower must make up to be worth a trial of their own."""
+
+
+_FAR = 1.5
+"""Times the cost of the best beyond which a target's further versions are not where time is best spent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,12 @@ class Proposer:
         # What is fast and lost too much promises more, once repaired, than what was not promising at first.
         yield from repairer.propose(done, 0)
         repaired = len(done)
-        yield from self._by_target(late, done)
+        unlikely: list[Candidate] = []
+        for candidate in self._by_target(late, done):
+            if self._is_unlikely(candidate, done):
+                unlikely.append(candidate)
+            else:
+                yield candidate
         yield from repairer.propose(done, repaired)
         yield from repairer.taught(done)
         yield from self._thread_counts(done)
@@ -68,6 +77,7 @@ class Proposer:
             ).propose(done)
         yield from self._runtime_options(done)
         yield from self._fixed_shapes(done)
+        yield from unlikely
 
     def _promising(self, early: Sequence[Candidate], done: Sequence[Trial]) -> Iterator[Candidate]:
         """Exact rewrites, then what promises most on each target."""
@@ -86,6 +96,20 @@ class Proposer:
             if len(trial.recipe.steps) == 1:
                 costs.setdefault(trial.target, self._cost(trial))
         return sorted(wave, key=lambda c: costs.get(c.target, inf))
+
+    def _is_unlikely(self, candidate: Candidate, done: Sequence[Trial]) -> bool:
+        """Whether what was tried speaks against it: all there was far slower, or its precision is of no use.
+
+        Such candidates come last: by then the time may have gone into better ones.
+        """
+        there = [self._cost(t) for t in done if t.target == candidate.target]
+        best = min((self._cost(t) for t in done if within_budget(t)), default=inf)
+        if there and min(there) > _FAR * best:
+            return True
+        precision = candidate.options.get("precision")
+        exact = [t for t in done if t.target == candidate.target and len(t.recipe.steps) == 1]
+        costs = {t.options.get("precision"): self._cost(t) for t in reversed(exact)}
+        return precision in costs and None in costs and costs[precision] > costs[None]
 
     def _cost(self, trial: Trial) -> float:
         return cost(trial, self.lab.budget)

@@ -112,6 +112,32 @@ def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
     assert late == sorted(late, key=lambda target: target == slower)
 
 
+def in_order(proposer: Proposer, speeds: dict[str, float]) -> list[Candidate]:
+    """All that is proposed where each target has its speed, everything keeps its quality."""
+    kept = trial_of_choosing("x", 1.0, 0.0).quality
+    done: list[Trial] = []
+    order: list[Candidate] = []
+    for candidate in proposer.propose(done):
+        order.append(candidate)
+        slower = 0.8 if candidate.options.get("precision") == "bfloat16" else 1.0
+        done.append(trial(candidate, slower * speeds[candidate.target]).model_copy(update={"quality": kept}))
+    return order
+
+
+def test_what_is_unlikely_comes_last() -> None:
+    proposer = proposing()
+    late = [c.id for c in proposer.advice.candidates[proposer.advice.early :]]
+    far = in_order(proposer, {"onnxruntime": 1.0, "openvino": 0.5})
+    there = [c.id in late for c in far if c.target == "openvino"]
+    assert sum(there) == len([c for c in far[-sum(there) :] if c.target == "openvino"]) > 0
+    near = in_order(proposer, {"onnxruntime": 1.0, "openvino": 0.8})
+    last = [c for c in near if c.id in late and c.target == "openvino"]
+    # bfloat16 was slower than float32 there, and so comes last also beside integers.
+    assert near[-1].options.get("precision") == "bfloat16"
+    assert [c.options.get("precision") for c in last[:-1]] == [None] * (len(last) - 1)
+    assert near[-2] not in last
+
+
 def test_what_is_fast_and_lost_too_much_is_repaired_before_the_rest_is_tried() -> None:
     proposer = proposing()
     done: list[Trial] = []
