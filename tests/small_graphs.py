@@ -17,6 +17,20 @@ from hasten.graph import Graph
 OPSET = 21
 
 
+def build(nodes, inputs, outputs, weights=(), opset=17):
+    """A Graph from helper nodes; inputs and outputs are (name, element type, shape)."""
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info(*i) for i in inputs],
+        [helper.make_tensor_value_info(*o) for o in outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    onnx.checker.check_model(model)
+    return Graph(ir.serde.deserialize_model(model))
+
+
 class Net:
     """Collects nodes and weights; every weight is drawn from one generator."""
 

@@ -38,6 +38,16 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+def sums_saturate() -> bool:
+    """Whether this CPU's integer kernels add pairs of products of bytes in 16 bits, which may overflow.
+
+    x86 before VNNI multiplies uint8 by int8 with VPMADDUBSW: 2 · 255 · 127 does not fit, and saturates;
+    2 · 255 · 64 does, so weights of 7 bits are safe.
+    """
+    x86 = platform.machine().lower() in {"x86_64", "amd64", "i686"}
+    return x86 and not cpu_flags() & {"avx512_vnni", "avx_vnni"}
+
+
 @cache
 def cpu_name() -> str:
     """The CPU's model name, as the operating system gives it."""

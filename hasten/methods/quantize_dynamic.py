@@ -11,7 +11,6 @@ sections 2 and 3 (weights per channel and symmetric).
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from functools import cached_property
 from math import gcd
@@ -24,7 +23,7 @@ from pydantic.dataclasses import dataclass
 
 from hasten.core.errors import MethodError
 from hasten.core.record import Site
-from hasten.core.target import cpu_flags
+from hasten.core.target import sums_saturate
 from hasten.graph import Graph
 from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name
@@ -98,7 +97,8 @@ class _Work:
         self.editor = editor
         self._graph = graph
         self._params = params
-        self._reduced = params.form == "integer" and _reduce_range(params.reduce_range)
+        asked = params.reduce_range
+        self._reduced = params.form == "integer" and (sums_saturate() if asked is None else asked)
         grid = Grid(bits=7 if self._reduced else 8)
         self._store = WeightStore(editor, grid, per_channel=params.per_channel)
         self._activations = layers.Activations(editor) if params.form == "integer" else None
@@ -189,16 +189,3 @@ class _Work:
         bits = 7 if self._reduced else 8
         scale = "per channel" if self._params.per_channel else "per tensor"
         return f"int8 weights ({bits} bits, {scale}), {activations}"
-
-
-def _reduce_range(asked: bool | None) -> bool:
-    """Whether weights must leave one bit unused for this CPU's integer kernels.
-
-    x86 before VNNI multiplies uint8 by int8 with VPMADDUBSW, which adds two products in 16 bits:
-    2 · 255 · 127 does not fit, 2 · 255 · 64 does.
-    """
-    if asked is not None:
-        return asked
-    if platform.machine().lower() not in {"x86_64", "amd64", "i686"}:
-        return False
-    return not cpu_flags() & {"avx512_vnni", "avx_vnni"}

@@ -12,7 +12,6 @@ Quantization", sections 2 and 3; ONNX operator specification, QuantizeLinear and
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Literal, TypeAlias
@@ -25,7 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
-from hasten.core.target import cpu_flags
+from hasten.core.target import sums_saturate
 from hasten.graph import Graph
 from hasten.graph.editor import Editor
 from hasten.graph.evaluate import Evaluator
@@ -145,7 +144,7 @@ class _Work:
         self._context = context
         self._exclude = frozenset(params.exclude)
         self._editor = Editor(graph)
-        self._reduced = _reduce_range(params.reduce_range)
+        self._reduced = sums_saturate() if params.reduce_range is None else params.reduce_range
         self._quantizers: dict[ir.Value, Affine] = {}
         self._rounded: list[Rounded] = []
         self._saturation: dict[str, float] = {}
@@ -293,16 +292,3 @@ def _problem(histograms: list[Histogram]) -> str | None:
     if high - low > float(np.finfo(np.float32).max):
         return "spans a range that exceeds float32"
     return None
-
-
-def _reduce_range(asked: bool | None) -> bool:
-    """Whether weights must leave one bit unused for this CPU's integer kernels.
-
-    x86 before VNNI multiplies uint8 by int8 with VPMADDUBSW, which adds two products in 16 bits:
-    2 · 255 · 127 does not fit, 2 · 255 · 64 does.
-    """
-    if asked is not None:
-        return asked
-    if platform.machine().lower() not in {"x86_64", "amd64", "i686"}:
-        return False
-    return not cpu_flags() & {"avx512_vnni", "avx_vnni"}

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from small_graphs import build
 
 from hasten.core.errors import TrialError, WorkerError
 from hasten.measuring import Subject, predict
@@ -39,7 +40,7 @@ def test_a_larger_model_takes_more_memory(subject_of, original, dataset, quick, 
     from onnx import TensorProto, helper
 
     weight = np.ones((4000, 4000), np.float32)  # 64 MB
-    graph = models.build(
+    graph = build(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
         [("x", TensorProto.FLOAT, ["n", 4000])],
         [("y", TensorProto.FLOAT, ["n", 4000])],
@@ -111,7 +112,7 @@ def test_a_fixed_batch_is_filled_up(subject_of, images, quick, tmp_path):
 def test_an_output_without_batch_axis_needs_a_batch_of_one(subject_of, dataset, quick, tmp_path):
     from onnx import TensorProto, helper
 
-    graph = models.build(
+    graph = build(
         [helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=0)],
         [("x", TensorProto.FLOAT, ["batch", 7])],
         [("total", TensorProto.FLOAT, [7])],
@@ -162,7 +163,7 @@ def test_missing_files_are_a_trial_error(original, images, quick, tmp_path):
 def test_bfloat16_answers_are_kept_as_float32(subject_of, dataset, quick, tmp_path):
     from onnx import TensorProto, helper
 
-    graph = models.build(
+    graph = build(
         [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)],
         [("x", TensorProto.FLOAT, ["n", 2])],
         [("y", TensorProto.BFLOAT16, ["n", 2])],

@@ -8,33 +8,19 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto
+from quantized import fused, operators
 from small_graphs import Net, attention, branching, conv_net, feeds_of, lstm, mlp
 
 from hasten import methods, targets
+from hasten.core import target
 from hasten.core.errors import MethodError
 from hasten.core.recipe import Recipe, Step
 from hasten.graph.evaluate import Evaluator
-from hasten.methods import quantize_dynamic
 
 
 def quantized(graph, tmp_path, **params):
     context = methods.Context(calibration=None, work=tmp_path)
     return methods.apply(Recipe([Step("quantize_dynamic", params)]), graph, context)
-
-
-def operators(graph):
-    return Counter(node.op_type for node in graph.ir_model.graph)
-
-
-def fused(graph, tmp_path):
-    """The operators ONNX Runtime makes of a graph."""
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.optimized_model_filepath = str(tmp_path / "fused.onnx")
-    settings.log_severity_level = 4
-    ort.InferenceSession(graph.to_bytes(), settings, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in ir.load(tmp_path / "fused.onnx").graph)
 
 
 def error(graph, changed, feeds=None):
@@ -267,8 +253,8 @@ def test_an_old_operator_set_is_refused_with_the_remedy(tmp_path):
     ],
 )
 def test_range_is_reduced_where_this_cpu_would_saturate(machine, flags, reduced, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantize_dynamic.platform, "machine", lambda: machine)
-    monkeypatch.setattr(quantize_dynamic, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(target.platform, "machine", lambda: machine)
+    monkeypatch.setattr(target, "cpu_flags", lambda: frozenset(flags))
     change = quantized(mlp(), tmp_path)
     assert any("7 bits" in note for note in change.notes) == reduced
     assert any("7 bits" in site.what for site in change.sites) == reduced

@@ -9,6 +9,7 @@ from quantized import FLOAT, error, fused, of_rank, picture_net, reasons, sample
 from small_graphs import Net, attention, conv_net, feeds_of
 
 from hasten import methods
+from hasten.core import target
 from hasten.core.errors import MethodError
 from hasten.graph.evaluate import Evaluator
 from hasten.methods._observe import moments as reconstruct
@@ -124,11 +125,9 @@ def test_seven_bits_leave_room_for_pairs_of_products(quantize, asked, largest):
 
 
 def test_the_cpu_decides_when_nobody_asks(quantize, monkeypatch):
-    from hasten.methods import quantize_static
-
-    monkeypatch.setattr(quantize_static.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(target.platform, "machine", lambda: "x86_64")
     for flags, noted in ((frozenset({"avx2"}), True), (frozenset({"avx2", "avx512_vnni"}), False)):
-        monkeypatch.setattr(quantize_static, "cpu_flags", lambda flags=flags: flags)
+        monkeypatch.setattr(target, "cpu_flags", lambda flags=flags: flags)
         notes = quantize(conv_net()).notes
         assert any("weights use 7 bits" in note for note in notes) is noted
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from small_graphs import build
 
 from hasten import api, targets
 from hasten.core.executed import converts, executed
@@ -81,7 +82,7 @@ def test_a_pair_that_does_not_fuse_is_found(name, tmp_path):
     ]
     float_vector = ("x", TensorProto.FLOAT, [1, 64]), ("y", TensorProto.FLOAT, [1, 64])
     axis = ("axis", np.array(1, np.int64))
-    graph = models.build(nodes, float_vector[:1], float_vector[1:], [*constants, axis])
+    graph = build(nodes, float_vector[:1], float_vector[1:], [*constants, axis])
     kernels = opened(name, graph, tmp_path).kernels({"x": np.ones((1, 64), np.float32)})
     best = Best(trial="t", holdout=Scorecard(), layers=layer_costs(graph), kernels=kernels)
     lone = [each for each in executed(best.kernels, best.layers, ["x"]) if each.finding == "not fused"]
