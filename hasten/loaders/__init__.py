@@ -50,7 +50,7 @@ REFUSED = {
     ".h5": _H5,
     ".hdf5": _H5,
     ".pb": _GRAPH_DEF,
-    ".tflite": "TensorFlow Lite files are not opened yet; give the Keras model or SavedModel it was made from",
+    ".tflite": "TensorFlow Lite is not opened yet; give the Keras model or SavedModel that it was made from",
     ".xml": "OpenVINO files cannot be optimized, only measured (hasten measure); give the .onnx file instead",
     ".pt": _PICKLE,
     ".pth": _PICKLE,
