@@ -81,8 +81,9 @@ def main() -> None:
 
 def _clean(folder: Path) -> tuple[Graph, dict[str, Array]]:
     graph = hasten.read(folder / "model.onnx")
+    samples = 1 if any(spec.shape and spec.shape[0] == 1 for spec in graph.inputs) else _SAMPLES
     with np.load(folder / "data.npz") as file:
-        feeds = {spec.name: file[spec.name][:_SAMPLES] for spec in graph.inputs}
+        feeds = {spec.name: file[spec.name][:samples] for spec in graph.inputs}
     return prepare(hasten.apply(graph, hasten.Recipe([hasten.Step("optimize_graph")]), feeds).graph), feeds
 
 
