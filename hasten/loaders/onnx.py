@@ -110,6 +110,7 @@ def to_graph(model: onnx.ModelProto, folder: Path | None) -> tuple[Graph, tuple[
     try:
         in_order = check_model(model)
         _check_signature(model.graph)
+        _free_negative_sizes(model.graph)
         external = _check_tensors(model, folder)
         if _densify(model.graph):
             notes.append("sparse weights were made dense")
@@ -158,9 +159,14 @@ def _check_signature(graph: onnx.GraphProto) -> None:
                 )
             if kind == "input" or value.type.tensor_type.elem_type:
                 element_type(value.type.tensor_type.elem_type, f"{kind} {shown(value.name)}")
-            sizes = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
-            if any(size < 0 for size in sizes):
-                raise ModelError(f"{kind} {shown(value.name)} has a negative dimension: {sizes}")
+
+
+def _free_negative_sizes(graph: onnx.GraphProto) -> None:
+    """Let sizes below zero be unknown ones, as ONNX Runtime does: Paddle's exporter writes -1 for them."""
+    for value in (*graph.input, *graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_value < 0:
+                dimension.ClearField("dim_value")
 
 
 def _check_tensors(model: onnx.ModelProto, folder: Path | None) -> bool:

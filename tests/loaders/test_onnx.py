@@ -47,6 +47,15 @@ def test_dynamic_dimensions_stay(tmp_path: Path) -> None:
     assert run(loaded.graph, x=X)["y"] == pytest.approx(expected(linear(), x=X)[0], rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [-1, -3])
+def test_sizes_below_zero_are_unknown_ones(size: int, tmp_path: Path) -> None:
+    """Paddle's exporter writes -1, and ONNX Runtime takes any number at all."""
+    made = model([node("Relu", "x", "y")], inputs=[value("x", [size, 4])], outputs=[value("y", [size, 4])])
+    loaded = read(save(made, tmp_path), samples=[{"x": X}])
+    assert [spec.shape for spec in (*loaded.graph.inputs, *loaded.graph.outputs)] == [(None, 4)] * 2
+    assert check(loaded, [{"x": X}]) == {"y": 0.0}
+
+
 def test_an_old_file_with_weights_among_the_inputs(tmp_path: Path) -> None:
     made = linear()
     made.ir_version = 3
