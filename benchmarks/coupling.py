@@ -42,7 +42,7 @@ HEAD = f"""# Coupled channels
 After `optimize_graph`. `made`: outputs of layers with weights. `can go`: channels (in brackets: attention
 heads, or places inside them) that `hasten.graph.coupling` finds free, each counted once however many layers
 share it. `law`: the largest difference between the outputs of the graph without {_SHARE:.0%} of each width
-and those of the whole graph with these weights set to zero, relative to the largest output; `changed`: the
+and those of the whole graph with these weights set to zero, relative to its largest output; `changed`: the
 same between these and the original, to see that something went. Torch-Pruning 1.6: its groups, and their
 channels, of those that it can prune by a quarter and run. Written by `benchmarks/coupling.py`.
 
@@ -104,7 +104,7 @@ def _row(name: str, side: str, graph: Graph, coupling: Coupling, feeds: dict[str
     free = f"{channels:,}" + (f" ({heads})" if heads else "")
     return (
         f"| {name} | {side} | {len(coupling.widths)} | {free} | {sum(made.values()) + staying:,} "
-        f"| {_difference(narrow, masked):.0e} | {_difference(masked, whole):.1f} | {peer} |"
+        f"| {_difference(narrow, masked, whole):.0e} | {_difference(masked, whole, whole):.1f} | {peer} |"
     )
 
 
@@ -127,9 +127,10 @@ def _run(graph: Graph, feeds: dict[str, Array]) -> dict[str, Array]:
     return Evaluator(graph, optimized=False).run(feeds)
 
 
-def _difference(found: dict[str, Array], wanted: dict[str, Array]) -> float:
+def _difference(found: dict[str, Array], wanted: dict[str, Array], original: dict[str, Array]) -> float:
+    """The largest difference of an output, relative to the original's largest value of it."""
     return max(
-        float(np.abs(found[name] - wanted[name]).max() / (np.abs(wanted[name]).max() + 1e-12))
+        float(np.abs(found[name] - wanted[name]).max() / (np.abs(original[name]).max() or 1.0))
         for name in wanted
     )
 
