@@ -32,6 +32,9 @@ _FINAL_TIMINGS = 4
 """The last comparison is of up to four subjects and takes twice the time of one pair, the claim once; the
 fourth part is for the holdout."""
 _LONGEST_TIMING_S = 30.0
+_TRIAL_SHARE = 0.04
+"""Part of the time budget that timing one trial may take: a small budget is better spent on more trials,
+since the finalists are timed again, and longer."""
 
 
 def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, Path]:
@@ -48,6 +51,7 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
         threads=threads,
         seed=request.seed,
         throughput=request.budget.objective == "throughput",
+        time_limit_s=min(Conditions.time_limit_s, _TRIAL_SHARE * request.budget.time_s),
     )
     journal = Journal(request.folder)
     journal.claim(request.resume)
