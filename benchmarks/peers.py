@@ -210,8 +210,10 @@ class Peers:
             TypeError,
             KeyError,
             IndexError,
+            AssertionError,
         ) as error:
-            self.failures.append((name, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"))
+            said = next(iter(str(error).splitlines()), "no reason given")
+            self.failures.append((name, f"{type(error).__name__}: {said[:200]}"))
             return
         self.seconds[name] = round(time.monotonic() - began, 1)
         self.subjects.append(Subject(artifact, folder, name))
