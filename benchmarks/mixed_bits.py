@@ -11,6 +11,7 @@ on the holdout. Nothing is trained; nothing is looked at but the calibration sam
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def _versions(lab: Lab, threads: int) -> Iterator[Version]:
     forms = forms_of(whole, narrow=False)
     assert forms is not None
     saves = {form: saved(lab, forms.left, step) for form, step in forms.steps.items()}
-    error = 0.0
+    error = math.nan  # not known where no choice was found
     seen = {clean.id, whole.id}
     for part in _PARTS:
         choice = choose_forms(lab.workshop, forms, saves, part, _LIMIT_S)

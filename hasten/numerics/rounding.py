@@ -75,13 +75,14 @@ class Moments:
         if not self._waiting:
             return
         x = np.concatenate([waiting for waiting, _ in self._waiting], axis=1)
-        given = [weights for _, weights in self._waiting]
+        weighted = any(given is not None for _, given in self._waiting)
+        given = [np.ones(part.shape[1]) if w is None else w for part, w in self._waiting]
         self._waiting, self._rows_waiting = [], 0
-        if all(weights is None for weights in given):
+        if not weighted:
             self._weight += x.shape[1]
             self._sum += x.sum(axis=1, dtype=np.float64)
         else:
-            weights = np.concatenate([np.ones(0) if each is None else each for each in given])
+            weights = np.concatenate(given)
             self._weight += float(weights.sum())
             self._sum += weights @ x
             x = x * np.sqrt(weights).astype(x.dtype)[:, None]

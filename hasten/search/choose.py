@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hasten.core.budget import Budget
-from hasten.core.record import Trial
+from hasten.core.record import Scalar, Trial
 
 
 def within_budget(trial: Trial) -> bool:
@@ -39,6 +39,12 @@ def cost(trial: Trial, budget: Budget) -> float:
         return float(trial.size_bytes or 0)
     gain = trial.gain(budget.objective)
     return 1.0 / gain.median if gain is not None else float("inf")
+
+
+def exact_costs(trials: Sequence[Trial], target: str, budget: Budget) -> dict[Scalar | None, float]:
+    """What the exact rewrites alone cost on a target, by the precision option they first ran with."""
+    exact = [t for t in trials if t.target == target and len(t.recipe.steps) == 1]
+    return {t.options.get("precision"): cost(t, budget) for t in reversed(exact)}
 
 
 def costlier(trial: Trial, other: Trial, budget: Budget) -> bool:

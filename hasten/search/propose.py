@@ -11,7 +11,7 @@ from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
 from hasten.search.advise import Advice
 from hasten.search.candidate import Candidate
-from hasten.search.choose import cost, leader, within_budget
+from hasten.search.choose import cost, exact_costs, leader, within_budget
 from hasten.search.forms import can_exclude, without
 from hasten.search.layers import fell_back, saved
 from hasten.search.repair import Repairer
@@ -107,8 +107,7 @@ class Proposer:
         if there and min(there) > _FAR * best:
             return True
         precision = candidate.options.get("precision")
-        exact = [t for t in done if t.target == candidate.target and len(t.recipe.steps) == 1]
-        costs = {t.options.get("precision"): self._cost(t) for t in reversed(exact)}
+        costs = exact_costs(done, candidate.target, self.lab.budget)
         return precision in costs and None in costs and costs[precision] > costs[None]
 
     def _cost(self, trial: Trial) -> float:

@@ -15,7 +15,7 @@ from hasten.core.errors import TrialError
 from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Trial
 from hasten.search.candidate import Candidate
-from hasten.search.choose import cost, leader, within_budget
+from hasten.search.choose import cost, exact_costs, leader, within_budget
 from hasten.search.forms import NARROW, choose_forms, forms_of
 from hasten.search.layers import saved
 from hasten.search.learn import Learning
@@ -130,9 +130,8 @@ class Repairer:
         """Whether the exact rewrites alone ran faster there in bfloat16 than in float32."""
         if self.lab.budget.objective == "size":
             return False
-        whole = [t for t in done if t.target == target and len(t.recipe.steps) == 1]
-        costs = {t.options.get("precision") == NARROW: self._cost(t) for t in reversed(whole)}
-        return len(costs) == 2 and costs[True] < costs[False]
+        costs = exact_costs(done, target, self.lab.budget)
+        return NARROW in costs and None in costs and costs[NARROW] < costs[None]
 
     def _pays(self, trials: Sequence[Trial], done: Sequence[Trial]) -> list[Trial]:
         """Those of the trials that are faster than the best which holds."""

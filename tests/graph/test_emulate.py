@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from small_graphs import Net
 
 from hasten.graph import Graph
@@ -56,7 +56,6 @@ def test_a_graph_of_floats_is_left_alone():
     net.node("Cast", [net.node("Cast", ["x"], "narrow", to=BFLOAT16)], "y", to=TensorProto.FLOAT)
     graph = net.graph([("x", TensorProto.FLOAT, [4])], [("y", TensorProto.FLOAT, [4])])
     assert emulated(graph) is graph
-    assert emulated(two_layers()) is not two_layers
 
 
 def test_a_signature_of_bfloat16_stays():
@@ -64,7 +63,6 @@ def test_a_signature_of_bfloat16_stays():
     net.node("Add", ["x", "x"], "y")
     graph = net.graph([("x", BFLOAT16, [4])], [("y", BFLOAT16, [4])])
     assert emulated(graph) is graph
-    assert helper.tensor_dtype_to_np_dtype(BFLOAT16) == ml_dtypes.bfloat16
 
 
 def test_the_graph_given_keeps_its_types():

@@ -155,3 +155,12 @@ def test_a_scale_for_all_inputs_is_the_same_as_one_for_each() -> None:
     moments = moments_of(x)
     apart = round_columns(weight, np.repeat(scale[:, :, None], 150, axis=2), -8, 7, moments)
     np.testing.assert_array_equal(round_columns(weight, scale, -8, 7, moments), apart)
+
+
+def test_positions_without_a_weight_count_once() -> None:
+    x = correlated(np.random.default_rng(8), 1, 40, 4)
+    found = Moments(1, 4)
+    found.update(x[:, :10], np.full(10, 1.0))
+    found.update(x[:, 10:])
+    np.testing.assert_allclose(found.second, moments_of(x).second, rtol=1e-5)
+    np.testing.assert_allclose(found.mean, moments_of(x).mean, rtol=1e-5)

@@ -3,7 +3,7 @@
 MatMul and Add of two-dimensional values become Gemm, whose bias can be an integer. Left as they are, the
 runtime makes a Gemm of them itself before it looks for integer operators, and that one it computes in float:
 it decodes the weights again in every inference. It does so to products of more dimensions, too, in rows,
-unless the bias has as many axes as they have; OpenVINO is faster with the bias as it is.
+unless the bias has as many axes as they have.
 """
 
 from __future__ import annotations
