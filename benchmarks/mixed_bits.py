@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers import CASES, Case, source_of
+from benchmarks.contenders import CASES, Case, source_of
 from hasten import measuring
 from hasten.core.budget import Budget
 from hasten.core.recipe import Recipe, Step
