@@ -134,7 +134,9 @@ def in_int8(made: Peers, case: Case, fixed: Path, roles: Roles, *, more: bool) -
         name = "ONNX Runtime quantize_static" + ("" if way == _ORT_WAYS[0] else f", {way.lower()}")
         made.add(name, partial(_ort_static, fixed, feeds, work / f"ort_{way}", way))
     made.add("ONNX Runtime quantize_dynamic", partial(_ort_dynamic, fixed, work / "ort_dynamic"))
-    ways = {"": {}} | ({", transformer": {"transformer": True}} if case.name == "minilm" else {})
+    ways: dict[str, dict[str, Any]] = {"": {}} | (
+        {", transformer": {"transformer": True}} if case.name == "minilm" else {}
+    )
     for number, (told, options) in enumerate(ways.items()):
         folder = work / f"nncf_{number}"
         made.add(f"NNCF quantize{told}", partial(_nncf, fixed, feeds, folder, **options))

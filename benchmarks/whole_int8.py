@@ -23,7 +23,6 @@ import numpy as np
 
 import hasten
 from benchmarks.contenders import CASES, Case, Peers, in_int8, source_of, whole_in_int8
-from benchmarks.lines_metric import read_right
 from benchmarks.model_data import Arrays, cifar10
 from hasten import data as data_room
 from hasten.core.budget import Budget
@@ -32,7 +31,7 @@ from hasten.core.errors import TrialError
 from hasten.core.record import Quality
 from hasten.core.target import usable_cores
 from hasten.measuring import Conditions
-from hasten.measuring.metrics import UserMetric, resolve
+from hasten.measuring.metrics import resolve
 from hasten.measuring.predict import Predictions, predict
 from hasten.measuring.quality import judge
 
@@ -109,17 +108,17 @@ def table(case: Case, arguments: argparse.Namespace) -> Iterator[str]:
         yield f"| {case.name} | {name} | failed: {error} | | |"
 
 
-def _judge_of(case: Case, arguments: argparse.Namespace) -> tuple[Path | Arrays, str | UserMetric | None]:
+def _judge_of(case: Case, arguments: argparse.Namespace) -> tuple[Path | Arrays, str | None]:
     """The samples, and the metric that tells most: of the recognizer whole lines of text."""
     _, data = source_of(case, arguments.models)
     if case.name in _CIFAR:
         return cifar10(arguments.data, None), case.metric
     if case.name == "ppocr_rec":
-        return data.with_name("lines.npz"), read_right
+        return data.with_name("lines.npz"), "benchmarks.lines_metric:read_right"
     return data, case.metric
 
 
-def _judged(made: Peers, metric: str | UserMetric | None, roles: Roles, work: Path) -> Iterator[Judged]:
+def _judged(made: Peers, metric: str | None, roles: Roles, work: Path) -> Iterator[Judged]:
     """All versions in int8 beside the first subject, the original."""
     conditions, reference, judging = Conditions(threads=usable_cores()), None, None
     for subject in made.subjects:

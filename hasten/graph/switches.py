@@ -37,8 +37,9 @@ class Switchboard:
 
     forms: those versions, by name. names: of the nodes of ``before`` that each form changed. A layer can be
     switched to a form where a value of its output's name is computed there, through nodes without bodies,
-    from values that exist in ``before``; ``layers`` maps the names of those that can be switched to all
-    their forms to their switches, in the graph's order. Arithmetic in bfloat16 is emulated.
+    from values that exist in ``before``; where it was merged with what follows it, as a product is with its
+    bias, it is the output of that. ``layers`` maps the names of those that can be switched to all their
+    forms to their switches, in the graph's order. Arithmetic in bfloat16 is emulated.
     """
 
     def __init__(
@@ -53,14 +54,13 @@ class Switchboard:
         self._known = frozenset(self._current) - frozenset(self._main.initializers)
         self._cloned: dict[ir.Value, ir.Value] = {}
         changed = {form: _values(emulated(graph)) for form, graph in forms.items()}
+        all_names = frozenset().union(*names.values())
         for node in list(self._main):
             name = layer_name(node)
-            wanted = [form for form in forms if name in names[form]]
-            if wanted and len(node.outputs) == 1:
-                found = {form: changed[form].get(str(node.outputs[0].name)) for form in wanted}
-                usable = {f: v for f, v in found.items() if v is not None and self._can_be_cloned(v)}
-                if len(usable) == len(wanted):
-                    self._switch(node, usable)
+            wanted = {form: changed[form] for form in forms if name in names[form]}
+            place = self._place(node, wanted.values(), all_names) if wanted else None
+            if place is not None:
+                self._switch(name, place, {form: made[str(place.name)] for form, made in wanted.items()})
         for graph in forms.values():
             for domain, version in graph.ir_model.opset_imports.items():
                 self.graph.ir_model.opset_imports.setdefault(domain, version)
@@ -80,8 +80,26 @@ class Switchboard:
         }
         return {**feeds, **flags}
 
-    def _switch(self, node: ir.Node, changed: Mapping[str, ir.Value]) -> None:
-        original = node.outputs[0]
+    def _place(
+        self, node: ir.Node, versions: Collection[Mapping[str, ir.Value]], changed: Collection[str]
+    ) -> ir.Value | None:
+        """The first value from a node on that each version computes, through what it alone feeds.
+
+        None where there is none before the next changed layer, or another layer is switched there.
+        """
+        taken = {switched.original for switched in self.layers.values()}
+        while len(node.outputs) == 1:
+            value = node.outputs[0]
+            found = [version.get(str(value.name)) for version in versions]
+            if all(made is not None and self._can_be_cloned(made) for made in found):
+                return None if str(value.name) in taken else value
+            uses = list(value.uses())
+            if len(uses) != 1 or value.is_graph_output() or layer_name(uses[0].node) in changed:
+                return None
+            node = uses[0].node
+        return None
+
+    def _switch(self, layer: str, original: ir.Value, changed: Mapping[str, ir.Value]) -> None:
         made = {form: self._clone(value, form) for form, value in changed.items()}
         readers = list(original.uses())
         output, flags = original, {}
@@ -109,7 +127,7 @@ class Switchboard:
             original.name, output.name = f"{name}.before", name
         self._current[name] = output
         outputs = {form: str(value.name) for form, value in made.items()}
-        self.layers[layer_name(node)] = Switched(str(original.name), flags, outputs)
+        self.layers[layer] = Switched(str(original.name), flags, outputs)
 
     def _clone(self, value: ir.Value, form: str) -> ir.Value:
         """A form's value in the combined graph: what it is computed from, down to shared values."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hasten.core.budget import Objective
 from hasten.core.recipe import Json, Recipe, Step
@@ -75,6 +75,7 @@ def advise(
     quick = able[:1] if objective != "size" else []
     first = [*_exact(specs), *quick, *promising.values()]
     others = [
+        *_static_and_narrow(static, specs),
         *(idea for idea in precisions if idea not in quick),
         *_dynamic(facts, specs),
         *traffic,
@@ -157,10 +158,18 @@ def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> I
     for spec in (onnxruntime, openvino):
         if spec is not None:
             yield _Idea(f"{name} on {spec.name}", reason, target=spec, step=static)
-    if openvino is not None and "bfloat16" in openvino.compute_dtypes:
-        why = "what stays in float can be computed in bfloat16"
-        bfloat16: tuple[tuple[str, Scalar], ...] = (("precision", "bfloat16"),)
-        yield _Idea(f"{name} with bfloat16 on openvino", why, target=openvino, step=fused, options=bfloat16)
+
+
+def _static_and_narrow(static: Sequence[_Idea], specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
+    """What promises most on OpenVINO, in bfloat16 where it stays in float: no more than a run-time option."""
+    for spec in (spec for spec in specs if spec.name == "openvino" and "bfloat16" in spec.compute_dtypes):
+        for idea in [idea for idea in static if idea.target == spec and idea.step is not None][:1]:
+            yield replace(
+                idea,
+                name="quantize_static with bfloat16 on openvino",
+                reason="what stays in float can be computed in bfloat16",
+                options=(("precision", "bfloat16"),),
+            )
 
 
 def _waits_for_weights(facts: GraphFacts) -> bool:

@@ -108,7 +108,13 @@ class Proposer:
             return True
         precision = candidate.options.get("precision")
         costs = exact_costs(done, candidate.target, self.lab.budget)
-        return precision in costs and None in costs and costs[precision] > costs[None]
+        if precision is None or None not in costs:
+            return False
+        if len(candidate.recipe.steps) == 1:
+            # Either of 16 bits is slow where the CPU has to convert, so one tells of the other.
+            return any(cost > costs[None] for cost in costs.values())
+        # What integers leave may wait for memory where the whole does not: the whole says less of it.
+        return costs.get(precision, 0.0) > _FAR * costs[None]
 
     def _cost(self, trial: Trial) -> float:
         return cost(trial, self.lab.budget)

@@ -1,19 +1,22 @@
 """What would mend a recipe that is fast and lost too much quality?
 
-Other ranges and scales first, which cost a calibration; then other forms for the layers that do much harm for
-what they save; at last, where samples and time allow, learning.
+Other ranges and scales first, which cost a calibration each: those are tried whose outputs come closest. Then
+other forms for the layers that do much harm for what they save; at last, where samples and time allow,
+learning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from time import monotonic
 
 from hasten import methods
 from hasten.core.errors import TrialError
-from hasten.core.recipe import Recipe, Step
+from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Trial
+from hasten.search.build import Built
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, exact_costs, leader, within_budget
 from hasten.search.forms import NARROW, choose_forms, forms_of
@@ -56,11 +59,12 @@ class Repairer:
             if not pays:
                 continue
             first = pays[0]
-            others = (*_other_ranges(first.recipe), *self._equalized(first.recipe))
-            family = [Candidate(recipe, first.target, first.options) for recipe in others]
-            yield from family
-            ids = {first.id, *(candidate.id for candidate in family)}
-            tried = [t for t in done if t.id in ids and t.quality is not None]
+            tried = [first]
+            closest = self._closest(first.recipe)
+            if closest is not None:
+                candidate = Candidate(closest, first.target, first.options)
+                yield candidate
+                tried += [t for t in done if t.id == candidate.id and t.quality is not None]
             if any(within_budget(t) for t in tried):
                 continue
             yield from self._in_other_forms(min(tried, key=_drop), pays, done)
@@ -79,6 +83,24 @@ class Repairer:
                 yield candidate
                 if any(t.id == candidate.id and t.quality is not None and within_budget(t) for t in done):
                     return
+
+    def _closest(self, recipe: Recipe) -> Recipe | None:
+        """The recipe with the ranges and scales whose outputs are closest; None where it has them already."""
+        workshop, others = self.lab.workshop, [*_other_ranges(recipe), *self._equalized(recipe)]
+        made: list[tuple[Recipe, Built]] = []
+        for other in (recipe, *others) if others else ():
+            if monotonic() > self.deadline:
+                break
+            with suppress(TrialError):
+                made.append((other, workshop.apply(other)))
+        if len(made) < 2:
+            return None
+        paths: list[Json] = [str(built.path) for _, built in made]
+        place = {**workshop.place(workshop.apply(Recipe(recipe.steps[:-1]))), "changed": paths}
+        damages = workshop.ask("sensitivity:damages_in_child", place)
+        found = [(damage, number) for number, damage in enumerate(damages) if damage is not None]
+        best = made[min(found)[1]][0] if found else recipe
+        return best if best != recipe else None
 
     def _equalized(self, recipe: Recipe) -> list[Recipe]:
         """The recipe with scales moved between layers before its last step, where there are such layers."""

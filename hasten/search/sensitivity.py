@@ -9,7 +9,7 @@ These functions run in a child process.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,38 @@ from hasten.graph.switches import Switchboard
 from hasten.numerics.knapsack import Option, cheapest_choice
 from hasten.search.forms import LEFT
 
+Arrays = Mapping[str, Array]
+"""By the names of inputs or outputs."""
+
 _SAMPLES = 24
 """Calibration samples that damage is measured on, at most: enough to rank layers, few enough to be quick."""
 _FEWEST = 4
 _CHANGED = "changed"
 _ROUNDS = 6
 """How often the choice is made stricter until the error is as asked for: damages do not quite add up."""
+
+
+class Reference:
+    """Samples with the outputs that the unchanged model gives."""
+
+    def __init__(self, graph: Graph, samples: Dataset, threads: int) -> None:
+        evaluator = Evaluator(graph, threads=threads)
+        feeds = [batch.feeds(graph.inputs) for batch in samples.batches(1)]
+        self._pairs = [(fed, evaluator.run(fed)) for fed in feeds]
+        self.outputs = tuple(self._pairs[0][1])
+
+    def damage(self, answer: Callable[[Arrays], Arrays], samples: int | None = None) -> float:
+        """That of other outputs for these inputs: of the worst output, over the first ``samples``."""
+        wrong = dict.fromkeys(self.outputs, 0.0)
+        total = dict.fromkeys(self.outputs, 0.0)
+        for feeds, expected in self._pairs[:samples]:
+            got = answer(feeds)
+            for name in self.outputs:
+                if expected[name].dtype.kind == "f":
+                    wrong[name] += _square(expected[name].astype(np.float64) - got[name])
+                    total[name] += _square(expected[name])
+        worst = max((wrong[name] / total[name] for name in self.outputs if total[name]), default=0.0)
+        return worst if np.isfinite(worst) else float("inf")
 
 
 class Bench:
@@ -46,9 +72,7 @@ class Bench:
         self.board = Switchboard(before, forms, names)
         self.layers = tuple(self.board.layers)
         self._evaluator = self.board.open(threads=threads)
-        reference = Evaluator(before, threads=threads)
-        self._feeds = [batch.feeds(before.inputs) for batch in samples.batches(1)]
-        self._expected = [reference.run(feeds) for feeds in self._feeds]
+        self._reference = Reference(before, samples, threads)
 
     def all_in(self, *forms: str) -> dict[str, str]:
         """Every layer in the first of these forms that it can have."""
@@ -59,19 +83,11 @@ class Bench:
         return {name: form for name, form in found.items() if form is not None}
 
     def error(self, chosen: Mapping[str, str], samples: int | None = None) -> float:
-        """The damage of layers in these forms: of the worst output, over the first ``samples``."""
-        taken = list(zip(self._feeds, self._expected, strict=True))[:samples]
-        names = list(self._expected[0])
-        wrong = dict.fromkeys(names, 0.0)
-        total = dict.fromkeys(names, 0.0)
-        for feeds, expected in taken:
-            got = self._evaluator.run(self.board.feeds(feeds, chosen), names)
-            for name in names:
-                if expected[name].dtype.kind == "f":
-                    wrong[name] += _square(expected[name].astype(np.float64) - got[name])
-                    total[name] += _square(expected[name])
-        worst = max((wrong[n] / total[n] for n in names if total[n]), default=0.0)
-        return worst if np.isfinite(worst) else float("inf")
+        """The damage of layers in these forms, over the first ``samples``."""
+        outputs = list(self._reference.outputs)
+        return self._reference.damage(
+            lambda feeds: self._evaluator.run(self.board.feeds(feeds, chosen), outputs), samples
+        )
 
     def damages(self, time_limit_s: float) -> dict[str, dict[str, float]]:
         """The damage of each layer alone in each of its forms, on as many samples as the time allows."""
@@ -131,6 +147,18 @@ def choose_in_child(
         "error_before": everything,
         "error_after": after,
     }
+
+
+def damages_in_child(
+    graph: str, store: str | None, work: str, original: str, settings: dict[str, int], changed: list[str]
+) -> list[float | None]:
+    """The damage of each changed graph as a whole; None where its outputs are no numbers, or without data."""
+    if store is None:
+        return [None] * len(changed)
+    samples, threads = Roles.open(Path(store)).calibration.take(_SAMPLES), settings["threads"]
+    reference = Reference(Graph.open(graph), samples, threads)
+    found = [reference.damage(Evaluator(Graph.open(path), threads=threads).run) for path in changed]
+    return [damage if np.isfinite(damage) else None for damage in found]
 
 
 def _options(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_graphs import attention, calibration_for, conv_net, feeds_of, mlp
+from onnx import TensorProto
+from small_graphs import Net, attention, calibration_for, conv_net, feeds_of, mlp
 
 from hasten import methods
+from hasten.core.data import Calibration, StoreWriter
 from hasten.core.recipe import Recipe, Step
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import name_nodes
@@ -59,7 +61,7 @@ def test_one_switch_is_the_method_applied_to_one_layer(make, tmp_path):
     change = changed_by(graph, Step("quantize_static", {"layout": "openvino"}), tmp_path)
     names = [site.name for site in change.sites]
     board = board_of(graph, change)
-    assert board.layers
+    assert set(board.layers) == set(names)
     feeds = feeds_of(graph)
     for name in board.layers:
         others = [other for other in names if other != name]
@@ -69,6 +71,28 @@ def test_one_switch_is_the_method_applied_to_one_layer(make, tmp_path):
         got = switched(board, feeds, {name: "int8"})
         for output, expected in run(alone.graph, feeds).items():
             np.testing.assert_allclose(got[output], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_layer_that_was_merged_with_what_follows_is_switched_behind_that(tmp_path):
+    """As a product is that becomes one operator with its bias."""
+    net = Net()
+    rows = net.node("Gather", [net.weight("table", 512, 16, fan_in=1), "tokens"], "rows")
+    moved = net.node("Add", [rows, net.weight("place", 16)], "moved")
+    product = net.node("MatMul", [moved, net.weight("w1", 16, 8)], "product")
+    inner = net.node("Relu", [net.node("Add", [product, net.weight("b1", 8)], "biased")], "inner")
+    net.node("Add", [net.node("MatMul", [inner, net.weight("w2", 8, 4)], "last"), net.weight("b2", 4)], "y")
+    graph = net.graph([("tokens", TensorProto.INT64, ["n"])], [("y", TensorProto.FLOAT, ["n", 4])])
+    writer = StoreWriter(tmp_path / "store", ["tokens"])
+    for number in range(16):
+        writer.append({"tokens": np.arange(3, dtype=np.int64) + number})
+    context = methods.Context(calibration=Calibration(writer.close(), range(16)), work=tmp_path, batch=1)
+    change = methods.apply(Recipe([Step("quantize_static", {"layout": "openvino"})]), graph, context)
+    board = board_of(graph, change)
+    assert list(board.layers) == ["Gather_rows", "MatMul_product", "MatMul_last"]
+    feeds = {"tokens": np.arange(20)}
+    got = switched(board, feeds, dict.fromkeys(board.layers, "int8"))
+    np.testing.assert_allclose(got["y"], run(change.graph, feeds)["y"], atol=1e-5)
+    np.testing.assert_array_equal(switched(board, feeds, {})["y"], run(graph, feeds)["y"])
 
 
 def test_with_all_off_the_changed_outputs_show_each_layers_own_error(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from hasten.core.measurement import Comparison
 from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Trial
 from hasten.search import repair
+from hasten.search.build import Built
 from hasten.search.candidate import Candidate
 from hasten.search.forms import Choice
 from hasten.search.repair import Repairer
@@ -35,18 +37,20 @@ def outcome(candidate: Candidate, speed: float, drop: float) -> Trial:
     )
 
 
-def repairer() -> Repairer:
-    lab = SimpleNamespace(budget=Budget(max_drop=0.01), workshop=None)
+def repairer(workshop: object) -> Repairer:
+    lab = SimpleNamespace(budget=Budget(max_drop=0.01), workshop=workshop)
     baseline = outcome(Candidate(Recipe(), "onnxruntime"), 1.0, 0.0)
     return Repairer(lab=lab, baseline=baseline, samples=0, deadline=float("inf"))  # type: ignore[arg-type]
 
 
-def proposed(done: list[Trial], monkeypatch: pytest.MonkeyPatch, **forms: str) -> list[Candidate]:
+def proposed(
+    done: list[Trial], monkeypatch: pytest.MonkeyPatch, workshop: object = None, **forms: str
+) -> list[Candidate]:
     """What is proposed where the choice of forms comes out so, and each proposal holds."""
     monkeypatch.setattr(repair, "saved", lambda *_: {})
     monkeypatch.setattr(repair, "choose_forms", lambda *_: Choice(forms, 1.0, 0.1))
     found = []
-    for candidate in repairer().propose(done, 0):
+    for candidate in repairer(workshop).propose(done, 0):
         found.append(candidate)
         done.append(outcome(candidate, 1.9, 0.0))
     return found
@@ -62,3 +66,22 @@ def test_bfloat16_that_lost_too_much_stays_where_it_does_no_harm(monkeypatch: py
 def test_bfloat16_that_is_slower_than_float32_is_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
     done = [outcome(Candidate(Recipe((EXACT,)), "openvino"), 2.1, 0.3), outcome(FAST, 2.0, 0.3)]
     assert proposed(done, monkeypatch, bad="left", good="bfloat16") == []
+
+
+def test_of_other_ranges_those_with_the_closest_outputs_are_tried_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask(function: str, arguments: dict[str, list[str]]) -> list[float | None]:
+        assert function == "sensitivity:damages_in_child"
+        damages = {"minmax": 0.3, "outputs": 0.1, "mse": None}
+        return [damages[path] for path in arguments["changed"]]
+
+    def apply(recipe: Recipe) -> Built:
+        return Built(Path(str(recipe.steps[-1].params.get("range", "minmax"))), last_effective=False)
+
+    workshop = SimpleNamespace(apply=apply, place=lambda built: {}, ask=ask)
+    static = Candidate(Recipe((EXACT, Step("quantize_static"))), "openvino")
+    done = [outcome(Candidate(Recipe((EXACT,)), "openvino"), 1.1, 0.0), outcome(static, 2.0, 0.3)]
+    found = proposed(done, monkeypatch, workshop)
+    better = Step("quantize_static", {"range": "outputs"})
+    assert found == [Candidate(Recipe((EXACT, better)), "openvino")]

@@ -13,7 +13,7 @@ from hasten import methods
 from hasten.core.data import Roles, Store, StoreWriter, split
 from hasten.core.recipe import Recipe, Step
 from hasten.graph import Graph
-from hasten.search.sensitivity import Bench, choose_in_child, errors_in_child
+from hasten.search.sensitivity import Bench, choose_in_child, damages_in_child, errors_in_child
 
 STURDY, FRAGILE = "MatMul_h", "MatMul_y"
 
@@ -83,6 +83,15 @@ def test_it_is_left_as_it_was(case):
 
 def test_nothing_is_chosen_where_nothing_is_enough(case):
     assert choose(case, fraction=1e-9) is None
+
+
+def test_the_damage_of_graphs_as_they_are(case):
+    place, changed, _ = case
+    ruined, same = damages_in_child(**place, changed=[changed, place["graph"]])
+    assert ruined is not None
+    assert ruined > 0.01
+    assert same == 0.0
+    assert damages_in_child(**{**place, "store": None}, changed=[changed]) == [None]
 
 
 def test_errors_are_alone_and_together(case):

@@ -55,18 +55,15 @@ class LookupWriter:
             assert array is not None
             self._made[table.name] = self._constants(array, str(table.name))
         integers, scale = self._made[table.name]
-        output = node.outputs[0]
-        real = self._editor.insert(
-            node,
-            "Cast",
-            [self._editor.insert(node, "Gather", [integers, indices])],
-            {"to": ir.DataType.FLOAT},
-        )
+        rows = self._editor.insert(node, "Gather", [integers, indices])
+        real = self._editor.insert(node, "Cast", [rows], {"to": ir.DataType.FLOAT})
         if self._per_row:
             scale = self._editor.insert(node, "Gather", [scale, indices])
-        rows = self._editor.insert(node, "Mul", [real, scale])
-        rows.shape, rows.type = output.shape, output.type
-        self._editor.bypass(node, rows)
+        layer = layer_name(node)
+        self._editor.replace(node, "Mul", [real, scale], name=self._editor.unique(f"{layer}.scaled"))
+        lookup = rows.producer()
+        assert lookup is not None
+        lookup.name = layer  # so that whoever refers to the layer finds its table
 
     def _constants(self, table: Array, name: str) -> tuple[ir.Value, ir.Value]:
         axis = 0 if self._per_row else None
