@@ -29,7 +29,7 @@ Arrays = Mapping[str, Array]
 
 _SAMPLES = 24
 """Calibration samples that damage is measured on, at most: enough to rank layers, few enough to be quick."""
-_FEWEST = 4
+_FEWEST = 2
 _CHANGED = "changed"
 _ROUNDS = 6
 """How often the choice is made stricter until the error is as asked for: damages do not quite add up."""
