@@ -9,7 +9,7 @@ from math import inf
 from hasten.core.errors import TrialError
 from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
-from hasten.search.advise import Advice
+from hasten.search.advise import CLEAN, Advice
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, exact_costs, leader, within_budget
 from hasten.search.forms import can_exclude, without
@@ -113,7 +113,10 @@ class Proposer:
         if len(candidate.recipe.steps) == 1:
             # Either of 16 bits is slow where the CPU has to convert, so one tells of the other.
             return any(cost > costs[None] for cost in costs.values())
-        # What integers leave may wait for memory where the whole does not: the whole says less of it.
+        alone = next((t for t in done if _candidate(t) == replace(candidate, recipe=Recipe((CLEAN,)))), None)
+        if alone is not None and alone.quality is not None and not within_budget(alone):
+            return True
+        # What integers leave may wait for memory where the whole does not: the whole says less of its speed.
         return costs.get(precision, 0.0) > _FAR * costs[None]
 
     def _cost(self, trial: Trial) -> float:

@@ -121,15 +121,18 @@ def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
     assert late == sorted(late, key=lambda target: target == slower)
 
 
-def in_order(proposer: Proposer, speeds: dict[str, float], bfloat16: float) -> list[Candidate]:
-    """All that is proposed where each target has its speed, bfloat16 part of it; all keeps its quality."""
-    kept = trial_of_choosing("x", 1.0, 0.0).quality
+def in_order(
+    proposer: Proposer, speeds: dict[str, float], bfloat16: float, drop: float = 0.0
+) -> list[Candidate]:
+    """All that is proposed where each target has its speed, bfloat16 part of it; that alone loses quality."""
+    kept, lost = (trial_of_choosing("x", 1.0, loss).quality for loss in (0.0, drop))
     done: list[Trial] = []
     order: list[Candidate] = []
     for candidate in proposer.propose(done):
         order.append(candidate)
-        slower = bfloat16 if candidate.options.get("precision") == "bfloat16" else 1.0
-        done.append(trial(candidate, slower * speeds[candidate.target]).model_copy(update={"quality": kept}))
+        narrow = candidate.options.get("precision") == "bfloat16"
+        made = trial(candidate, (bfloat16 if narrow else 1.0) * speeds[candidate.target])
+        done.append(made.model_copy(update={"quality": lost if narrow else kept}))
     return order
 
 
@@ -141,15 +144,18 @@ def test_what_is_unlikely_comes_last() -> None:
     assert sum(there) == len([c for c in far[-sum(there) :] if c.target == "openvino"]) > 0
 
 
-@pytest.mark.parametrize("bfloat16", [0.8, 0.5])
-def test_bfloat16_beside_integers_comes_last_where_alone_it_was_far_slower(bfloat16: float) -> None:
+@pytest.mark.parametrize(("bfloat16", "drop"), [(0.8, 0.0), (0.5, 0.0), (0.8, 0.2)])
+def test_bfloat16_beside_integers_comes_last_where_alone_it_was_of_no_use(
+    bfloat16: float, drop: float
+) -> None:
     proposer = proposing()
     late = [c.id for c in proposer.advice.candidates[proposer.advice.early :]]
-    order = in_order(proposer, {"onnxruntime": 1.0, "openvino": 0.8}, bfloat16)
+    order = in_order(proposer, {"onnxruntime": 1.0, "openvino": 0.8}, bfloat16, drop)
     there = [c.options.get("precision") for c in order if c.id in late and c.target == "openvino"]
     assert there.count("bfloat16") == 1
-    assert there.index("bfloat16") == (0 if bfloat16 == 0.8 else len(there) - 1)
-    assert (order[-1].options.get("precision") == "bfloat16") == (bfloat16 == 0.5)
+    promising = bfloat16 == 0.8 and not drop
+    assert there.index("bfloat16") == (0 if promising else len(there) - 1)
+    assert (order[-1].options.get("precision") == "bfloat16") == (not promising)
 
 
 def test_what_is_fast_and_lost_too_much_is_repaired_before_the_rest_is_tried() -> None:
