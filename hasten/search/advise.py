@@ -75,7 +75,7 @@ def advise(
     quick = able[:1] if objective != "size" else []
     first = [*_exact(specs), *quick, *promising.values()]
     others = [
-        *_static_and_narrow(static, specs),
+        *_beside_static(static, facts, specs),
         *(idea for idea in precisions if idea not in quick),
         *_dynamic(facts, specs),
         *traffic,
@@ -160,13 +160,25 @@ def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> I
             yield _Idea(f"{name} on {spec.name}", reason, target=spec, step=static)
 
 
-def _static_and_narrow(static: Sequence[_Idea], specs: Sequence[TargetSpec]) -> Iterator[_Idea]:
-    """What promises most on OpenVINO, in bfloat16 where it stays in float: no more than a run-time option."""
-    for spec in (spec for spec in specs if spec.name == "openvino" and "bfloat16" in spec.compute_dtypes):
-        for idea in [idea for idea in static if idea.target == spec and idea.step is not None][:1]:
+def _beside_static(
+    static: Sequence[_Idea], facts: GraphFacts, specs: Sequence[TargetSpec]
+) -> Iterator[_Idea]:
+    """What promises most on each target, with something for what it leaves in float."""
+    for spec in specs:
+        best = next((idea for idea in static if idea.target == spec and idea.step is not None), None)
+        if best is None or best.step is None:
+            continue
+        if spec.name == "onnxruntime" and facts.recurrent:
             yield replace(
-                idea,
-                name="quantize_static with bfloat16 on openvino",
+                best,
+                name=f"quantize_static and quantize_dynamic on {spec.name}",
+                reason=f"{facts.recurrent} recurrent layers, which have no fixed ranges",
+                step=(*best.step, Step("quantize_dynamic")),
+            )
+        if spec.name == "openvino" and "bfloat16" in spec.compute_dtypes:
+            yield replace(
+                best,
+                name=f"quantize_static with bfloat16 on {spec.name}",
                 reason="what stays in float can be computed in bfloat16",
                 options=(("precision", "bfloat16"),),
             )

@@ -121,6 +121,17 @@ def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
     assert late == sorted(late, key=lambda target: target == slower)
 
 
+def test_recurrent_layers_are_tried_in_integers_beside_the_others() -> None:
+    def tried(facts: GraphFacts) -> list[tuple[str, list[str]]]:
+        specs = [spec("onnxruntime"), spec("openvino")]
+        advice = advise(facts, specs, 2, has_data=True, objective="latency")
+        return [(c.target, [step.method for step in c.recipe.steps]) for c in advice.candidates]
+
+    both = ("onnxruntime", ["optimize_graph", "quantize_static", "quantize_dynamic"])
+    assert tried(replace(FACTS, recurrent=1)).count(both) == 1
+    assert both not in tried(FACTS)
+
+
 def in_order(
     proposer: Proposer, speeds: dict[str, float], bfloat16: float, drop: float = 0.0
 ) -> list[Candidate]:
