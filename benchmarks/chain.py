@@ -1,10 +1,10 @@
 """A whole chain on VGG-16 for CIFAR-10: channels pruned, taught by the original, in int8, beside peers' int8.
 
-    python -m benchmarks.chain --models OUT_DIR --data DATA_DIR --out FILE.md [--epochs 4] [--seeds 0 1]
+    python -m benchmarks.chain --models OUT_DIR --data DATA_DIR --out FILE.md [--epochs 4] [--seeds 0]
 
-``OUT_DIR`` is what ``benchmarks/models.py`` wrote. Trained on all 50,000 training pictures, judged on all
-10,000 test pictures, with the last weights. The peers quantize the whole network on 200 training pictures, as
-``benchmarks/peers.py`` has them do; everything is timed in the same rounds.
+``OUT_DIR`` is what ``benchmarks/models.py`` wrote. The chain is taught on the training pictures and judged on
+all 10,000 test pictures, with its last weights. The peers quantize the whole network on 200 training
+pictures, as ``benchmarks/peers.py`` has them do; everything is timed in the same rounds.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=float, default=4.0, help="of the last teaching")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--pictures", type=int, default=None, help="of the training set; all by default")
     arguments = parser.parse_args()
-    train, test = (cifar10(arguments.data, None, part) for part in ("train", "test"))
+    train, test = cifar10(arguments.data, arguments.pictures, "train"), cifar10(arguments.data, None, "test")
     case = next(case for case in CASES if case.name == "vgg16")
     model, _ = source_of(case, arguments.models)
     graph = hasten.read(model, shapes=case.shapes)
@@ -81,7 +82,7 @@ def main() -> None:
         cards = measuring.compare(
             made.subjects, roles.holdout, "accuracy", Conditions(time_limit_s=30.0), work / "compare"
         )
-    page = _page(made, cards, steps)
+    page = _page(made, cards, steps, len(train["labels"]))
     print(page)
     arguments.out.write_text(page, encoding="utf-8")
 
@@ -100,12 +101,13 @@ def _subject(graph: hasten.Graph, folder: Path, name: str) -> Subject:
     return Subject(targets.find("openvino").export(graph, folder, options), folder, name)
 
 
-def _page(made: Peers, cards: list[Scorecard | TrialError], steps: hasten.Recipe) -> str:
+def _page(made: Peers, cards: list[Scorecard | TrialError], steps: hasten.Recipe, pictures: int) -> str:
     lines = [
         "# A chain: VGG-16 pruned, taught and in int8",
         "",
-        f"Two threads of {cpu_name()}, batch 1, all in the same rounds; 10,000 test pictures. Peers",
-        "quantize the whole network. `made in`: seconds. Written by `benchmarks/chain.py`.",
+        f"{usable_cores()} threads of {cpu_name()}, batch 1, all in the same rounds; 10,000 test pictures.",
+        f"Peers quantize the whole network; the chain learns from {pictures:,} training pictures. `made in`:",
+        "seconds. Written by `benchmarks/chain.py`.",
         "",
         "| version | accuracy | drop (95 % interval) | latency ms | times ONNX Runtime fp32 | MB | made in |",
         "|---|---|---|---|---|---|---|",
