@@ -157,15 +157,17 @@ def accuracy_controlled(made: Peers, case: Case, fixed: Path, roles: Roles, time
     made.add("NNCF quantize, accuracy control", lambda: controlled() or folder / "model.xml")
 
 
-def whole_in_int8(made: Peers, fixed: Path, roles: Roles) -> None:
+def whole_in_int8(made: Peers, fixed: Path, roles: Roles, ranges: str = "minmax") -> None:
     """Whole int8 of hasten's own: every layer that qualifies, for either runtime, without a search."""
-    for target, name in (("openvino", "OpenVINO"), ("onnxruntime", "ONNX Runtime")):
-        layout = "openvino" if target == "openvino" else "both"
-        static = Step(
-            "quantize_static", {"rounding": "outputs", "layout": layout, "samples": _CALIBRATION_SAMPLES}
-        )
-        build = partial(_applied, fixed, roles, made.work / f"whole_{target}", target, static)
-        made.add(f"hasten's int8 of all layers, {name}", build)
+    told = "" if ranges == "minmax" else f", ranges by {ranges}"
+    for target, name, layout in (
+        ("openvino", "OpenVINO", "openvino"),
+        ("onnxruntime", "ONNX Runtime", "both"),
+    ):
+        params: dict[str, Any] = {"rounding": "outputs", "layout": layout, "range": ranges}
+        static = Step("quantize_static", {**params, "samples": _CALIBRATION_SAMPLES})
+        build = partial(_applied, fixed, roles, made.work / f"{ranges}_{target}", target, static)
+        made.add(f"hasten's int8 of all layers, {name}{told}", build)
 
 
 def _applied(model: Path, roles: Roles, folder: Path, target: str, step: Step) -> Path:
