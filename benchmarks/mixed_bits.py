@@ -35,6 +35,7 @@ from hasten.search.trial import Lab
 
 _PARTS = (0.5, 0.2, 0.05)
 """Of the outputs' error in whole int8, what a mixed version may have."""
+_BLAMED = 5
 _LIMIT_S = 60.0
 """Time that the harm of the layers may take to measure."""
 _INT8 = Step("quantize_static", {"rounding": "outputs", "layout": "openvino"})
@@ -42,12 +43,16 @@ _INT8 = Step("quantize_static", {"rounding": "outputs", "layout": "openvino"})
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a model: the part of its layers in int8, and the error of its outputs ‖y - ŷ‖² / ‖y‖²."""
+    """A version of a model: the part of its layers in int8, and the error of its outputs ‖y - ŷ‖² / ‖y‖².
+
+    worst: of the layers that were chosen among, those whose rounding alone does most harm.
+    """
 
     name: str
     candidate: Candidate
     in_int8: str
     error: float
+    worst: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -72,16 +77,24 @@ def main() -> None:
         "| model | version | layers in int8 | error | drop (95 % interval) | times float32 | front |",
         "|---|---|---|---|---|---|---|",
     ]
+    blamed = [
+        "",
+        "## Layers to blame",
+        "",
+        f"The {_BLAMED} layers whose rounding alone does most harm to the outputs, the worst first:",
+        "",
+    ]
     for case in CASES:
         if case.name in (arguments.names or names):
-            for line in table(case, arguments.models):
-                lines.append(line)
-                print(line, flush=True)
-            arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            rows, worst = table(case, arguments.models)
+            print("\n".join(rows), flush=True)
+            lines += rows
+            blamed.append(f"- {case.name}: {', '.join(f'`{name}`' for name in worst)}")
+            arguments.out.write_text("\n".join([*lines, *blamed]) + "\n", encoding="utf-8")
 
 
-def table(case: Case, models: Path) -> Iterator[str]:
-    """The rows of a model."""
+def table(case: Case, models: Path) -> tuple[list[str], list[str]]:
+    """The rows of a model, and its layers that do most harm."""
     model, data = source_of(case, models)
     conditions = Conditions(threads=usable_cores(), time_limit_s=10.0)
     with tempfile.TemporaryDirectory(prefix="hasten-mixed-") as folder:
@@ -105,8 +118,9 @@ def table(case: Case, models: Path) -> Iterator[str]:
         finally:
             prepared.workshop.close()
     measured = [(v, c) for v, c in zip(versions, cards, strict=True) if isinstance(c, Scorecard)]
-    for version, card in measured:
-        yield _row(case.name, version, card, _on_front(version, card, measured))
+    rows = [_row(case.name, version, card, _on_front(version, card, measured)) for version, card in measured]
+    worst = next((version.worst for version in versions if version.worst), ())
+    return rows, [*worst]
 
 
 def _versions(lab: Lab, threads: int) -> Iterator[Version]:
@@ -129,7 +143,8 @@ def _versions(lab: Lab, threads: int) -> Iterator[Version]:
         if candidate.id not in seen:
             seen.add(candidate.id)
             changed = f"{len(choice.layers(CHANGED))} of {len(choice.forms)}"
-            yield Version(f"mixed, {part:g} of the error", candidate, changed, choice.error_after)
+            worst = tuple(choice.forms)[:_BLAMED]
+            yield Version(f"mixed, {part:g} of the error", candidate, changed, choice.error_after, worst)
     yield Version("int8", whole, "all that qualify", error)
 
 
