@@ -104,8 +104,11 @@ class Proposer:
         """
         there = [self._cost(t) for t in done if t.target == candidate.target]
         best = min((self._cost(t) for t in done if within_budget(t)), default=inf)
-        if there and min(there) > _FAR * best:
-            return True
+        is_far = bool(there) and min(there) > _FAR * best
+        return is_far or self._is_narrow_in_vain(candidate, done)
+
+    def _is_narrow_in_vain(self, candidate: Candidate, done: Sequence[Trial]) -> bool:
+        """Whether the precision that it runs in lost too much, or cost more, where nothing else changed."""
         precision = candidate.options.get("precision")
         costs = exact_costs(done, candidate.target, self.lab.budget)
         if precision is None or None not in costs:
