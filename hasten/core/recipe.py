@@ -126,7 +126,8 @@ class Recipe:
         """The YAML form, which ``read`` reads back."""
         import yaml
 
-        return str(yaml.safe_dump(self.to_dict(), sort_keys=False))
+        # Through JSON nothing is shared: what two steps hold would become an anchor and an alias.
+        return str(yaml.safe_dump(json.loads(json.dumps(self.to_dict())), sort_keys=False))
 
     @property
     def fingerprint(self) -> str:

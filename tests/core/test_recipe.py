@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hasten.core.errors import RecipeError
-from hasten.core.recipe import Recipe
+from hasten.core.recipe import Recipe, Step
 
 scalars = st.one_of(st.booleans(), st.integers(-5, 5), st.text("abc", max_size=3))
 recipes = st.lists(
@@ -51,3 +51,10 @@ def test_mistakes_are_named(tmp_path: Path, text: str, where: str) -> None:
 def test_a_missing_file_is_an_error_of_the_recipe(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="No such file"):
         Recipe.read(tmp_path / "absent.yaml")
+
+
+def test_a_list_that_two_steps_share_is_written_twice():
+    shared = ["flip", "crop"]
+    recipe = Recipe([Step("finetune", {"augment": shared}), Step("distill", {"augment": shared})])
+    assert recipe.to_yaml().count("- flip") == 2
+    assert "&" not in recipe.to_yaml()
