@@ -96,8 +96,12 @@ class Repairer:
         if len(made) < 2:
             return None
         paths: list[Json] = [str(built.path) for _, built in made]
-        place = {**workshop.place(workshop.apply(Recipe(recipe.steps[:-1]))), "changed": paths}
-        damages = workshop.ask("sensitivity:damages_in_child", place)
+        try:
+            exact = workshop.apply(Recipe(recipe.steps[:-1]))
+            place = {**workshop.place(exact), "changed": paths}
+            damages = workshop.ask("sensitivity:damages_in_child", place)
+        except TrialError:
+            return None
         found = [(damage, number) for number, damage in enumerate(damages) if damage is not None]
         best = made[min(found)[1]][0] if found else recipe
         return best if best != recipe else None
