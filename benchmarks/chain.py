@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import hasten
-from benchmarks.contenders import CASES, Peers, in_int8, source_of
+from benchmarks.contenders import CASES, LAYOUTS, Peers, in_int8, source_of
 from benchmarks.model_data import Arrays, cifar10
 from benchmarks.recover import accuracy, applied
 from hasten import data as data_room
@@ -36,7 +36,6 @@ _FIRST = (
     hasten.Step("prune_channels", {"macs": 0.3, "align": 16}),
     hasten.Step("finetune", {**_LEARN, "epochs": 1, "learning_rate": 1e-4}),
 )
-_LAYOUTS = {"openvino": "openvino", "onnxruntime": "both"}
 
 
 def second(share: float, epochs: float) -> tuple[hasten.Step, ...]:
@@ -50,7 +49,7 @@ def second(share: float, epochs: float) -> tuple[hasten.Step, ...]:
 
 def rounded(target: str) -> hasten.Step:
     """In integers, as the target fuses them."""
-    params: dict[str, Any] = {"rounding": "outputs", "layout": _LAYOUTS[target], "samples": _CALIBRATION}
+    params: dict[str, Any] = {"rounding": "outputs", "layout": LAYOUTS[target], "samples": _CALIBRATION}
     return hasten.Step("quantize_static", params)
 
 
@@ -84,7 +83,7 @@ def main() -> None:
                 small = _taught(once, second(share, arguments.epochs), train, seed, graph)
                 seconds = time.monotonic() - began
                 print(f"  {share:g} of it: {accuracy(small, test):.4f} after {seconds:.0f} s", flush=True)
-                for target in _LAYOUTS:
+                for target in LAYOUTS:
                     name = f"{0.3 * share:.0%} of the MACs, seed {seed}, {target}"
                     whole = _taught(small, (rounded(target),), train, seed, graph)
                     subject = _subject(fix_shapes(whole, case.shapes), work / name, target, name)

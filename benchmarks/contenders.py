@@ -27,6 +27,8 @@ from hasten.targets.files import artifact_of
 
 _CALIBRATION_SAMPLES = 200
 _ORT_WAYS = ("MinMax", "Percentile", "Entropy")
+LAYOUTS = {"openvino": "openvino", "onnxruntime": "both"}
+"""Of ``quantize_static``, as the search has it for each target."""
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,8 @@ def accuracy_controlled(made: Peers, case: Case, fixed: Path, roles: Roles, time
 def whole_in_int8(made: Peers, fixed: Path, roles: Roles, ranges: str = "minmax") -> None:
     """Whole int8 of hasten's own: every layer that qualifies, for either runtime, without a search."""
     told = "" if ranges == "minmax" else f", ranges by {ranges}"
-    for target, name, layout in (
-        ("openvino", "OpenVINO", "openvino"),
-        ("onnxruntime", "ONNX Runtime", "both"),
-    ):
-        params: dict[str, Any] = {"rounding": "outputs", "layout": layout, "range": ranges}
+    for target, name in (("openvino", "OpenVINO"), ("onnxruntime", "ONNX Runtime")):
+        params: dict[str, Any] = {"rounding": "outputs", "layout": LAYOUTS[target], "range": ranges}
         static = Step("quantize_static", {**params, "samples": _CALIBRATION_SAMPLES})
         build = partial(_applied, fixed, roles, made.work / f"{ranges}_{target}", target, static)
         made.add(f"hasten's int8 of all layers, {name}{told}", build)

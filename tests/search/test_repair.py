@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from hasten.core.budget import Budget
+from hasten.core.errors import TrialError
 from hasten.core.measurement import Comparison
 from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Trial
@@ -85,3 +86,19 @@ def test_of_other_ranges_those_with_the_closest_outputs_are_tried_alone(
     found = proposed(done, monkeypatch, workshop)
     better = Step("quantize_static", {"range": "outputs"})
     assert found == [Candidate(Recipe((EXACT, better)), "openvino")]
+
+
+def test_ranges_that_cannot_be_compared_are_no_end_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(function: str, arguments: object) -> list[float]:
+        raise TrialError("it does not run")
+
+    def apply(recipe: Recipe) -> Built:
+        return Built(Path("model.onnx"), last_effective=False)
+
+    workshop = SimpleNamespace(apply=apply, place=lambda built: {}, ask=ask)
+    static = Candidate(Recipe((EXACT, Step("quantize_static"))), "openvino")
+    done = [outcome(Candidate(Recipe((EXACT,)), "openvino"), 1.1, 0.0), outcome(static, 2.0, 0.3)]
+    # Its layers have their turn all the same.
+    found = proposed(done, monkeypatch, workshop, bad="left", good="changed")
+    left = Step("quantize_static", {"exclude": ["bad"]})
+    assert {candidate.id for candidate in found} == {Candidate(Recipe((EXACT, left)), "openvino").id}
