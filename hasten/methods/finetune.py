@@ -1,7 +1,7 @@
 """Fine-tuning: all weights that are stored as floats learn from labels.
 
-The graph is trained as it is: folded normalizations stay folded, weights behind a rounding learn through it,
-integers stay what they are.
+The graph is trained as it is: folded normalizations stay folded (unless ``normalize`` puts new ones there for
+the time), weights behind a rounding learn through it, integers stay what they are.
 
 Sources: Goodfellow, Bengio and Courville 2016, "Deep Learning", section 6.2.2 (cross entropy); Loshchilov and
 Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2; Loshchilov and Hutter 2017, "SGDR", eq. 5.
@@ -30,7 +30,13 @@ FACTS = Facts(
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Params(Hyperparameters):
-    """Hyper-parameters of ``finetune``: those of every training."""
+    """Hyper-parameters of ``finetune``: those of every training, and this one.
+
+    normalize: put a batch normalization behind each convolution that has none, and fold it back in the end.
+        The rates at which a network with normalizations learns, 0.05 for ``sgd``, are too high without.
+    """
+
+    normalize: bool = False
 
 
 def apply(graph: Graph, params: Params, context: Context) -> Change:

@@ -99,7 +99,8 @@ class Trainer:
         made = optimizers.make(self._network.module, task.settings)
         self._model, self._optimizer = accelerator.prepare(self._network, made)
         ema = task.settings.ema
-        self._average = weights.Average(self._network.module, ema) if ema else None
+        learns = task.learn_statistics
+        self._average = weights.Average(self._network.module, ema, statistics=learns) if ema else None
         self._regularizers = Regularizers(self._network.module, task.settings, task.regularizer)
         self._pace = Pace.of(task.settings, task.steps)
         self._best: dict[str, Tensor] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +82,18 @@ class Network(nn.Module):
                 if isinstance(part, (*_STATISTICS, nn.modules.dropout._DropoutNd)):
                     part.eval()
 
-    def freeze(self, pattern: str | None) -> tuple[tuple[str, ...], dict[str, str]]:
+    def freeze(
+        self, pattern: str | None, added: Collection[str] = ()
+    ) -> tuple[tuple[str, ...], dict[str, str]]:
         """Leave only the weights to train trainable; returns their names, and the others with the reason.
 
+        added: names of weights that are there for the training alone: they are trained, and not told of.
         Raises InputError when none is left.
         """
         trained, frozen = [], {}
         for name, weight in self.module.named_parameters():
+            if name in added:
+                continue
             reason = _frozen(name, weight, pattern)
             if reason is None:
                 trained.append(name)

@@ -75,7 +75,8 @@ class Settings(Hyperparameters):
         between evaluations; None: an epoch.
     checkpoint_every: optimizer steps, where there is a folder.
     learn_statistics: whether batch normalization goes on learning its statistics and dropout drops; None:
-        in a module of the user's, not in a graph.
+        in a module of the user's, and in a graph where ``normalize`` is set.
+    normalize: put a batch normalization behind each convolution of a graph for the time of the training.
     temperature: T of the softened scores. alpha: share of the labels' loss where there is a teacher too.
     features: names of inner values to learn from the teacher, or ``matched``: of the same name and shape.
     feature_weight: how much they count. attention: compare maps of attention instead of values.
@@ -93,6 +94,7 @@ class Settings(Hyperparameters):
     checkpoint_every: Count = 100
     seed: Annotated[int, Field(ge=0)] = 0
     learn_statistics: bool | None = None
+    normalize: bool = False
     temperature: Positive = 4.0
     alpha: Share = 0.0
     features: Literal["matched"] | tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from hasten.train import checkpoint as checkpoints
 from hasten.train.history import Fitted, Listener, silent
 from hasten.train.loop import Trainer, open_folder
 from hasten.train.network import Network
+from hasten.train.normalized import Normalized, normalized
 from hasten.train.objective import Loss
 from hasten.train.prepare import Model, Preparation, inner_names
 from hasten.train.regularizer import Regularizer
@@ -51,15 +52,18 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
         raise InputError("patience waits for better weights, and here the last ones count: leave it out")
     if not len(data):
         raise DataError("there are no samples to train on")
+    if settings.normalize and not isinstance(model, Graph):
+        raise InputError("normalize is for graphs: a module has the normalizations it was written with")
     learns = settings.learn_statistics
-    learns = not isinstance(model, Graph) if learns is None else learns
+    learns = settings.normalize or not isinstance(model, Graph) if learns is None else learns
     before = checkpoints.random_state()
     homes = [(m, _device_of(m)) for m in (model, teacher) if isinstance(m, nn.Module)]
     try:
         with accelerated(settings, learns) as accelerator:
             torch.manual_seed(settings.seed + accelerator.process_index)
-            network = Network.of(model, inner_names(model, teacher, settings))
-            trained, frozen = network.freeze(settings.trainable)
+            made = _normalized(model, data, settings)
+            network = Network.of(made.graph if made else model, inner_names(model, teacher, settings))
+            trained, frozen = network.freeze(settings.trainable, made.own if made else frozenset())
             preparation = Preparation(model, teacher, data, settings, accelerator, regularizer)
             place = None if folder is None else Path(folder)
             trainer = Trainer(preparation.task(network, loss, listener, place, learns), accelerator)
@@ -75,8 +79,9 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
             module.to(device)
     if isinstance(model, Graph):
         network.to("cpu")
+    graph = network.module.to_graph() if isinstance(network.module, GraphModule) else None
     return Fitted(
-        graph=network.module.to_graph() if isinstance(network.module, GraphModule) else None,
+        graph=made.folded(graph) if graph is not None and made is not None else graph,
         module=network.module,
         history=trainer.history,
         why=trainer.why,
@@ -85,6 +90,12 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
         frozen=frozen,
         notes=tuple(trainer.notes),
     )
+
+
+def _normalized(model: Model, data: Dataset, settings: Settings) -> Normalized | None:
+    if not settings.normalize or not isinstance(model, Graph):
+        return None
+    return normalized(model, data, pattern=settings.trainable)
 
 
 def _device_of(module: nn.Module) -> torch.device:

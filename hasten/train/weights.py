@@ -23,17 +23,19 @@ def put(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 class Average:
-    """The exponential moving average of the trained weights.
+    """The exponential moving average of the trained weights, and of the statistics where they are learned.
 
     After update t (from 1) it moves by 1 − d towards the weights, d = min(decay, (1 + t) / (10 + t)): the
     first weights, which are far from the last, do not stay in it. Polyak and Juditsky 1992, "Acceleration of
     Stochastic Approximation by Averaging", average all; the decay forgets.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, *, statistics: bool = False) -> None:
         self.decay = decay
         self.updates = 0
-        self._weights = {n: w for n, w in module.named_parameters() if w.requires_grad}
+        self._weights: dict[str, Tensor] = {n: w for n, w in module.named_parameters() if w.requires_grad}
+        if statistics:
+            self._weights |= {n: b for n, b in module.named_buffers() if b.is_floating_point()}
         self.shadow = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
     @torch.no_grad()
