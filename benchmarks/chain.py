@@ -4,8 +4,9 @@
 
 ``OUT_DIR`` is what ``benchmarks/models.py`` wrote. A first round leaves 30 % of the multiply-accumulates, a
 second one ``--shares`` of these; after each the network learns from the labels, with normalizations behind
-its convolutions while it does. Judged on all 10,000 test pictures, with the last weights. The peers quantize the whole network on 200
-training pictures, as ``benchmarks/peers.py`` has them do; everything is timed in the same rounds.
+its convolutions while it does. Judged on all 10,000 test pictures, with the last weights. The peers quantize
+the whole network on 200 training pictures, as ``benchmarks/peers.py`` has them do; everything is timed in the
+same rounds.
 """
 
 from __future__ import annotations

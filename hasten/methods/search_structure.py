@@ -17,23 +17,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import field, replace
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
+from hasten import methods
 from hasten.core.data import Calibration
-from hasten.core.errors import MethodError
+from hasten.core.errors import MethodError, RecipeError
+from hasten.core.recipe import Json, Step
 from hasten.core.record import Skip
 from hasten.graph import Graph
 from hasten.graph.coupling import prepare
 from hasten.graph.names import layer_name
 from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._observe.outputs import Outputs
-from hasten.methods._structure.decisions import KINDS, Choice, Kind, harm
+from hasten.methods._structure.bits import METHOD, priced
+from hasten.methods._structure.decisions import STRUCTURE, Choice, Kind, Scope, harm
 from hasten.methods._structure.evolve import Evolution
 from hasten.methods._structure.make import made
-from hasten.methods._structure.measure import JUDGES, Scope, measured
+from hasten.methods._structure.measure import JUDGES, measured
 from hasten.methods._structure.prices import Prices
 
 FACTS = Facts(
@@ -48,6 +51,7 @@ _WORDS: Mapping[Kind, tuple[str, str]] = {
     "heads": ("layer with fewer heads", "layers with fewer heads"),
     "branches": ("branch less", "branches less"),
     "ranks": ("layer of lower rank", "layers of lower rank"),
+    "bits": ("layer in 8 bits", "layers in 8 bits"),
 }
 """One, and several."""
 _Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -62,7 +66,10 @@ class Params:
     times: what layers take where the model will run, by name and in any one unit. A model fitted to them
         (an overhead, a time for each multiply-accumulate, one for each number moved) says what they would
         take at other widths.
-    among: what may change: ``channels``, attention ``heads``, residual ``branches``, ``ranks`` of weights.
+    among: what may change: ``channels``, attention ``heads``, residual ``branches``, ``ranks`` of weights,
+        and the ``bits`` that layers compute in, 8 or those of floats; the graph is then quantized.
+    in_int8: what layers take in 8 bits, by name and in the unit of ``times``; without, a quarter.
+    quantize: how they become 8 bits, hyper-parameters of ``quantize_static``.
     tries: structures that are made and compared by their outputs; of more than one, the second is the best
         that one kind alone can do.
     population, generations: of the search, which makes nothing.
@@ -72,7 +79,9 @@ class Params:
 
     left: Annotated[float, Field(gt=0, le=1)] = 0.7
     times: Mapping[str, _Time] = field(default_factory=dict, hash=False)
-    among: tuple[Kind, ...] = KINDS
+    among: tuple[Kind, ...] = STRUCTURE
+    in_int8: Mapping[str, _Time] = field(default_factory=dict, hash=False)
+    quantize: Mapping[str, Json] = field(default_factory=dict, hash=False)
     tries: Annotated[int, Field(ge=1)] = 3
     population: Annotated[int, Field(ge=2)] = 32
     generations: Annotated[int, Field(ge=0)] = 40
@@ -80,6 +89,29 @@ class Params:
     least: Annotated[float, Field(gt=0, le=1)] = 0.1
     samples: Annotated[int, Field(ge=1)] = 200
     exclude: tuple[str, ...] = ()
+
+    @field_validator("quantize")
+    @classmethod
+    def _quantizes(cls, params: Mapping[str, Json]) -> Mapping[str, Json]:
+        """Refuse what quantizing would refuse."""
+        if "exclude" in params:
+            raise ValueError("which layers are quantized is what is searched; leave exclude out")
+        try:
+            methods.parameters(Step(METHOD, params), "quantize")
+        except RecipeError as error:
+            raise ValueError(str(error)) from error
+        return params
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        """Refuse what would be ignored."""
+        if (self.in_int8 or self.quantize) and "bits" not in self.among:
+            raise ValueError(
+                "in_int8 and quantize say how layers become 8 bits: put bits among what may change"
+            )
+        if self.in_int8 and not self.times:
+            raise ValueError("in_int8 is compared with times, and there are none; give both or none")
+        return self
 
 
 def apply(graph: Graph, params: Params, context: Context) -> Change:
@@ -101,8 +133,15 @@ class _Work:
         self._params = params
         self._context = context
         self._calibration = calibration
-        scope = Scope(kinds=params.among, align=params.align, least=params.least, samples=params.samples)
-        found = measured(graph, calibration, scope, context)
+        self._scope = Scope(
+            kinds=params.among,
+            align=params.align,
+            least=params.least,
+            samples=params.samples,
+            quantize={"samples": params.samples, **params.quantize},
+        )
+        found = measured(graph, calibration, self._scope, context)
+        found = priced(found, params.times, params.in_int8)
         self._decisions = tuple(d for d in found if d.name not in params.exclude)
         self._excluded = {decision.name for decision in found} & {*params.exclude}
         self._prices = Prices.of_graph(graph, self._decisions, context, params.times)
@@ -139,7 +178,7 @@ class _Work:
             self._context,
             progress=lambda what, done: told(f"structure {number + 1}: {what}", (number + done) / count),
         )
-        return made(self._graph, self._decisions, choice, self._params.samples, context)
+        return made(self._graph, self._decisions, choice, self._scope, context)
 
     def _skipped(self, changed: frozenset[str], reason: str) -> tuple[Skip, ...]:
         """What could have changed and did not."""

@@ -46,7 +46,10 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         {"macs": 0.98, "align": 1, "importance": "taylor", "scope": "local", "fit": False},
     ],
     "prune_heads": [{}, {"heads": 0.98, "inside": True, "importance": "l2"}],
-    "search_structure": [{"left": 0.97, "align": 1, "tries": 1, "generations": 3}],
+    "search_structure": [
+        {"left": 0.97, "align": 1, "tries": 1, "generations": 3},
+        {"left": 0.9, "among": ["channels", "bits"], "tries": 1, "generations": 3},
+    ],
     "sparse_learning": [
         {"left": 0.97, "align": 1, "epochs": 1, "strength": 0.2},
         {"of": "weights", "left": 0.95, "epochs": 1, "strength": 0.5},

@@ -17,12 +17,14 @@ from hasten.core.errors import MethodError, RecipeError
 from hasten.core.recipe import Recipe, Step
 from hasten.graph import Graph
 from hasten.graph.cost import layer_costs, total_macs
+from hasten.graph.layer import OPERATORS
+from hasten.graph.names import layer_name
 from hasten.methods._observe.outputs import Outputs
 from hasten.methods._structure import measure
-from hasten.methods._structure.decisions import KINDS, Decision, harm
+from hasten.methods._structure.decisions import KINDS, STRUCTURE, Decision, Scope, harm
 from hasten.methods._structure.evolve import Evolution
 from hasten.methods._structure.make import made
-from hasten.methods._structure.measure import Scope, measured
+from hasten.methods._structure.measure import measured
 from hasten.methods._structure.prices import Prices
 
 QUICK = {"align": 1, "tries": 1, "generations": 5}
@@ -37,9 +39,11 @@ def run(graph: Graph, context: methods.Context, **params: object) -> methods.Cha
     return methods.apply(Recipe([step]), graph, context)
 
 
+SCOPE = Scope(kinds=KINDS, align=1, least=0.1, samples=64)
+
+
 def decisions_of(graph: Graph, context: methods.Context) -> tuple[Decision, ...]:
-    scope = Scope(kinds=KINDS, align=1, least=0.1, samples=64)
-    return measured(graph, context.calibration, scope, context)
+    return measured(graph, context.calibration, SCOPE, context)
 
 
 @pytest.mark.parametrize("make", [residual_net, heads_net, blocks_net])
@@ -47,10 +51,10 @@ def decisions_of(graph: Graph, context: methods.Context) -> tuple[Decision, ...]
 def test_what_a_choice_costs_is_what_the_graph_made_of_it_costs(make, seed, tmp_path):
     graph = make()
     context = opened(graph, tmp_path)
-    decisions = tuple(d for d in decisions_of(graph, context) if d.kind != "ranks")
+    decisions = tuple(d for d in decisions_of(graph, context) if d.kind not in {"ranks", "bits"})
     rng = np.random.default_rng(seed)
     choice = tuple(int(rng.integers(0, len(d.values))) if rng.random() < 0.5 else 0 for d in decisions)
-    changed = made(graph, decisions, choice, 64, context).graph
+    changed = made(graph, decisions, choice, SCOPE, context).graph
     wanted = total_macs(changed, batch_for(graph, 1, 0))
     assert Prices.of_graph(graph, decisions, context).of(choice) == pytest.approx(wanted, rel=1e-9)
 
@@ -62,7 +66,7 @@ def test_a_rank_costs_what_its_factors_cost(tmp_path):
     ranked = [number for number, decision in enumerate(decisions) if decision.kind == "ranks"]
     assert ranked
     choice = tuple(1 if number == ranked[0] else 0 for number in range(len(decisions)))
-    changed = made(graph, decisions, choice, 64, context).graph
+    changed = made(graph, decisions, choice, SCOPE, context).graph
     wanted = total_macs(changed, batch_for(graph, 1, 0))
     assert Prices.of_graph(graph, decisions, context).of(choice) == pytest.approx(wanted, rel=1e-9)
 
@@ -92,7 +96,7 @@ def test_all_kinds_together_do_less_harm_than_one(make, most, tmp_path):
         return outputs.error(change.graph)
 
     # Convolutions lose channels best, and only so; attention, feed-forward parts and ranks share it best.
-    assert error() <= most * min(error(among=[kind]) for kind in KINDS)
+    assert error() <= most * min(error(among=[kind]) for kind in STRUCTURE)
 
 
 def test_layers_count_by_their_times(tmp_path):
@@ -160,6 +164,74 @@ def test_wrong_parameters_are_refused(tmp_path):
         run(graph, context, among=["kernels"])
     with pytest.raises(MethodError, match="--data"):
         run(graph, replace(context, calibration=None))
+
+
+def in_8_bits(graph: Graph) -> set[str]:
+    """The layers that read what was rounded, by name."""
+    return {
+        layer_name(node)
+        for node in graph.ir_model.graph
+        if node.op_type in OPERATORS
+        and all(
+            value.producer() is not None and value.producer().op_type == "DequantizeLinear"
+            for value in node.inputs[:2]
+        )
+    }
+
+
+def test_bits_are_chosen_with_the_rest(tmp_path):
+    graph = residual_net()
+    context = opened(graph, tmp_path)
+    change = run(graph, context, left=0.3, among=KINDS, tries=2, generations=20)
+    quantized = in_8_bits(change.graph)
+    layers = {layer_name(n) for n in graph.ir_model.graph if n.op_type in OPERATORS}
+    assert quantized
+    assert "8 bits" in change.notes[1]
+    outputs = Outputs(graph, context.calibration, context)
+    alone = run(graph, context, left=0.3, among=STRUCTURE, tries=2, generations=20)
+    # Eight bits harm a layer less than most of its channels going: a quarter of the cost is one or the other.
+    assert outputs.error(change.graph) < outputs.error(alone.graph)
+    some = run(graph, context, left=0.7, among=["bits"])
+    assert set() < in_8_bits(some.graph) < layers
+    assert {site.name for site in some.sites} >= in_8_bits(some.graph)
+    assert all("quantiz" not in skip.reason for skip in some.skipped if skip.name in layers)
+
+
+def test_a_layer_of_lower_rank_is_quantized_with_its_factors(tmp_path):
+    graph = residual_net()
+    context = opened(graph, tmp_path)
+    decisions = decisions_of(graph, context)
+    name = next(d.name for d in decisions if d.kind == "ranks")
+    choice = tuple(1 if d.name == name and d.kind in {"ranks", "bits"} else 0 for d in decisions)
+    assert sum(choice) == 2
+    assert in_8_bits(made(graph, decisions, choice, SCOPE, context).graph) == {name, f"{name}.first"}
+
+
+def test_what_layers_take_in_8_bits_decides_which_do(tmp_path):
+    graph = residual_net()
+    context = opened(graph, tmp_path)
+    times = {layer.name: 10.0 for layer in layer_costs(graph, batch_for(graph, 1, 0))}
+    slow, *others = sorted(in_8_bits(run(graph, context, left=0.26, among=["bits"]).graph))
+    in_int8 = {slow: 11.0} | dict.fromkeys(others, 2.0)
+    left = (len(times) * 10.0 - 8.0 * len(others)) / (len(times) * 10.0)
+    found = run(graph, context, left=left + 1e-6, among=["bits"], times=times, in_int8=in_int8)
+    assert in_8_bits(found.graph) == set(others)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"in_int8": {"a": 1.0}}, "put bits among"),
+        ({"quantize": {"layout": "openvino"}}, "put bits among"),
+        ({"among": ["bits"], "in_int8": {"a": 1.0}}, "compared with times"),
+        ({"among": ["bits"], "quantize": {"exclude": ["a"]}}, "leave exclude out"),
+        ({"among": ["bits"], "quantize": {"layout": "tvm"}}, r"quantize\.quantize_static\.layout"),
+    ],
+)
+def test_what_would_be_ignored_or_cannot_be_quantized_is_refused(params, message, tmp_path):
+    graph = residual_net()
+    with pytest.raises(RecipeError, match=message):
+        run(graph, opened(graph, tmp_path), **params)
 
 
 class Table:

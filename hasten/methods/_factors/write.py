@@ -13,6 +13,7 @@ from hasten.methods._factors.forms import Factor, composed
 from hasten.methods._factors.layers import Factorable
 
 _NAMES: Mapping[int, Sequence[str]] = {1: (), 2: ("first",), 3: ("first", "core")}
+_SUFFIXES = tuple(f".{part}" for parts in _NAMES.values() for part in parts)
 _WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 
 
@@ -47,6 +48,11 @@ def write(editor: Editor, layer: Factorable, factors: Sequence[Factor], mean: Ar
 
     if mean is not None and layer.bias is not None:
         layer.bias.shift(editor, ((layer.rows - composed(factors)) * mean).sum(axis=1) / layer.factor)
+
+
+def factored_from(name: str) -> str:
+    """The name of the layer that a layer of this name is a factor of: its own where it is none."""
+    return next((name.removesuffix(s) for s in _SUFFIXES if name.endswith(s)), name)
 
 
 def _attribute(name: str, given: str | int | list[int]) -> ir.Attr:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from hasten.core.data import Array, Calibration
@@ -25,16 +27,19 @@ class Outputs:
     def error(self, graph: Graph) -> float:
         """Squared error over variance of the float output that is worst off; infinite where it breaks."""
         try:
-            evaluator = Evaluator(graph, threads=self._threads)
-            wrong: dict[str, float] = {}
-            for feeds, expected in self._seen:
-                got = evaluator.run(feeds)
-                for name, values in expected.items():
-                    if values.dtype.kind == "f":
-                        difference = got[name].astype(np.float64) - values
-                        wrong[name] = wrong.get(name, 0.0) + float(np.square(difference).sum())
+            return self.wrong(Evaluator(graph, threads=self._threads).run)
         except MethodError:
             return float("inf")
+
+    def wrong(self, answer: Callable[[dict[str, Array]], Mapping[str, Array]]) -> float:
+        """The same of outputs that a function gives for the inputs."""
+        wrong: dict[str, float] = {}
+        for feeds, expected in self._seen:
+            got = answer(feeds)
+            for name, values in expected.items():
+                if values.dtype.kind == "f":
+                    difference = got[name].astype(np.float64) - values
+                    wrong[name] = wrong.get(name, 0.0) + float(np.square(difference).sum())
         worst = max((error / self._variance(name) for name, error in wrong.items()), default=0.0)
         return worst if np.isfinite(worst) else float("inf")
 

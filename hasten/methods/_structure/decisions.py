@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-Kind: TypeAlias = Literal["channels", "heads", "branches", "ranks"]
-KINDS: tuple[Kind, ...] = ("channels", "heads", "branches", "ranks")
+from hasten.core.recipe import Json
+
+Kind: TypeAlias = Literal["channels", "heads", "branches", "ranks", "bits"]
+KINDS: tuple[Kind, ...] = ("channels", "heads", "branches", "ranks", "bits")
 """In the order in which they are applied: names of widths begin at layers that a later step may take away."""
+
+STRUCTURE = KINDS[:-1]
+"""What leaves a graph of floats."""
 
 FORM: Literal["spatial"] = "spatial"
 """The form of factors that convolutions take (``factorize``): along one axis of the kernel, then others."""
@@ -24,10 +30,11 @@ class Decision:
     """One number to choose.
 
     values: of the options, each taking more away than that before: units left of a width, 1 or 0 for a branch
-        that stays or goes, the rank of a layer (0: whole). harms: the outputs' error with each alone, over
-        their variance, 0 for the first.
-    parts: for a rank, what the first factor costs and what the last does, over the whole layer's cost; axis:
-        of the layer's outputs in its weight. nodes: for a branch, those that go with it.
+        that stays or goes, the rank of a layer (0: whole), the bits it computes in. harms: the outputs' error
+        with each alone, over their variance, 0 for the first.
+    parts: for a rank, what the first factor costs and what the last does, over the whole layer's cost; for
+        bits, what the layer costs, and nothing. axis: of the layer's outputs in its weight.
+    nodes: for a branch, those that go with it.
     """
 
     kind: Kind
@@ -45,3 +52,14 @@ DECISIONS = TypeAdapter(tuple[Decision, ...])
 def harm(decisions: Sequence[Decision], choice: Choice) -> float:
     """What a choice does to the outputs if single harms add up, as they do while they are small."""
     return sum(decision.harms[option] for decision, option in zip(decisions, choice, strict=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scope:
+    """What is open to decision: see the parameters of ``search_structure``."""
+
+    kinds: Collection[Kind]
+    align: int
+    least: float
+    samples: int
+    quantize: Mapping[str, Json] = dataclasses.field(default_factory=dict)

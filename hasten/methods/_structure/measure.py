@@ -7,8 +7,8 @@ layer then solved for what is left, is measured once for each kind, and all its 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from hasten.methods._branches.opened import alone
 from hasten.methods._factors.offers import offered
 from hasten.methods._narrow.work import Aim, needs
 from hasten.methods._observe.outputs import Outputs
-from hasten.methods._structure.decisions import DECISIONS, FORM, Decision, Kind, harm
+from hasten.methods._structure import bits
+from hasten.methods._structure.decisions import DECISIONS, FORM, Decision, Kind, Scope, harm
 from hasten.methods._structure.evolve import Evolution
 from hasten.methods._structure.make import made
 from hasten.methods._structure.prices import Prices
@@ -34,16 +35,6 @@ JUDGES = 64
 """Samples by which structures that were made are compared."""
 _BRANCH_SAMPLES = 32
 """On which branches are tried, as ``prune_layers`` does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scope:
-    """What is open to decision: see the parameters of ``search_structure``."""
-
-    kinds: Collection[Kind]
-    align: int
-    least: float
-    samples: int
 
 
 def measured(graph: Graph, calibration: Calibration, scope: Scope, context: Context) -> tuple[Decision, ...]:
@@ -79,6 +70,8 @@ def _measured(graph: Graph, samples: Calibration, scope: Scope, context: Context
                 parts=((1.0, 0.0), *((offer.first, offer.last) for offer in offers)),
                 axis=offers[0].axis,
             )
+    if "bits" in scope.kinds:
+        yield from bits.decisions(graph, samples, scope.quantize, context)
 
 
 def _widths(
@@ -125,7 +118,7 @@ def _scaled(
         choice = next((choice for choice in found if choice is not None), None)
         expected = 0.0 if choice is None else harm(decisions, choice)
         if choice is not None and expected > 0:
-            error = outputs.error(made(graph, decisions, choice, scope.samples, context).graph)
+            error = outputs.error(made(graph, decisions, choice, scope, context).graph)
             scales[kind] = float(np.clip(error / expected, 1 / _MOST_SCALED, _MOST_SCALED))
     return tuple(
         replace(d, harms=tuple(scales.get(d.kind, 1.0) * harm for harm in d.harms)) for d in decisions

@@ -72,7 +72,7 @@ class Prices:
     def _computed(self, name: str, choice: Choice) -> float:
         gone = np.zeros(self._count, dtype=bool)
         rank: tuple[float, float] | None = None
-        axis = 0
+        axis, narrowed = 0, 1.0
         for number in self._on[name]:
             decision, option = self._decisions[number], choice[number]
             if not option:
@@ -81,11 +81,13 @@ class Prices:
                 return 0.0
             if decision.kind == "ranks":
                 rank, axis = decision.parts[option], decision.axis
+            elif decision.kind == "bits":
+                narrowed = decision.parts[option][0]
             else:
                 # A cost depends on how many units are gone, not on which.
                 units = self._widths[decision.name].units
                 gone[units[decision.values[option] :]] = True
-        return self._part(name, gone, rank, axis) * self._costs.of(gone, [name])[name]
+        return narrowed * self._part(name, gone, rank, axis) * self._costs.of(gone, [name])[name]
 
     def _part(self, name: str, gone: Gone, rank: tuple[float, float] | None, axis: int) -> float:
         """What two factors cost of the narrower layer's cost; where that is more, the layer stays one."""
