@@ -6,20 +6,21 @@
 ``DATA_DIR`` holds ``data/cifar10`` and ``models``. The peer prunes over the whole network, step by step,
 until so many multiply-accumulates are left, as its own examples do: by magnitude (L2 of a group), by Taylor
 (on labelled pictures), and by group sparsity (magnitude after as many epochs more of its sparse training).
-Its modules then train with live batch normalization. hasten prunes on 200 unlabelled pictures, then its
-graph trains as long on the same labels at the same rates, with normalizations while it does (`normalize`).
-Accuracy on all 10,000 test pictures, of the last weights; latency on OpenVINO and ONNX Runtime, float32,
-batch 1, all in the same rounds.
+Its modules then train with live batch normalization. hasten takes channels or whole residual branches away
+on 200 unlabelled pictures; then its graph trains as long on the same labels at the same rates, with
+normalizations while it does (`normalize`). Accuracy on all 10,000 test pictures, of the last weights; latency
+on OpenVINO and ONNX Runtime, float32, batch 1, all in the same rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ import hasten
 from benchmarks import torch_modules
 from benchmarks.model_data import cifar10
 from benchmarks.models import export
+from benchmarks.prune_layers import in_order
 from benchmarks.recover import accuracy, applied
 from benchmarks.timings import ratio, timed
 from hasten.core.target import cpu_name, usable_cores
@@ -55,6 +57,12 @@ _SGD: dict[str, Any] = {
 }
 """How all train: usual for these networks."""
 _TAUGHT: dict[str, Any] = {**_SGD, "augment": [*_SGD["augment"]], "normalize": True, "held_back": 0.0}
+
+
+_CALIBRATION = 200
+"""Pictures without labels that hasten looks at."""
+_BLOCKS = {"resnet20": 9, "resnet56": 27}
+"""Residual branches, all of about as many multiply-accumulates."""
 
 
 @dataclass
@@ -103,6 +111,7 @@ class Bench:
         whole = hasten.read(models / f"{arguments.model}-cifar10.onnx")
         self._module = _MODULES[arguments.model](models)
         self._one = {"image": self._test["image"][:1]}
+        self._seen = {"image": self._train["image"][:_CALIBRATION]}
         self._clean = applied(
             whole, hasten.Recipe([hasten.Step("optimize_graph")]), self._train, 0, usable_cores()
         )
@@ -129,17 +138,34 @@ class Bench:
         """Every way at this many times fewer multiply-accumulates."""
         for name in _PEERS:
             yield self._peer(name, fewer)
-        for how, align in (("", 1), (", widths of whole blocks", 8)):
+        for how, make in _OURS.items():
             began = time.monotonic()
-            step = hasten.Step("prune_channels", {"macs": 1 / fewer, "align": align})
-            graph = applied(self._clean, hasten.Recipe([step]), self._train, 0, usable_cores())
+            graph = make(self, 1 / fewer)
             seconds = time.monotonic() - began
-            for method, extra in (("finetune", {}), ("distill", {"alpha": 0.5})):
-                learn = hasten.Step(method, {**_TAUGHT, **extra, "epochs": self._arguments.epochs})
-                after = [
-                    accuracy(self._taught(graph, learn, seed), self._test) for seed in self._arguments.seeds
-                ]
-                yield self._row(f"hasten{how}, `{method}`", graph, after, seconds)
+            learn = hasten.Step("finetune", {**_TAUGHT, "epochs": self._arguments.epochs})
+            seeds = self._arguments.seeds
+            after = [accuracy(self._taught(graph, learn, seed), self._test) for seed in seeds]
+            yield self._row(f"hasten, {how}", graph, after, seconds)
+
+    def fewer_channels(self, share: float, align: int) -> Graph:
+        """Narrower, with this share of the multiply-accumulates left."""
+        return self._made(hasten.Step("prune_channels", {"macs": share, "align": align}))
+
+    def fewer_branches(self, share: float) -> Graph:
+        """Shallower, with at most this share of the multiply-accumulates left."""
+        count = math.ceil((1 - share) * _BLOCKS[self._arguments.model])
+        found = hasten.apply(
+            self._clean, hasten.Recipe([hasten.Step("prune_layers", {"count": count + 2})]), self._seen
+        )
+        order = in_order(found.sites)
+        for number in range(count, len(order)):
+            graph = self._made(hasten.Step("prune_layers", {"drop": list(order[:number])}))
+            if total_macs(graph, self._one) <= share * self._macs:
+                return graph
+        return found.graph
+
+    def _made(self, step: hasten.Step) -> Graph:
+        return hasten.apply(self._clean, hasten.Recipe([step]), self._seen, threads=usable_cores()).graph
 
     def table(self, fewer: float, rows: list[Row]) -> list[str]:
         """The rows with their latencies."""
@@ -226,6 +252,13 @@ class Bench:
             optimizer.step()
             schedule.step()
         module.eval()
+
+
+_OURS: Mapping[str, Callable[[Bench, float], Graph]] = {
+    "channels": partial(Bench.fewer_channels, align=1),
+    "channels, widths of whole blocks": partial(Bench.fewer_channels, align=8),
+    "branches": Bench.fewer_branches,
+}
 
 
 def _augmented(pictures: Any) -> Any:
