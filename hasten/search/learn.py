@@ -17,7 +17,7 @@ _FEWEST_EPOCHS = 0.5
 _MOST_EPOCHS_SMALLER = 30.0
 """A graph that lost channels or layers has more to learn again than one that was rounded."""
 _RATE = 3e-4
-_ROUNDING = 2.2
+_ROUNDING = 3.0
 """How many times as long a training takes that rounds what layers read and their weights
 (benchmarks/training_cost.py). The most that was measured: one that has begun is not cut short."""
 
