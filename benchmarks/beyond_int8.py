@@ -1,0 +1,110 @@
+"""How much faster than int8 of the whole network, with nothing but its ONNX file and 200 unlabelled inputs?
+
+    python -m benchmarks.beyond_int8 --models OUT_DIR --out FILE.md [NAME]...
+
+``OUT_DIR`` is what ``benchmarks/models.py`` wrote. Branches or channels go, what is left is made up for by
+least squares alone, by `reconstruct` (block by block) or by `distill`, and all is quantized; 200 samples are
+looked at, without their labels, all others judge. Latency is OpenVINO's, one sample, all in the same rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hasten
+from benchmarks.rounding import CALIBRATION, Case, case
+from benchmarks.timings import ratio, timed
+from hasten.core.target import cpu_name, usable_cores
+from hasten.graph.cost import total_macs
+
+_DISTILL: dict[str, dict[str, Any]] = {
+    "efficientnet_lite0": {"epochs": 8, "augment": ["flip", "crop"], "features": "matched", "held_back": 0.0},
+    "minilm": {"epochs": 4, "features": "matched", "held_back": 0.0},
+}
+_SMALLER: dict[str, tuple[hasten.Step, ...]] = {
+    "efficientnet_lite0": (
+        hasten.Step("prune_layers", {"count": 1}),
+        hasten.Step("prune_layers", {"count": 2}),
+        hasten.Step("prune_layers", {"count": 3}),
+        hasten.Step("prune_channels", {"macs": 0.9}),
+    ),
+    "minilm": (
+        hasten.Step("prune_layers", {"count": 3}),
+        hasten.Step("prune_layers", {"count": 4}),
+        hasten.Step("factorize", {"rank": "macs", "keep": 0.8}),
+    ),
+}
+_INT8 = hasten.Step("quantize_static", {"rounding": "outputs", "layout": "openvino"})
+
+
+def main() -> None:
+    """Make, judge, time, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("names", nargs="*", choices=[*_SMALLER, []], help="some; all by default")
+    arguments = parser.parse_args()
+    lines = [
+        "# Beyond int8, without labels",
+        "",
+        f"From the ONNX file and {CALIBRATION} inputs without labels; judged on `n` others, in int8, by ONNX",
+        "Runtime. `faster`: than int8 of the whole network in the same rounds, with its 95 % interval:",
+        f"OpenVINO, {usable_cores()} threads of {cpu_name()}, batch 1. `seconds`: to make it, int8",
+        "included. Written by `benchmarks/beyond_int8.py`.",
+        "",
+        "| model | made by | MACs left | metric | n | quality in int8 | lost | faster | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in arguments.names or _SMALLER:
+        for line in _rows(case(name, arguments.models / name)):
+            lines.append(line)
+            print(line, flush=True)
+            arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _rows(known: Case) -> Iterator[str]:
+    one = {key: array[:1] for key, array in known.seen.items()}
+    whole, macs = known.quality(known.clean), total_macs(known.clean, one)
+    begin = f"| {known.name} |"
+    rest = f"| {known.metric} | {len(known.labels)} |"
+    yield f"{begin} float32 | 100 % {rest} {whole:.4f} | | | |"
+    graphs, told = [], []
+    for steps in _ways(known.name):
+        began = time.monotonic()
+        recipe = hasten.Recipe((*steps, _INT8))
+        graph = hasten.apply(known.clean, recipe, known.seen, threads=usable_cores()).graph
+        took, found = time.monotonic() - began, known.quality(graph)
+        left = f"{total_macs(graph, one) / macs:.1%}"
+        line = f"{begin} {_words(steps)} | {left} {rest} {found:.4f} | {whole - found:+.4f}"
+        print(line, f"{took:.0f} s", flush=True)
+        graphs.append(graph)
+        told.append((line, took))
+    timings = timed(graphs, known.seen, "openvino", usable_cores(), limit_s=90.0)
+    for number, ((line, took), timing) in enumerate(zip(told, timings, strict=True)):
+        yield f"{line} | {ratio(timing) if number else f'{timing.latency_ms.median:.2f} ms'} | {took:.0f} |"
+
+
+def _ways(name: str) -> Iterator[tuple[hasten.Step, ...]]:
+    yield ()
+    for smaller in _SMALLER[name]:
+        yield (smaller,)
+        yield (smaller, hasten.Step("reconstruct"))
+        yield (smaller, hasten.Step("distill", _DISTILL[name]))
+
+
+def _words(steps: tuple[hasten.Step, ...]) -> str:
+    if not steps:
+        return "int8 alone"
+    first, *others = steps
+    params = ", ".join(f"{key} {value}" for key, value in first.params.items())
+    return " + ".join([f"`{first.method}` {params}", *(f"`{step.method}`" for step in others)])
+
+
+if __name__ == "__main__":
+    main()
