@@ -31,7 +31,7 @@ _SWEEPS = 2
 """Rounds through all channels: what later ones gain is small beside the first."""
 
 
-_TOGETHER = 32
+_TOGETHER = 16
 """Channels whose errors are multiplied by C at once: products of large matrices take less time."""
 
 
@@ -49,6 +49,8 @@ class Decoupled:
         blocks = self._moment.reshape(channels, taps, channels, taps)
         self._own: Floats = np.stack([blocks[i, :, i] for i in range(channels)])
         self._roots: Floats = np.asarray(np.linalg.cholesky(self._own), dtype=np.float64)
+        # They are as small as a kernel and used in every step: solving anew takes most of the time of one.
+        self._inverses: Floats = np.linalg.inv(self._own)
         self._solved: dict[int, tuple[Floats, Floats, float]] = {}
 
     def lost(self, rank: int) -> float:
@@ -97,7 +99,7 @@ class Decoupled:
         moved = error @ self._moment[:, columns]  # E C of all of them at once; kept up to date below
         for place, i in enumerate(some):
             block = slice(place * taps, (place + 1) * taps)
-            wanted = made[i] + regression(self._own[i], moved[:, block])
+            wanted = made[i] + moved[:, block] @ self._inverses[i]
             kernels[i] = _leading(wanted @ self._roots[i], self._roots[i], rank)
             new = _projected(wanted, kernels[i], self._own[i])
             change = made[i] - new
