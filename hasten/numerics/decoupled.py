@@ -50,7 +50,7 @@ class Decoupled:
         self._own: Floats = np.stack([blocks[i, :, i] for i in range(channels)])
         self._roots: Floats = np.asarray(np.linalg.cholesky(self._own), dtype=np.float64)
         # They are as small as a kernel and used in every step: solving anew takes most of the time of one.
-        self._inverses: Floats = np.linalg.inv(self._own)
+        self._inverses: Floats = np.asarray(np.linalg.inv(self._own), dtype=np.float64)
         self._solved: dict[int, tuple[Floats, Floats, float]] = {}
 
     def lost(self, rank: int) -> float:
