@@ -2,8 +2,9 @@
 
 ``settings`` says what a training may be told; ``history`` what it tells. ``order`` decides which samples make
 up which optimizer step, ``samples`` loads them, ``network`` runs a graph or a module, ``objective`` and
-``losses`` say what is minimized, ``regularizer`` what is done to weights after each step,
-``normalized`` gives a graph normalizations for the time of it, ``loop`` does it, ``checkpoint`` keeps it, ``world`` is who takes part, ``cost`` says what it will take.
+``losses`` say what is minimized, ``regularizer`` what is done to weights after each step, ``normalized``
+gives a graph normalizations for the time of it, ``loop`` does it, ``checkpoint`` keeps it, ``world`` is who
+takes part, ``cost`` says what it will take.
 """
 
 from __future__ import annotations

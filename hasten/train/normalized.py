@@ -80,7 +80,7 @@ def normalized(graph: Graph, data: Dataset, *, pattern: str | None = None) -> No
     own: list[str] = []
     layers: list[str] = []
     for operator, (mean, variance) in zip(found, _statistics(graph, names, data, intake), strict=True):
-        node = _insert(editor, operator.node, mean, variance)
+        node = _insert(editor, operator, mean, variance)
         layers.append(str(node.name))
         own += [str(value.name) for value in node.inputs[1:] if value is not None]
     return Normalized(made, frozenset(own), tuple(layers))
@@ -101,15 +101,17 @@ def _convolutions(editor: Editor, pattern: str | None) -> Iterator[Linear]:
             yield operator
 
 
-def _insert(editor: Editor, node: ir.Node, mean: Array, variance: Array) -> ir.Node:
-    """A normalization behind the node that changes nothing yet; its output has the name of the node's."""
-    value = node.outputs[0]
+def _insert(editor: Editor, operator: Linear, mean: Array, variance: Array) -> ir.Node:
+    """A normalization behind the operator that changes nothing yet; its output has the name it had."""
+    node, value = operator.node, operator.node.outputs[0]
     name, uses = str(value.name), list(value.uses())
     numbers = {"scale": np.sqrt(variance + _EPSILON), "shift": mean, "mean": mean, "variance": variance}
     stored = [editor.constant(n.astype(np.float32), f"{name}.normalized.{k}") for k, n in numbers.items()]
     label = editor.unique(f"{layer_name(node)}.normalized")
     made = ir.node("BatchNormalization", [value, *stored], {"epsilon": _EPSILON}, name=label)
-    made.outputs[0].shape, made.outputs[0].type = value.shape, value.type
+    # Behind an operator that shape inference does not know, the rank is that of the weight all the same.
+    unknown = ir.Shape([None] * operator.weight.ndim)
+    made.outputs[0].shape, made.outputs[0].type = value.shape or unknown, value.type
     made.outputs[0].name, value.name = name, editor.unique(f"{name}.plain")
     editor.main.insert_after(node, made)
     for use in uses:

@@ -77,6 +77,21 @@ def test_at_first_nothing_changes_and_the_statistics_are_the_data_s(make, layers
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_shapes_need_not_be_known(tmp_path):
+    graph = residual_net()
+    graph.ir_model.opset_imports["com.microsoft"] = 1
+    for node in graph.ir_model.graph:
+        if node.op_type == "Relu":
+            node.domain, node.op_type = "com.microsoft", "Gelu"
+        for value in node.outputs:
+            value.shape = value.shape if value.is_graph_output() else None
+    data = samples(graph, tmp_path)
+    made = normalized(graph, data)
+    behind = next(n for n in made.graph.ir_model.graph if n.name.endswith("c4.normalized"))
+    assert behind.inputs[0].shape is None
+    np.testing.assert_allclose(run(made.folded(made.graph), data), run(graph, data), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("settings", [{}, {"ema": 0.9}, {"held_back": 0.25}, {"optimizer": "adamw"}])
 def test_what_was_learned_is_folded_and_equals_the_module(settings, tmp_path):
     graph = residual_net()
