@@ -33,7 +33,7 @@ def test_epochs_fill_the_time_there_is() -> None:
 
 
 def test_rounding_while_training_takes_longer() -> None:
-    rounded, plain = learning(1000).quantize_aware(660.0), learning(1000).finetune(300.0)
+    rounded, plain = learning(1000).quantize_aware(900.0), learning(1000).finetune(300.0)
     assert rounded is not None
     assert plain is not None
     assert rounded.params["epochs"] == plain.params["epochs"]
