@@ -73,9 +73,9 @@ class Network(nn.Module):
     def place(self, device: torch.device) -> None:
         """Move to a device; on a CPU, with the channels of a graph's convolutions last.
 
-        One weight laid out so lays out all that is computed from it, and a CPU's convolutions are 1.1 to 1.6
-        times as fast with channels side by side, forward and back (a few with small pictures and many
-        channels are slower, by a tenth).
+        One weight laid out so lays out all that is computed from it, and a CPU's convolutions are faster with
+        channels side by side, forward and back: 1.1 to 1.5 times on four of five networks, 0.87 on one with
+        small pictures and many channels (benchmarks/channels_last.py).
         """
         self.to(device)
         if self.graph is None or device.type != "cpu":
