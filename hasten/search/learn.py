@@ -19,7 +19,8 @@ _MOST_EPOCHS_SMALLER = 30.0
 _RATE = 3e-4
 _ROUNDING = 3.0
 """How many times as long a training takes that rounds what layers read and their weights
-(benchmarks/training_cost.py). The most that was measured: one that has begun is not cut short."""
+(benchmarks/training_cost.py: 2.2 at most), and a reserve, since laying channels last has made plain trainings
+faster than those: one that has begun is not cut short."""
 
 _SHARE = 0.6
 """Part of the time left that learning may take; what it made must still be measured."""
