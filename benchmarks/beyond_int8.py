@@ -28,7 +28,6 @@ _DISTILL: dict[str, dict[str, Any]] = {
 _SMALLER: dict[str, tuple[hasten.Step, ...]] = {
     "efficientnet_lite0": (
         hasten.Step("prune_layers", {"count": 2}),
-        hasten.Step("prune_layers", {"count": 3}),
         hasten.Step("prune_channels", {"macs": 0.9}),
     ),
     "minilm": (

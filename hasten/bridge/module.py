@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import onnx_ir as ir
@@ -49,7 +50,8 @@ class GraphModule(nn.Module):
         self.output_names = tuple(str(v.name) for v in model.graph.outputs)
         self.scales: set[str] = set()
         self._fixed: list[tuple[int, torch.Tensor]] = []
-        self._sources: list[tuple[int, dict[str, Any], str]] = []
+        self._sources: list[tuple[int, dict[str, Any], str, str]] = []
+        self._masks: Mapping[str, torch.Tensor] = {}
         for value in weights_of(model):
             if value in compiler.slots:
                 self._hold(value, compiler.slots[value])
@@ -68,10 +70,10 @@ class GraphModule(nn.Module):
             scope._parameters[key] = nn.Parameter(held)
             if is_scale(value):
                 self.scales.add(str(value.name))
-            self._sources.append((slot, scope._parameters, key))
+            self._sources.append((slot, scope._parameters, key, str(value.name)))
         else:
             scope._buffers[key] = held
-            self._sources.append((slot, scope._buffers, key))
+            self._sources.append((slot, scope._buffers, key, str(value.name)))
 
     def _scope(self, name: str) -> tuple[nn.Module, str]:
         """The module that holds a name and the last part of it; levels are made as they are met.
@@ -99,12 +101,22 @@ class GraphModule(nn.Module):
         values: list[Any] = [None] * self.program.size
         for slot, constant in self._fixed:
             values[slot] = constant
-        for slot, store, key in self._sources:
-            values[slot] = store[key]
+        for slot, store, key, name in self._sources:
+            mask = self._masks.get(name)
+            values[slot] = store[key] if mask is None else store[key] * mask
         for slot, value in zip(self.program.inputs, inputs, strict=True):
             values[slot] = value
         found = self.program.run(values, self.training)
         return found[0] if len(found) == 1 else tuple(found)
+
+    @contextmanager
+    def masked(self, masks: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Meanwhile ``forward`` reads weights times these masks, by name; gradients reach the weights."""
+        self._masks = masks
+        try:
+            yield
+        finally:
+            self._masks = {}
 
     def to_graph(self) -> Graph:
         """The graph with this module's weights: a copy in which every changed initializer is replaced."""

@@ -30,6 +30,7 @@ from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name, name_nodes
 from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._factors.choice import Choice, Shared, by_energy, by_ratio, given, offers
+from hasten.methods._factors.clock import Clock
 from hasten.methods._factors.forms import Form, FormName, Positions, forms_of
 from hasten.methods._factors.harm import Harm
 from hasten.methods._factors.layers import Factorable, Unfit, find_layers, skip
@@ -64,6 +65,9 @@ class Params:
     by: what is to be kept: ``outputs`` on calibration samples, or ``weights``, without samples.
     importance: of the positions (pixels, tokens) of a layer's outputs: ``equal``, or by the model's
         ``gradients`` there, so that padding does not count; needs PyTorch.
+    times: what layers take where the model will run, by name and in any one unit. Where some are given, a
+        layer counts by its time, what stands for it by what a model fitted to them says, and shares are of
+        time.
     forms: of convolutions, those that may be used. samples: at most this many calibrate.
     exclude: names of layers to leave.
     """
@@ -71,6 +75,9 @@ class Params:
     rank: Rule = "energy"
     keep: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     ranks: Mapping[str, Annotated[int, Field(ge=1)]] = field(default_factory=dict, hash=False)
+    times: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(
+        default_factory=dict, hash=False
+    )
     align: Annotated[int, Field(ge=1)] = 8
     by: Literal["outputs", "weights"] = "outputs"
     importance: Importance = "equal"
@@ -98,7 +105,8 @@ class Params:
 def apply(graph: Graph, params: Params, context: Context) -> Change:
     """Factorize every layer that gets cheaper and keeps enough.
 
-    Raises MethodError without samples where ``by`` needs them, and when the graph cannot be run on them.
+    Raises MethodError without samples where ``by`` needs them, for times of layers that the graph does not
+    have, and when the graph cannot be run on the samples.
     """
     if params.by == "outputs" and not context.calibration:
         raise MethodError("factorize has no samples to look at outputs on; give --data, or set by: weights")
@@ -110,9 +118,9 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     if not work.sites:
         return Change(graph, skipped=work.skipped, notes=tuple(work.unknown()))
     passes.RemoveUnusedNodesPass()(changed.ir_model)
-    left = work.left(changed)
-    notes = (*work.notes(changed, left), *work.unknown())
-    return Change(changed, tuple(work.sites), work.skipped, notes, left if params.rank == "macs" else None)
+    notes = (*work.notes(changed), *work.unknown())
+    left = work.left(changed) if params.rank == "macs" else None
+    return Change(changed, tuple(work.sites), work.skipped, notes, left)
 
 
 class _Work:
@@ -128,7 +136,10 @@ class _Work:
         only = params.ranks if params.rank == "given" else None
         self._layers, self._skipped = find_layers(self._editor.main, frozenset(params.exclude), only)
         self._feeds, shapes = run_once(original, context)
-        self._total = total_macs(original, self._feeds, threads=context.threads)
+        self._macs = total_macs(original, self._feeds, threads=context.threads)
+        self._clock = Clock(graph, shapes, params.times) if params.times else None
+        self._total: float = self._clock.total if self._clock else self._macs
+        self._saved = 0.0
         observed = self._observed if params.by == "outputs" else None
         self._solver = Solver(observed, shapes, self._forms)
         self._short = False
@@ -141,7 +152,6 @@ class _Work:
     def run(self) -> None:
         """Choose and write the factors of every layer; where all share a budget, in a second pass."""
         shared = Shared()
-        saved = 0
         for done, solved in enumerate(self._solver.solve(self._layers)):
             name = solved.layer.name
             self._context.progress(f"factors of {name}", done / len(self._layers))
@@ -150,7 +160,7 @@ class _Work:
                     raise Unfit("none of the forms that are allowed splits a kernel along one axis")
                 if name in self._params.ranks:
                     chosen = given(solved.forms, self._params.ranks[name])
-                    saved += solved.forms[0].whole.macs - chosen.macs
+                    self._saved += solved.forms[0].whole_price - chosen.cost
                 elif self._params.rank == "macs":
                     self._offer(solved, shared)
                     continue
@@ -161,16 +171,19 @@ class _Work:
             except Unfit as unfit:
                 self._skipped.append(skip(solved.layer.node, str(unfit)))
         if shared.offered:
-            self._share(shared, (1 - self._params.kept) * self._total - saved)
+            self._share(shared, (1 - self._params.kept) * self._total - self._saved)
 
     def _forms(self, layer: Factorable, target: Target, positions: Positions) -> list[Form]:
         kinds = forms_of(layer, self._params.forms)
-        return [kind(layer, target, positions, self._params.align) for kind in kinds]
+        forms = [kind(layer, target, positions, self._params.align) for kind in kinds]
+        for form in forms:
+            form.clock = self._clock.of(layer.name) if self._clock else None
+        return forms
 
     def _offer(self, solved: Solved, shared: Shared) -> None:
         offered = offers(solved.forms)
         harm = 1.0 if self._harm is None else self._harm.weight(solved, offered)
-        shared.add(solved.layer.name, solved.forms[0].whole.macs, offered, harm)
+        shared.add(solved.layer.name, solved.forms[0].whole_price, offered, harm)
 
     @cached_property
     def _harm(self) -> Harm | None:
@@ -181,11 +194,12 @@ class _Work:
         return Harm(self._editor.graph.copy(), self._context.calibration, self._context)
 
     def _share(self, shared: Shared, save: float) -> None:
-        """Choose for all layers together. save: MACs that have to be saved."""
+        """Choose for all layers together. save: how much of the cost has to go."""
         chosen = shared.choose(save)
-        self._short = shared.saved(chosen) < save
+        saved = shared.saved(chosen)
+        self._short, self._saved = saved < save, self._saved + saved
         left = [layer for layer in self._layers if layer.name in shared.offered and layer.name not in chosen]
-        reason = "other layers lose less for the multiply-accumulates that are to be saved"
+        reason = f"other layers lose less for {self._noun} to be saved"
         self._skipped += [skip(layer.node, reason) for layer in left]
         for solved in self._solver.solve([layer for layer in self._layers if layer.name in chosen]):
             self._write(solved, chosen[solved.layer.name])
@@ -200,21 +214,30 @@ class _Work:
         layer, form = solved.layer, solved.form(chosen)
         write(self._editor, layer, solved.factors(chosen), solved.mean)
         kept = f"{1 - chosen.lost:.1%} of its {'weights' if solved.mean is None else 'outputs'}"
-        macs = f"{chosen.macs / form.whole.macs:.0%} of its MACs"
+        macs = f"{form.cost(chosen.rank).macs / form.whole.macs:.0%} of its MACs"
         which = f"{form.name}: " if set(layer.kernel) - {1} else ""
         what = f"{which}{form.told(chosen.rank)}, {macs}, keeps {kept}"
         self.sites.append(Site(name=layer.name, op_type=layer.node.op_type, what=what))
 
-    def left(self, changed: Graph) -> float:
-        """The share of the model's multiply-accumulates."""
-        return total_macs(changed, self._feeds, threads=self._context.threads) / self._total
+    @property
+    def _noun(self) -> str:
+        return "the time" if self._clock else "the multiply-accumulates"
 
-    def notes(self, changed: Graph, left: float) -> list[str]:
+    def _macs_left(self, changed: Graph) -> float:
+        return total_macs(changed, self._feeds, threads=self._context.threads) / self._macs
+
+    def left(self, changed: Graph) -> float:
+        """The share of what counts: multiply-accumulates, or time."""
+        return 1 - self._saved / self._total if self._clock else self._macs_left(changed)
+
+    def notes(self, changed: Graph) -> list[str]:
         """What became of the whole model."""
         told = [
-            f"factorize: {left:.1%} of the multiply-accumulates and "
+            f"factorize: {self._macs_left(changed):.1%} of the multiply-accumulates and "
             f"{changed.parameters / self._original.parameters:.1%} of the parameters are left"
         ]
+        if self._clock and self._params.rank == "macs":
+            told.append(f"factorize: {self.left(changed):.1%} of the layers' times, as far as the model says")
         if self._short:
             told.append(
                 f"factorize: no ranks leave as few as {self._params.kept:.1%}; these leave the fewest"

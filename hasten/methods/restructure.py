@@ -33,6 +33,7 @@ from hasten.graph.shapes import refresh
 from hasten.methods import Change, Context, Facts
 from hasten.methods._factors.choice import Choice, offers
 from hasten.methods._factors.choice import choice as chosen_form
+from hasten.methods._factors.clock import Clock
 from hasten.methods._factors.forms import Factor, Form, Positions
 from hasten.methods._factors.harm import SAMPLES, Harm
 from hasten.methods._factors.layers import Factorable, Unfit, find_layers, skip
@@ -72,6 +73,9 @@ class Params:
         ``layers`` names some, whatever these leave.
     layers: what single layers become, by name, whatever it costs: ``separable:2`` (the multiplier),
         ``smaller:3x3``, ``stacked:32`` (the channels between), or the name of an activation.
+    times: what layers take where the model will run, by name and in any one unit. Where some are given, a
+        layer counts by its time, what stands for it by what a model fitted to them says, and ``macs`` is the
+        share of the time that is left.
     multiplier: the largest multiplier of depthwise convolutions that is tried.
     harm: the largest squared error of the model's outputs, over their variance, that a replacement alone may
         make.
@@ -82,6 +86,9 @@ class Params:
     replace: tuple[Kind, ...] = ("separable", "smaller_kernel")
     macs: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     layers: Mapping[str, Annotated[str, Field(pattern=_LABEL)]] = field(default_factory=dict, hash=False)
+    times: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(
+        default_factory=dict, hash=False
+    )
     multiplier: Annotated[int, Field(ge=1)] = 3
     harm: Annotated[float, Field(gt=0.0)] = 0.5
     fit: bool = True
@@ -110,9 +117,9 @@ class Params:
 
 @record(frozen=True, eq=False)
 class _Offer:
-    """A replacement of a convolution: its MACs, the error that it alone makes, and its weights."""
+    """A replacement of a convolution: what it costs, the error that it alone makes, and its weights."""
 
-    macs: int
+    cost: float
     harm: float
     told: str
     factors: Sequence[Factor]
@@ -153,7 +160,9 @@ class _Work:
         self._samples = rest.take(params.samples)
         self._harm = Harm(self._whole, judges, context)
         self._feeds, self._shapes = run_once(original, context)
-        self._total = total_macs(original, self._feeds, threads=context.threads)
+        self._macs = total_macs(original, self._feeds, threads=context.threads)
+        self._clock = Clock(graph, self._shapes, params.times) if params.times else None
+        self._total: float = self._clock.total if self._clock else self._macs
         self._known = {layer_name(node) for owner in graph.ir_model.graphs() for node in owner}
         self._short = False
         self._error = 0.0
@@ -191,14 +200,14 @@ class _Work:
         solver = Solver(self._observed, self._shapes, self._forms)
         wished = [layer for layer in layers if layer.name in self._params.layers]
         replaced = []
-        saved = 0
+        saved = 0.0
         for solved in solver.solve(wished):
             try:
                 chosen = _named(solved.forms, self._params.layers[solved.layer.name])
             except Unfit as unfit:
                 self.skipped.append(skip(solved.layer.node, str(unfit)))
                 continue
-            saved += solved.forms[0].whole.macs - chosen.macs
+            saved += solved.forms[0].whole_price - chosen.cost
             self._write(solved.layer, self._offer(solved, chosen))
             replaced.append(solved.layer.name)
         if self._params.left < 1:
@@ -222,13 +231,16 @@ class _Work:
     def _forms(self, layer: Factorable, target: Target, positions: Positions) -> list[Form]:
         named = layer.name in self._params.layers
         kinds: tuple[Kind, ...] = ("separable", "smaller_kernel") if named else self._params.replace
-        return forms_of(layer, target, positions, kinds, self._params.multiplier)
+        forms = forms_of(layer, target, positions, kinds, self._params.multiplier)
+        for form in forms:
+            form.clock = self._clock.of(layer.name) if self._clock else None
+        return forms
 
     def _observed(self, layers: Sequence[Factorable]) -> Mapping[str, Moments]:
         return observe(self._original, layers, self._samples, self._context, largest=LARGEST)
 
     def _share(self, solver: Solver, layers: Sequence[Factorable], save: float) -> list[str]:
-        """Replace those that do the least harm together for the multiply-accumulates to be saved."""
+        """Replace those that do the least harm together. save: how much of the cost has to go."""
         items: dict[str, dict[str, Option]] = {}
         offered: dict[str, list[_Offer]] = {}
         for done, solved in enumerate(solver.solve(layers)):
@@ -239,13 +251,14 @@ class _Work:
             except Unfit as unfit:
                 self.skipped.append(skip(solved.layer.node, str(unfit)))
                 continue
-            items[name] = {_AS_IT_IS: Option(solved.forms[0].whole.macs, 0.0)}
-            items[name] |= {str(i): Option(each.macs, each.harm) for i, each in enumerate(offered[name])}
+            items[name] = {_AS_IT_IS: Option(solved.forms[0].whole_price, 0.0)}
+            items[name] |= {str(i): Option(each.cost, each.harm) for i, each in enumerate(offered[name])}
         whole = sum(options[_AS_IT_IS].weight for options in items.values())
         chosen = cheapest_choice(items, whole - save)
         self._short = sum(items[name][kind].weight for name, kind in chosen.items()) > whole - save
         taken = {name: offered[name][int(kind)] for name, kind in chosen.items() if kind != _AS_IT_IS}
-        reason = "other replacements do less harm for the multiply-accumulates that are to be saved"
+        noun = "the time" if self._clock else "the multiply-accumulates"
+        reason = f"other replacements do less harm for {noun} to be saved"
         left = [layer for layer in layers if layer.name in items and layer.name not in taken]
         self.skipped += [skip(layer.node, reason) for layer in left]
         for layer in (layer for layer in layers if layer.name in taken):
@@ -255,7 +268,9 @@ class _Work:
     def _measured(self, solved: Solved) -> list[_Offer]:
         """The layer's offers that do little enough harm; raises Unfit where there are none."""
         if not any(form.ranks for form in solved.forms):
-            raise Unfit("nothing that may stand for it takes a tenth fewer multiply-accumulates")
+            raise Unfit(
+                "nothing that may stand for it takes a tenth fewer multiply-accumulates and less time"
+            )
         found = [self._offer(solved, chosen) for chosen in offers(solved.forms)]
         least = min(offer.harm for offer in found)
         if least > self._params.harm:
@@ -265,14 +280,15 @@ class _Work:
     def _offer(self, solved: Solved, chosen: Choice) -> _Offer:
         form = solved.form(chosen)
         harm = self._harm.alone(solved, chosen)
-        whole, left = (macs / form.pictures / 1e6 for macs in (form.whole.macs, chosen.macs))
+        costs = form.whole, form.cost(chosen.rank)
+        whole, left = (cost.macs / form.pictures / 1e6 for cost in costs)
         told = (
             f"{form.told(chosen.rank)}, {whole:.3g} M MACs become {left:.3g} M; "
             f"alone it keeps {1 - chosen.lost:.1%} of its outputs and changes the model's by {harm:.2g}"
         )
         # In the precision that they are stored in, since those of all layers are held at once.
         factors = [replace(f, rows=f.rows.astype(np.float32)) for f in solved.factors(chosen)]
-        return _Offer(chosen.macs, harm, told, factors, solved.mean)
+        return _Offer(chosen.cost, harm, told, factors, solved.mean)
 
     def _write(self, layer: Factorable, offer: _Offer) -> None:
         write(Editor(self._graph), layer, offer.factors, offer.mean)
@@ -329,7 +345,7 @@ class _Work:
         """What became of the whole model."""
         macs = total_macs(self._graph, self._feeds, threads=self._context.threads)
         yield (
-            f"restructure: {macs / self._total:.1%} of the multiply-accumulates and "
+            f"restructure: {macs / self._macs:.1%} of the multiply-accumulates and "
             f"{self._graph.parameters / self._original.parameters:.1%} of the parameters are left; the "
             f"outputs are wrong by {self._error:.2g} of their variance{self._fitted}"
         )

@@ -26,15 +26,22 @@ half of all widths, it takes half of its time."""
 
 @dataclass(frozen=True)
 class Work:
-    """What a layer does: multiply-accumulates, and numbers moved (read and written, weights included)."""
+    """What a layer does: multiply-accumulates, and numbers moved (read and written, weights included).
+
+    operators: that do it, one after the other.
+    """
 
     macs: float
     moved: float
+    operators: int = 1
 
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """t = overhead + per_mac · MACs + per_moved · numbers moved; none is below zero, in the times' unit."""
+    """t = overhead · operators + per_mac · MACs + per_moved · numbers moved, in the times' unit.
+
+    None of the three is below zero.
+    """
 
     overhead: float
     per_mac: float
@@ -51,7 +58,7 @@ class LatencyModel:
         seen = [(work, time) for work, time in zip(works, times, strict=True) if time > 0]
         if not seen:
             raise ValueError("no layer has a time above 0")
-        measured = np.array([[1.0, work.macs, work.moved] for work, _ in seen])
+        measured = np.array([[work.operators, work.macs, work.moved] for work, _ in seen], np.float64)
         measured /= np.array([time for _, time in seen])[:, None]
         believed = measured * np.array([1.0, *_SMALLER]) / _TAKES
         rows = np.concatenate([measured, _PRIOR * believed])
@@ -63,4 +70,4 @@ class LatencyModel:
 
     def of(self, work: Work) -> float:
         """The time of such a layer."""
-        return self.overhead + self.per_mac * work.macs + self.per_moved * work.moved
+        return self.overhead * work.operators + self.per_mac * work.macs + self.per_moved * work.moved

@@ -211,8 +211,10 @@ class Shrinker:
                 Step("prune_heads", {"heads": round(share, 3)}),
             ),
             "shallower": (Step("prune_layers", {"ratio": round(1 - share, 3)}),),
-            "separable": (Step("restructure", {"macs": round(share, 3)}),),
-            "thinner": (Step("factorize", {"rank": "macs", "keep": round(share, 3)}),),
+            "separable": (Step("restructure", {"macs": round(share, 3), **self._times(family, place)}),),
+            "thinner": (
+                Step("factorize", {"rank": "macs", "keep": round(share, 3), **self._times(family, place)}),
+            ),
             # It counts time or multiply-accumulates, never bytes.
             "searched": ()
             if self.lab.budget.objective == "size"
@@ -227,7 +229,7 @@ class Shrinker:
 
     def _times(self, family: Family, place: Trial) -> dict[str, Json]:
         """What the layers of the whole model take there; nothing where that is not known, or not the aim."""
-        if family not in {"narrower", "searched"} or self.lab.budget.objective == "size":
+        if family == "shallower" or self.lab.budget.objective == "size":
             return {}
         recipe = _whole(place.recipe)
         try:

@@ -2,9 +2,9 @@
 
 ``settings`` says what a training may be told; ``history`` what it tells. ``order`` decides which samples make
 up which optimizer step, ``samples`` loads them, ``network`` runs a graph or a module, ``objective`` and
-``losses`` say what is minimized, ``regularizer`` what is done to weights after each step, ``normalized``
-gives a graph normalizations for the time of it, ``loop`` does it, ``checkpoint`` keeps it, ``world`` is who
-takes part, ``cost`` says what it will take.
+``losses`` say what is minimized, ``regularizer`` what is done to weights after each step, ``subnetworks``
+what learns besides the whole, ``normalized`` gives a graph normalizations for the time of it, ``loop`` does
+it, ``checkpoint`` keeps it, ``world`` is who takes part, ``cost`` says what it will take.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hasten.train.settings import Settings
     from hasten.train.sites import changed
     from hasten.train.start import fit
+    from hasten.train.subnetworks import Subnetworks
 
 INSTALL = "install it with: pip install 'hasten[train]'"
 _HOME = {
@@ -33,6 +34,7 @@ _HOME = {
     "Pace": "regularizer",
     "Regularizer": "regularizer",
     "Settings": "settings",
+    "Subnetworks": "subnetworks",
     "changed": "sites",
     "fit": "start",
     "learn": "for_methods",
@@ -46,6 +48,7 @@ __all__ = [
     "Pace",
     "Regularizer",
     "Settings",
+    "Subnetworks",
     "changed",
     "fit",
     "learn",

@@ -13,6 +13,7 @@ from hasten.train.history import Fitted
 from hasten.train.regularizer import Regularizer
 from hasten.train.settings import Settings
 from hasten.train.start import fit
+from hasten.train.subnetworks import Subnetworks
 
 _FEWEST_HELD_BACK = 8
 """Samples: of fewer, none can be spared to choose the best weights by."""
@@ -25,14 +26,15 @@ def learn(
     *,
     teacher: Graph | None = None,
     regularizer: Regularizer | None = None,
+    subnetworks: Subnetworks | None = None,
     progress: Callable[[float], None],
     **settings: Any,
 ) -> Fitted:
     """Train a graph with a method's hyper-parameters; those that ``Settings`` has are taken by their name.
 
-    settings: further ones. regularizer: what changes the weights after each step. progress: called with the
-    part that is done. Raises MethodError for what cannot be trained, Unavailable when PyTorch or accelerate
-    is missing.
+    settings: further ones. regularizer: what changes the weights after each step. subnetworks: parts that
+    learn what the graph answers. progress: called with the part that is done. Raises MethodError for what
+    cannot be trained, Unavailable when PyTorch or accelerate is missing.
     """
     known = {field.name for field in fields(Settings)}
     given = {f.name: getattr(params, f.name) for f in fields(params) if f.name in known}
@@ -45,6 +47,7 @@ def learn(
             settings=Settings(**given, **settings),
             teacher=teacher,
             regularizer=regularizer,
+            subnetworks=subnetworks,
             listener=lambda event: progress(event.step / event.steps),
         )
     except Unavailable:

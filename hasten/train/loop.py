@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from hasten.core.data import Array
 from hasten.core.errors import OutputError, TrainingError
 from hasten.train import checkpoint as checkpoints
 from hasten.train import optimizer as optimizers
@@ -28,6 +29,7 @@ from hasten.train.order import Order, share
 from hasten.train.regularizer import Pace, Regularizer, Regularizers
 from hasten.train.samples import Batch, Samples
 from hasten.train.settings import Settings
+from hasten.train.subnetworks import Subnetworks
 from hasten.train.world import agreed, check_same, rows_of_all
 
 _NOTED_AT_ONCE = 10
@@ -40,7 +42,7 @@ class Task:
     """All that a training is made of. held: parts of samples that are not trained on.
 
     largest: samples of a part at most, so that no process gets more than the models take at a time.
-    regularizer: what changes the weights after each step.
+    regularizer: what changes the weights after each step. subnetworks: what learns besides the whole.
     identity: what a checkpoint must agree with.
     """
 
@@ -50,6 +52,7 @@ class Task:
     teacher_intake: Intake
     objective: Objective
     regularizer: Regularizer | None
+    subnetworks: Subnetworks | None
     order: Order
     samples: Samples
     held: Sequence[Sequence[int]]
@@ -78,6 +81,19 @@ class _Loaded:
     part: Sequence[int]
     mine: int
     batch: Batch
+
+
+@dataclass(frozen=True)
+class _Contribution:
+    """What a part of a batch adds to the loss, to its terms, and, in judging, to the metric.
+
+    answers: what the network says, by the names of what a teacher would.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    right: Tensor | None
+    answers: dict[str, Tensor]
 
 
 class Trainer:
@@ -151,16 +167,23 @@ class Trainer:
             group["lr"] = rate * group[optimizers.PACE]
         self._network.set_mode(True, self.task.learn_statistics)
         size = sum(len(piece.part) for piece in loaded)
-        sums: Tensor | None = None
+        parts = self.task.subnetworks.masks(self.step) if self.task.subnetworks else ()
+        networks: list[Mapping[str, Array]] = [{}, *parts]
+        rows = []
         for i, piece in enumerate(loaded):
-            apart = i + 1 < len(loaded)
-            with self._accelerator.no_sync(self._model) if apart else nullcontext():
-                total, terms, _ = self._contribution(self._model, piece, size)
-                # Data parallel training averages gradients over processes, and these are to be summed.
-                self._accelerator.backward(total * self._world)
-            row = torch.stack([total.detach(), *terms.values()])
-            sums = row if sums is None else sums + row
-        assert sums is not None
+            wanted: dict[str, Tensor] | None = None
+            for j, masks in enumerate(networks):
+                apart = i + 1 < len(loaded) or j + 1 < len(networks)
+                with (
+                    self._accelerator.no_sync(self._model) if apart else nullcontext(),
+                    self._network.masked(masks),
+                ):
+                    given = self._contribution(self._model, piece, size, wanted)
+                    # Data parallel training averages gradients over processes, and these are to be summed.
+                    self._accelerator.backward(given.total * (self._world / len(networks)))
+                wanted = wanted or given.answers
+                rows.append(torch.stack([given.total.detach(), *given.terms.values()]))
+        sums = torch.stack(rows).sum(0) / len(networks)
         if settings.clip_norm:
             self._accelerator.clip_grad_norm_(self._network.parameters(), settings.clip_norm)
         self._optimizer.step()
@@ -172,25 +195,31 @@ class Trainer:
         self._pending.append((rate, sums))
 
     def _contribution(
-        self, model: Any, piece: _Loaded, size: int
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """What a part adds to the loss, to its terms, and to the metric."""
+        self, model: Any, piece: _Loaded, size: int, wanted: dict[str, Tensor] | None = None
+    ) -> _Contribution:
+        """What a part adds; wanted: the values to learn, in place of the teacher's."""
         task = self.task
         batch = piece.batch.to(self._accelerator.device)
-        wanted: dict[str, Tensor] = {}
-        if task.teacher is not None:
-            with torch.no_grad(), self._accelerator.autocast():
-                wanted = task.teacher_intake.run(task.teacher, batch)
+        if wanted is None:
+            wanted = self._taught(batch)
         outputs = task.intake.run(model, batch)
         part = Part(piece.mine, len(piece.part), size, self._world)
         counts = [len(share(piece.part, rank, self._world)) for rank in range(self._world)]
         total, terms = task.objective.contributions(
             outputs, wanted, batch, part, lambda rows: rows_of_all(self._accelerator, counts, rows)
         )
-        if task.objective.metric is None or torch.is_grad_enabled():
-            return total, terms, None
-        right = task.objective.metric.each(outputs, wanted, batch)[: piece.mine].float().sum() / size
-        return total, terms, right
+        right: Tensor | None = None
+        if task.objective.metric is not None and not torch.is_grad_enabled():
+            right = task.objective.metric.each(outputs, wanted, batch)[: piece.mine].float().sum() / size
+        answers = {name: value.detach() for name, value in outputs.items()}
+        return _Contribution(total, terms, right, {**wanted, **answers})
+
+    def _taught(self, batch: Batch) -> dict[str, Tensor]:
+        """What the teacher says, where there is one."""
+        if self.task.teacher is None:
+            return {}
+        with torch.no_grad(), self._accelerator.autocast():
+            return self.task.teacher_intake.run(self.task.teacher, batch)
 
     def _after_step(self) -> None:
         settings, task = self.task.settings, self.task
@@ -258,8 +287,8 @@ class Trainer:
         with self._average.applied() if self._average else nullcontext():
             sums = torch.zeros(2, device=self._accelerator.device)
             for part in self.task.held:
-                total, _, right = self._contribution(self._network, self._loaded(part, None), size)
-                sums += torch.stack([total, total if right is None else right])
+                given = self._contribution(self._network, self._loaded(part, None), size)
+                sums += torch.stack([given.total, given.total if given.right is None else given.right])
             loss, metric = self._accelerator.reduce(sums, "sum").double().cpu().tolist()
             better = loss < self._best_loss
             if better and not self._regularizers.final:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.bridge.module import GraphModule
+from hasten.core.data import Array
 from hasten.core.errors import InputError, ModelError
 from hasten.graph import Graph
 from hasten.train.samples import Batch
@@ -69,6 +71,14 @@ class Network(nn.Module):
         named = _by_name(found)
         self.outputs = tuple(named)
         return {**named, **{name: self._seen.pop(name) for name in self.inner}}
+
+    def masked(self, masks: Mapping[str, Array]) -> AbstractContextManager[None]:
+        """The part of a graph that is left by these masks of its weights, as long as it lasts."""
+        if not masks:
+            return nullcontext()
+        assert isinstance(self.module, GraphModule)
+        weights = self.module.state_dict()
+        return self.module.masked({n: torch.from_numpy(m).to(weights[n]) for n, m in masks.items()})
 
     def place(self, device: torch.device) -> None:
         """Move to a device; on a CPU, with the channels of a graph's convolutions last.

@@ -26,6 +26,7 @@ from hasten.train.order import Order, hold_back, shapes_of
 from hasten.train.regularizer import Regularizer
 from hasten.train.samples import Samples
 from hasten.train.settings import CHANGEABLE, Settings
+from hasten.train.subnetworks import Subnetworks
 
 _LOOKED_AT = 64
 Model: TypeAlias = Graph | nn.Module
@@ -55,6 +56,7 @@ class Preparation:
         settings: Settings,
         accelerator: Accelerator,
         regularizer: Regularizer | None,
+        subnetworks: Subnetworks | None,
     ) -> None:
         """Draw the samples to train on and those held back."""
         self._model = model
@@ -63,6 +65,7 @@ class Preparation:
         self._settings = settings
         self._accelerator = accelerator
         self._regularizer = regularizer
+        self._subnetworks = subnetworks
         train, held = hold_back(data.indices, settings.held_back, settings.seed)
         self._train = train
         shapes = shapes_of(data, [*train, *held])
@@ -100,6 +103,7 @@ class Preparation:
             teacher_intake=teacher_intake,
             objective=objective,
             regularizer=self._regularizer,
+            subnetworks=self._subnetworks,
             order=self._order,
             samples=self._samples,
             held=list(
@@ -191,6 +195,7 @@ class Preparation:
             "data": self._data.store.sha256,
             "samples": indices,
             "regularizer": None if self._regularizer is None else self._regularizer.identity,
+            "subnetworks": None if self._subnetworks is None else self._subnetworks.identity,
             "loss": None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__),
         }
 

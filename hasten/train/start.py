@@ -20,6 +20,7 @@ from hasten.train.objective import Loss
 from hasten.train.prepare import Model, Preparation, inner_names
 from hasten.train.regularizer import Regularizer
 from hasten.train.settings import Settings
+from hasten.train.subnetworks import Subnetworks
 from hasten.train.world import accelerated
 
 
@@ -31,6 +32,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
     teacher: Model | None = None,
     loss: Loss | None = None,
     regularizer: Regularizer | None = None,
+    subnetworks: Subnetworks | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
     listener: Listener = silent,
@@ -38,9 +40,9 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
     """Train a graph, or a module in place, on labels, on a teacher, or on both (``Settings.alpha``).
 
     loss: the user's own instead of the labels': a function of the outputs by name and the ``Batch`` that
-    returns the mean over its samples. regularizer: what changes the weights after each step. folder: where
-    checkpoints are kept; with ``resume`` the training in it goes on. Start it with ``torchrun`` to train on
-    several processes.
+    returns the mean over its samples. regularizer: what changes the weights after each step. subnetworks:
+    parts of a graph that learn what it answers. folder: where checkpoints are kept; with ``resume`` the
+    training in it goes on. Start it with ``torchrun`` to train on several processes.
 
     Raises InputError (DataError for the data, ModelError for operators the bridge lacks, OutputError for the
     folder), TrainingError when the loss is no number any more or the processes do not work together.
@@ -54,6 +56,8 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
         raise DataError("there are no samples to train on")
     if settings.normalize and not isinstance(model, Graph):
         raise InputError("normalize is for graphs: a module has the normalizations it was written with")
+    if subnetworks is not None and not (isinstance(model, Graph) and isinstance(teacher, Graph)):
+        raise InputError("subnetworks are of a graph that learns from a graph")
     learns = settings.learn_statistics
     learns = settings.normalize or not isinstance(model, Graph) if learns is None else learns
     before = checkpoints.random_state()
@@ -64,7 +68,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
             made = _normalized(model, data, settings)
             network = Network.of(made.graph if made else model, inner_names(model, teacher, settings))
             trained, frozen = network.freeze(settings.trainable, made.own if made else frozenset())
-            preparation = Preparation(model, teacher, data, settings, accelerator, regularizer)
+            preparation = Preparation(model, teacher, data, settings, accelerator, regularizer, subnetworks)
             place = None if folder is None else Path(folder)
             trainer = Trainer(preparation.task(network, loss, listener, place, learns), accelerator)
             if place is not None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clocked import times_of
+from correlated_nets import batch_for, heads_net, residual_net, samples_for
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
@@ -270,6 +272,33 @@ def test_all_layers_share_a_budget(tmp_path):
 def test_a_budget_that_no_ranks_meet_is_said(tmp_path):
     change = run(mlp(), tmp_path, rank="macs", keep=0.01)
     assert any("no ranks leave as few as 1.0%" in note for note in change.notes)
+
+
+@pytest.mark.parametrize("make", [residual_net, heads_net])
+def test_by_times_what_is_left_takes_as_long_as_is_said(make, tmp_path):
+    graph = make()
+    data, feeds = samples_for(graph, tmp_path / "store"), batch_for(graph, 1, 0)
+    times = times_of(graph, feeds, overhead=0.2)
+    change = run(graph, tmp_path, data, rank="macs", keep=0.9, align=1, times=times)
+    [said] = [float(n.split(": ")[1].split("%")[0]) for n in change.notes if "layers' times" in n]
+    left = sum(times_of(change.graph, feeds, overhead=0.2).values()) / sum(times.values())
+    assert change.sites
+    assert said <= 90.0
+    # The model is fitted to a handful of layers, with a belief beside them.
+    assert left == pytest.approx(said / 100, abs=0.02)
+
+
+def test_by_times_two_operators_do_not_stand_for_one_that_takes_as_long(tmp_path):
+    graph = residual_net()
+    data, feeds = samples_for(graph, tmp_path / "store"), batch_for(graph, 1, 0)
+    assert run(graph, tmp_path, data, rank="energy", keep=0.5, align=1).sites
+    slow_to_start = {name: 100.0 + time / 100 for name, time in times_of(graph, feeds).items()}
+    change = run(graph, tmp_path, data, rank="energy", keep=0.5, align=1, times=slow_to_start)
+    assert not change.sites
+    assert change.graph.fingerprint == graph.fingerprint
+    assert any("cheaper by enough" in reason for reason in reasons(change).values())
+    with pytest.raises(MethodError, match=r"times: no layer is called 'elsewhere'"):
+        run(graph, tmp_path, data, times={"elsewhere": 1.0})
 
 
 def test_given_ranks_count_and_others_stay(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from branch_nets import residual_net as blocks_net
+from clocked import times_of
 from correlated_nets import batch_for, heads_net, residual_net, samples_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -112,6 +113,29 @@ def test_layers_count_by_their_times(tmp_path):
     assert after.get(slow, 0) < before[slow]
     with pytest.raises(MethodError, match=r"times: no layer is called 'elsewhere'"):
         run(graph, context, times={"elsewhere": 1.0})
+
+
+def test_what_is_left_takes_as_long_as_is_said(tmp_path):
+    graph = residual_net()
+    feeds = batch_for(graph, 1, 0)
+    times = times_of(graph, feeds, overhead=0.2)
+    for among in (["ranks"], [*STRUCTURE]):
+        change = run(graph, opened(graph, tmp_path), left=0.85, times=times, align=1, tries=1, among=among)
+        said = float(change.notes[0].split(": ")[1].split("%")[0])
+        assert said <= 85.0
+        left = sum(times_of(change.graph, feeds, overhead=0.2).values()) / sum(times.values())
+        # Three numbers of a model, from the times of seven layers.
+        assert left == pytest.approx(said / 100, abs=0.04)
+
+
+def test_a_rank_does_not_pay_where_operators_take_long_to_start(tmp_path):
+    graph = residual_net()
+    feeds = batch_for(graph, 1, 0)
+    assert run(graph, opened(graph, tmp_path), left=0.8, align=1, among=["ranks"]).effective
+    times = {name: 100.0 + time / 100 for name, time in times_of(graph, feeds).items()}
+    change = run(graph, opened(graph, tmp_path), left=0.95, align=1, times=times, among=["ranks"])
+    assert not change.effective
+    assert change.skipped[0].reason == "no structure takes as little as 95%"
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ class Counts:
 class Costs:
     """Multiply-accumulates of each layer. shapes: of all values, as observed in a run of the whole graph.
 
+    coupling: None where no units go.
     times: of nodes, measured where the graph will run, in any unit. Where some are given, costs are times
     instead: of each node that has one, and of layers that have none as a model says that is fitted to the
     others (``hasten.numerics.latency``). How they fall with the units left is the model's too. Raises
@@ -48,16 +49,16 @@ class Costs:
     def __init__(
         self,
         graph: Graph,
-        coupling: Coupling,
+        coupling: Coupling | None,
         shapes: Mapping[str, tuple[int, ...]],
         times: Mapping[str, float] | None = None,
     ) -> None:
         self._shapes = shapes
-        self._axes = coupling.axes
+        self._axes = {} if coupling is None else coupling.axes
         times = times or {}
         named = {layer_name(node): node for node in graph.ir_model.graph}
         self._nodes = {name: n for name, n in named.items() if n.op_type in COUNTERS or name in times}
-        self._none = np.zeros(coupling.count, dtype=bool)
+        self._none = np.zeros(0 if coupling is None else coupling.count, dtype=bool)
         self._model = LatencyModel(0.0, 1.0, 0.0)
         self._scales = dict.fromkeys(self._nodes, 1.0)
         if times:
@@ -77,6 +78,16 @@ class Costs:
         """The costs of these layers (None: all) without the units flagged in ``gone``."""
         names = self._nodes if layers is None else layers
         return {name: self._scales[name] * self._model.of(self._work(name, gone)) for name in names}
+
+    def instead(self, name: str, less: Work, gone: Gone | None = None) -> float:
+        """The cost of operators that do a layer's work differently.
+
+        less: the share of the layer's multiply-accumulates that they have, the numbers that they move besides
+            those that it does, and how many they are.
+        """
+        work = self._work(name, self._none if gone is None else gone)
+        made = Work(less.macs * work.macs, work.moved + less.moved, less.operators)
+        return self._scales[name] * self._model.of(made)
 
     def _work(self, name: str, gone: Gone) -> Work:
         node = self._nodes[name]

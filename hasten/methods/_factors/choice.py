@@ -17,17 +17,17 @@ _AS_IT_IS = "as it is"
 
 @dataclass(frozen=True)
 class Choice:
-    """A form and its rank, its multiply-accumulates, and the part of the outputs' squares that it loses."""
+    """A form and its rank. cost: see ``Form.price``; lost: of the squares of the layer's outputs."""
 
     form: str
     rank: int
-    macs: int
+    cost: float
     lost: float
 
 
 def choice(form: Form, rank: int) -> Choice:
     """The form at that rank."""
-    return Choice(form.name, rank, form.cost(rank).macs, form.lost(rank))
+    return Choice(form.name, rank, form.price(rank), form.lost(rank))
 
 
 def by_energy(forms: Sequence[Form], keep: float) -> Choice:
@@ -41,20 +41,20 @@ def by_energy(forms: Sequence[Form], keep: float) -> Choice:
         elif ranks:
             most = max(most, form.kept(ranks[-1]))
     if found:
-        return min(found, key=lambda chosen: chosen.macs)
+        return min(found, key=lambda chosen: chosen.cost)
     _no_rank(forms)
     raise Unfit(f"at most {most:.1%} of its outputs would be kept by what is cheaper, not {keep:.1%}")
 
 
 def by_ratio(forms: Sequence[Form], keep: float) -> Choice:
-    """What keeps most of the outputs with at most ``keep`` of the layer's MACs; raises Unfit."""
+    """What keeps most of the outputs with at most ``keep`` of the layer's cost; raises Unfit."""
     _no_rank(forms)
     found = []
     for form in forms:
-        ranks = [rank for rank in form.ranks if form.cost(rank).macs <= keep * form.whole.macs]
+        ranks = [rank for rank in form.ranks if form.price(rank) <= keep * form.whole_price]
         found += [choice(form, ranks[-1])] if ranks else []
     if not found:
-        raise Unfit(f"no rank that is a multiple of {forms[0].align} takes so few of its MACs")
+        raise Unfit(f"no rank that is a multiple of {forms[0].align} costs so little")
     return min(found, key=lambda chosen: chosen.lost)
 
 
@@ -77,28 +77,28 @@ def offers(forms: Sequence[Form]) -> list[Choice]:
         )
         found += [choice(form, ranks[step]) for step in steps]
     best: list[Choice] = []
-    for offer in sorted(found, key=lambda offered: (offered.macs, offered.lost)):
+    for offer in sorted(found, key=lambda offered: (offered.cost, offered.lost)):
         if not best or offer.lost < best[-1].lost:
             best.append(offer)
     return best
 
 
 class Shared:
-    """Layers that share a budget: of each its offers, its MACs as it is, and what its losses weigh."""
+    """Layers that share a budget: of each its offers, its cost as it is, and what its losses weigh."""
 
     def __init__(self) -> None:
         self.offered: dict[str, Sequence[Choice]] = {}
-        self._whole: dict[str, int] = {}
+        self._whole: dict[str, float] = {}
         self._harm: dict[str, float] = {}
 
-    def add(self, name: str, whole: int, offered: Sequence[Choice], harm: float) -> None:
-        """A layer of so many MACs. harm: what a loss of all of its outputs would do."""
+    def add(self, name: str, whole: float, offered: Sequence[Choice], harm: float) -> None:
+        """A layer of this cost. harm: what a loss of all of its outputs would do."""
         self.offered[name] = offered
         self._whole[name] = whole
         self._harm[name] = harm
 
     def choose(self, save: float) -> dict[str, Choice]:
-        """Of each layer one offer, or none, that save so many MACs together and do the least harm.
+        """Of each layer one offer, or none, that save so much together and do the least harm.
 
         Where no choice saves so many, that which saves most.
         """
@@ -106,13 +106,13 @@ class Shared:
         for name, choices in self.offered.items():
             harm = self._harm[name]
             items[name] = {_AS_IT_IS: Option(self._whole[name], 0.0)}
-            items[name] |= {str(i): Option(each.macs, harm * each.lost) for i, each in enumerate(choices)}
+            items[name] |= {str(i): Option(each.cost, harm * each.lost) for i, each in enumerate(choices)}
         chosen = cheapest_choice(items, sum(self._whole.values()) - save)
         return {name: self.offered[name][int(kind)] for name, kind in chosen.items() if kind != _AS_IT_IS}
 
-    def saved(self, chosen: Mapping[str, Choice]) -> int:
-        """MACs that a choice saves."""
-        return sum(self._whole[name] - choice.macs for name, choice in chosen.items())
+    def saved(self, chosen: Mapping[str, Choice]) -> float:
+        """What a choice saves."""
+        return sum(self._whole[name] - choice.cost for name, choice in chosen.items())
 
 
 def _no_rank(forms: Sequence[Form]) -> None:

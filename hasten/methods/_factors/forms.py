@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -35,13 +35,20 @@ class Positions:
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-accumulates of one inference, and numbers in weights."""
+    """Multiply-accumulates of one inference, numbers in weights, and numbers made, by so many operators."""
 
     macs: int
     parameters: int
+    made: int
+    operators: int = 1
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.macs + other.macs, self.parameters + other.parameters)
+        return Cost(
+            self.macs + other.macs,
+            self.parameters + other.parameters,
+            self.made + other.made,
+            self.operators + other.operators,
+        )
 
     def saves(self, whole: Cost, least: float = 0.0) -> bool:
         """Whether it is less than the whole layer in both."""
@@ -68,6 +75,8 @@ class Form(ABC):
     """A form of one layer, of any rank up to ``largest``, at which nothing is lost."""
 
     name: str
+    clock: Callable[[Cost, Cost], float] | None = None
+    """What operators take in place of the layer, where times count and not multiply-accumulates."""
 
     def __init__(self, layer: Factorable, target: Target, positions: Positions, align: int = 1) -> None:
         self.layer = layer
@@ -105,6 +114,18 @@ class Form(ABC):
         """Samples of one inference."""
         return self._positions.batch
 
+    def price(self, rank: int) -> float:
+        """What counts of the cost: multiply-accumulates, or time."""
+        return self._price(self.cost(rank))
+
+    @property
+    def whole_price(self) -> float:
+        """The same of the layer as it is."""
+        return self._price(self.whole)
+
+    def _price(self, cost: Cost) -> float:
+        return cost.macs if self.clock is None else self.clock(cost, self.whole)
+
     def kept(self, rank: int) -> float:
         """The other part."""
         return 1.0 - self.lost(rank)
@@ -116,16 +137,19 @@ class Form(ABC):
     @cached_property
     def whole(self) -> Cost:
         """What the layer costs as it is."""
-        return self._cost(self.layer.array.size, self._positions.made)
+        return self._cost(self._outputs, self.layer.array.size // self._outputs, self._positions.made)
 
     @cached_property
     def ranks(self) -> list[int]:
-        """The multiples of ``align`` that make it cheaper by enough."""
+        """The multiples of ``align`` that make it cheaper by enough, and faster where times are known."""
         tried = range(self.align, self.largest + 1, self.align)
-        return [rank for rank in tried if self.cost(rank).saves(self.whole, LEAST_SAVED)]
+        cheaper = (rank for rank in tried if self.cost(rank).saves(self.whole, LEAST_SAVED))
+        return [rank for rank in cheaper if self.price(rank) < self.whole_price]
 
-    def _cost(self, size: int, positions: Sequence[int]) -> Cost:
-        return Cost(size * prod(positions) * self._positions.batch, size)
+    def _cost(self, outputs: int, taps: int, positions: Sequence[int]) -> Cost:
+        """Of a layer with so many weights for each of its outputs, which it makes at these positions."""
+        made = outputs * prod(positions) * self._positions.batch
+        return Cost(taps * made, outputs * taps, made)
 
 
 class Channel(Form):
@@ -145,9 +169,8 @@ class Channel(Form):
     def costs(self, rank: int) -> tuple[Cost, ...]:
         """Both work at the positions that are made."""
         outputs, inputs = self.target.weight.shape
-        return self._cost(rank * inputs, self._positions.made), self._cost(
-            rank * outputs, self._positions.made
-        )
+        made = self._positions.made
+        return self._cost(rank, inputs, made), self._cost(outputs, rank, made)
 
     def lost(self, rank: int) -> float:
         """See ``Product.lost``."""
@@ -197,8 +220,8 @@ class Spatial(Form):
         """The first works at the positions made along its axis, and those read along the others."""
         made, read = self._positions.made, self._positions.read
         middle = [made[axis] if axis == self._along else read[axis] for axis in self._axes]
-        first = self._cost(rank * self._inputs * self._length, middle)
-        return first, self._cost(self._outputs * rank * self._behind, made)
+        first = self._cost(rank, self._inputs * self._length, middle)
+        return first, self._cost(self._outputs, rank * self._behind, made)
 
     def lost(self, rank: int) -> float:
         """See ``Separable.lost``."""
@@ -245,9 +268,9 @@ class TuckerForm(Form):
         inputs, outputs = self._both(rank)
         made = self._positions.made
         return (
-            self._cost(inputs * self._inputs, self._positions.read),
-            self._cost(outputs * inputs * prod(self.layer.kernel), made),
-            self._cost(self._outputs * outputs, made),
+            self._cost(inputs, self._inputs, self._positions.read),
+            self._cost(outputs, inputs * prod(self.layer.kernel), made),
+            self._cost(self._outputs, outputs, made),
         )
 
     def lost(self, rank: int) -> float:

@@ -27,13 +27,14 @@ class Offer:
     """A rank of a layer.
 
     first, last: the multiply-accumulates of the factor that reads what the layer reads, and of that which
-        makes what it makes, over the whole layer's. axis: of the layer's outputs in its weight. harm: the
-        error of the model's outputs, over their variance.
+        makes what it makes, over the whole layer's. between: numbers that the first makes.
+    axis: of the layer's outputs in its weight. harm: the error of the model's outputs, over their variance.
     """
 
     rank: int
     first: float
     last: float
+    between: int
     axis: int
     harm: float
 
@@ -71,12 +72,19 @@ def offered(
         except Unfit:
             continue
         if choices:
-            choices.sort(key=lambda choice: -choice.macs)
+            choices.sort(key=lambda choice: -choice.cost)
             found[solved.layer.name] = [_offer(solved, choice, weight) for choice in choices]
     return found
 
 
 def _offer(solved: Solved, choice: Choice, weight: float) -> Offer:
     form = solved.form(choice)
-    first, last = (cost.macs / form.whole.macs for cost in form.costs(choice.rank))
-    return Offer(choice.rank, first, last, solved.layer.axis, weight * choice.lost)
+    first, last = form.costs(choice.rank)
+    return Offer(
+        choice.rank,
+        first.macs / form.whole.macs,
+        last.macs / form.whole.macs,
+        first.made,
+        solved.layer.axis,
+        weight * choice.lost,
+    )

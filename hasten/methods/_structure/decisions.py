@@ -33,7 +33,8 @@ class Decision:
         that stays or goes, the rank of a layer (0: whole), the bits it computes in. harms: the outputs' error
         with each alone, over their variance, 0 for the first.
     parts: for a rank, what the first factor costs and what the last does, over the whole layer's cost; for
-        bits, what the layer costs, and nothing. axis: of the layer's outputs in its weight.
+        bits, what the layer costs, and nothing. between: for a rank, the numbers that the first factor makes.
+    axis: of the layer's outputs in its weight.
     nodes: for a branch, those that go with it.
     """
 
@@ -42,6 +43,7 @@ class Decision:
     values: tuple[int, ...]
     harms: tuple[float, ...]
     parts: tuple[tuple[float, float], ...] = ()
+    between: tuple[int, ...] = ()
     axis: int = 0
     nodes: tuple[str, ...] = ()
 

@@ -68,6 +68,7 @@ def _measured(graph: Graph, samples: Calibration, scope: Scope, context: Context
                 (0, *(offer.rank for offer in offers)),
                 (0.0, *(offer.harm for offer in offers)),
                 parts=((1.0, 0.0), *((offer.first, offer.last) for offer in offers)),
+                between=(0, *(offer.between for offer in offers)),
                 axis=offers[0].axis,
             )
     if "bits" in scope.kinds:

@@ -14,6 +14,7 @@ from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
 from hasten.methods._narrow.refit import ready
 from hasten.methods._structure.decisions import Choice, Decision
+from hasten.numerics.latency import Work
 
 
 class Prices:
@@ -71,8 +72,8 @@ class Prices:
 
     def _computed(self, name: str, choice: Choice) -> float:
         gone = np.zeros(self._count, dtype=bool)
-        rank: tuple[float, float] | None = None
-        axis, narrowed = 0, 1.0
+        rank: tuple[Decision, int] | None = None
+        narrowed = 1.0
         for number in self._on[name]:
             decision, option = self._decisions[number], choice[number]
             if not option:
@@ -80,19 +81,21 @@ class Prices:
             if decision.kind == "branches":
                 return 0.0
             if decision.kind == "ranks":
-                rank, axis = decision.parts[option], decision.axis
+                rank = decision, option
             elif decision.kind == "bits":
                 narrowed = decision.parts[option][0]
             else:
                 # A cost depends on how many units are gone, not on which.
                 units = self._widths[decision.name].units
                 gone[units[decision.values[option] :]] = True
-        return narrowed * self._part(name, gone, rank, axis) * self._costs.of(gone, [name])[name]
+        whole = self._costs.of(gone, [name])[name]
+        return narrowed * (whole if rank is None else min(whole, self._factored(gone, *rank)))
 
-    def _part(self, name: str, gone: Gone, rank: tuple[float, float] | None, axis: int) -> float:
-        """What two factors cost of the narrower layer's cost; where that is more, the layer stays one."""
-        if rank is None:
-            return 1.0
-        left = self._costs.left(name, gone)
-        made, read = left[axis], left[1 - axis]
-        return min(1.0, (rank[0] * read + rank[1] * made) / (read * made))
+    def _factored(self, gone: Gone, decision: Decision, option: int) -> float:
+        """What two factors cost in the place of the narrower layer; where that is more, it stays one."""
+        left = self._costs.left(decision.name, gone)
+        made, read = left[decision.axis], left[1 - decision.axis]
+        first, last = decision.parts[option]
+        # What the first makes, the second reads.
+        work = Work((first * read + last * made) / (read * made), 2 * decision.between[option], operators=2)
+        return self._costs.instead(decision.name, work, gone)

@@ -46,8 +46,8 @@ class SeparableForm(Form):
     def costs(self, rank: int) -> tuple[Cost, ...]:
         """Both work at the positions that are made."""
         channels = rank * self._inputs
-        sizes = channels * prod(self.layer.kernel), channels * self._outputs
-        return tuple(self._cost(size, self._positions.made) for size in sizes)
+        made = self._positions.made
+        return self._cost(channels, prod(self.layer.kernel), made), self._cost(self._outputs, channels, made)
 
     def lost(self, rank: int) -> float:
         """See ``Decoupled.lost``."""
@@ -100,8 +100,8 @@ class Smaller(Form):
 
     def costs(self, rank: int) -> tuple[Cost, ...]:
         """What the kernel costs."""
-        taps = prod(self._sizes[rank - 1]) / prod(self.layer.kernel)
-        return (self._cost(round(self.layer.array.size * taps), self._positions.made),)
+        taps = self.layer.array.shape[1] * prod(self._sizes[rank - 1])
+        return (self._cost(self._outputs, taps, self._positions.made),)
 
     def _solved(self, rank: int) -> Windowed:
         if rank not in self._windowed:
@@ -186,8 +186,8 @@ class Stacked(Form):
             max(1, size + pads[axis] + pads[axis + axes] - dilations[axis] * (self._first[axis] - 1))
             for axis, size in enumerate(self._positions.read)
         ]
-        first = self._cost(rank * self._inputs * prod(self._first), read)
-        return first, self._cost(self._outputs * rank * prod(self._behind), self._positions.made)
+        first = self._cost(rank, self._inputs * prod(self._first), read)
+        return first, self._cost(self._outputs, rank * prod(self._behind), self._positions.made)
 
     def lost(self, rank: int) -> float:
         """See ``Separable.lost``."""

@@ -1,0 +1,39 @@
+"""What operators in a layer's place take, where the times of layers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from hasten.core.errors import MethodError
+from hasten.graph import Graph
+from hasten.graph.coupling.cost import Costs
+from hasten.methods._factors.forms import Cost
+from hasten.numerics.latency import Work
+
+
+class Clock:
+    """Times of a graph's layers. shapes: of all values in one inference; times: of layers, see ``Costs``.
+
+    Raises MethodError for times of no layer.
+    """
+
+    def __init__(
+        self, graph: Graph, shapes: Mapping[str, tuple[int, ...]], times: Mapping[str, float]
+    ) -> None:
+        if not shapes:
+            raise MethodError("times say nothing of a model that cannot be run; give --data")
+        try:
+            self._costs = Costs(graph, None, shapes, times)
+        except ValueError as error:
+            raise MethodError(f"times: {error}") from error
+        self.total = sum(self._costs.whole.values())
+
+    def of(self, layer: str) -> Callable[[Cost, Cost], float]:
+        """The time of what costs so much in place of this layer, which costs the second."""
+
+        def time(cost: Cost, whole: Cost) -> float:
+            # What an operator between makes, the next reads.
+            moved = cost.parameters - whole.parameters + 2 * (cost.made - whole.made)
+            return self._costs.instead(layer, Work(cost.macs / whole.macs, moved, cost.operators))
+
+        return time
