@@ -56,8 +56,9 @@ JUDGING = 700
 HEAD = """# Low rank
 
 `factorize` after `optimize_graph`; {calibration} samples calibrate, without labels, nothing trained; judged
-on {judging} others, computed by ONNX Runtime. `times: openvino`: the layers' times there count, and not MACs. The ratios are the original's time over the version's, in
-rounds that alternate, with their 95 % intervals: {cpu}, {threads} threads, batch 1, float32; load of the
+on {judging} others, computed by ONNX Runtime. `times: openvino`: the layers' times there count, and not MACs.
+The ratios are the original's time over the version's, in rounds that alternate, with their 95 % intervals:
+{cpu}, {threads} threads, batch 1, float32; load of the
 machine when timing began: {load}. Written by `benchmarks/factorize.py`.
 
 | model | metric | `factorize` | layers | MACs | weights | quality | lost | OpenVINO | ONNX Runtime |
