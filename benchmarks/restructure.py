@@ -28,10 +28,8 @@ _SEEN = 200
 _VERSIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("restructure", {"replace": ["separable"], "macs": 0.7}),
     ("restructure", {"replace": ["separable"], "macs": 0.4}),
-    ("restructure", {"replace": ["separable"], "macs": 0.2}),
     ("restructure", {"replace": ["separable", "smaller_kernel"], "macs": 0.4}),
     ("prune_channels", {"macs": 0.4}),
-    ("prune_channels", {"macs": 0.2}),
 )
 _LEARN: dict[str, Any] = {
     "normalize": True,

@@ -34,6 +34,7 @@ TABLE = {
     "restructure": "hasten.methods.restructure",
     "equalize": "hasten.methods.equalize",
     "sparse_learning": "hasten.methods.sparse_learning",
+    "train_supernet": "hasten.methods.train_supernet",
     "prune_channels": "hasten.methods.prune_channels",
     "prune_heads": "hasten.methods.prune_heads",
     "search_structure": "hasten.methods.search_structure",

@@ -50,7 +50,8 @@ class Params:
     importance: what the least of goes first: what removal costs the ``outputs`` of the layers that read a
         channel when the others stand in for it as well as they can; the mean square of its ``activations``;
         batch normalization's ``scale``; of all weights that go with it ``l1``, ``l2``, ``gradient``,
-        ``taylor``, ``fisher`` (these three need PyTorch), ``median``; or ``random``.
+        ``taylor``, ``fisher`` (these three need PyTorch), ``median``; ``random``; or the order in which
+        ``train_supernet`` trained them to go, ``supernet``.
     scope: how many channels of each width go: where it costs the model's outputs least for each
         multiply-accumulate it saves (``global``), or the same share of each (``local``).
     align: what is left of each width is a multiple of it; kernels run multiples of their vectors' lengths.

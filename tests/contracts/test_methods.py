@@ -54,6 +54,10 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         {"left": 0.97, "align": 1, "epochs": 1, "strength": 0.2},
         {"of": "weights", "left": 0.95, "epochs": 1, "strength": 0.5},
     ],
+    "train_supernet": [
+        {"least": 0.95, "align": 1, "epochs": 1, "learning_rate": 1e-5},
+        {"of": "heads", "least": 0.95, "epochs": 1, "learning_rate": 1e-5},
+    ],
     "iterate": [
         {"to": 0.97, "rounds": 2, "shrink": {"prune_channels": {"align": 1}}},
         {"to": 0.95, "rounds": 2, "shrink": "prune_weights", "largest_loss": 0.02},

@@ -34,7 +34,7 @@ class Chooser:
     def __init__(
         self, coupling: Coupling, costs: Costs | Counts, orders: Mapping[str, Order], limits: Limits
     ) -> None:
-        self._widths = [width for width in coupling.widths if width.name in orders]
+        self.widths = [width for width in coupling.widths if width.name in orders]
         self._costs = costs
         self._orders = orders
         self._limits = limits
@@ -45,16 +45,20 @@ class Chooser:
     def gone(self, removed: Mapping[str, int]) -> Array:
         """A flag for each unit, where so many of each width are removed in its order."""
         flags = np.zeros(self._count, dtype=bool)
-        for width in self._widths:
+        for width in self.widths:
             flags[width.units[self._orders[width.name].units[: removed.get(width.name, 0)]]] = True
         return flags
+
+    def left(self, removed: Mapping[str, int]) -> float:
+        """The share of the graph's costs that is left where so many of each width are removed."""
+        return self._cost(removed) / max(self.total, 1e-12)
 
     def _cost(self, removed: Mapping[str, int]) -> float:
         return sum(self._costs.of(self.gone(removed)).values())
 
     def most(self, width: Width) -> int:
         """How many units may go at most."""
-        return self._removed(width, self._limits.least)
+        return self.removed(width, self._limits.least)
 
     def steps(self, width: Width) -> list[int]:
         """The numbers of removed units at which what is left is whole blocks, up to the most."""
@@ -63,7 +67,7 @@ class Chooser:
             steps.append(min(after, self.most(width)))
         return steps
 
-    def _removed(self, width: Width, left: float) -> int:
+    def removed(self, width: Width, left: float) -> int:
         """How many go when this share is left, rounded up to whole blocks; what is narrow stays one block."""
         count = len(width)
         align = self._limits.align if count > self._limits.align else 1
@@ -75,25 +79,25 @@ class Chooser:
         low, high = self._limits.least, 1.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            if self._cost({w.name: self._removed(w, middle) for w in self._widths}) > self._target:
+            if self._cost({w.name: self.removed(w, middle) for w in self.widths}) > self._target:
                 high = middle
             else:
                 low = middle
-        return {width.name: self._removed(width, low) for width in self._widths}
+        return {width.name: self.removed(width, low) for width in self.widths}
 
     def where_it_costs_least(self, harms: Mapping[str, Array]) -> dict[str, int]:
         """Blocks of units go one after another, that first which loses least for what it saves.
 
         harms: what the model loses without the first so many units of each width.
         """
-        removed = dict.fromkeys((width.name for width in self._widths), 0)
-        touched = {width.name: self._costs.touched(width) for width in self._widths}
+        removed = dict.fromkeys((width.name for width in self.widths), 0)
+        touched = {width.name: self._costs.touched(width) for width in self.widths}
         gone = self.gone(removed)
         now = self._costs.of(gone)
         taken: list[tuple[str, int]] = []
         while sum(now.values()) > self._target:
             best: tuple[float, Width, int, dict[str, float]] | None = None
-            for width in self._widths:
+            for width in self.widths:
                 after = min(self._next(width, removed[width.name]), self.most(width))
                 if after <= removed[width.name]:
                     continue

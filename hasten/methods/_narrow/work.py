@@ -16,6 +16,7 @@ from hasten.graph.coupling import Coupling, Side, Width, couple, shrink
 from hasten.graph.coupling.cost import Costs, Counts
 from hasten.graph.shapes import observed_shapes
 from hasten.methods import Change, Context
+from hasten.methods._narrow import nested
 from hasten.methods._narrow.choose import Chooser, Limits
 from hasten.methods._narrow.readers import Read, covariances, reads
 from hasten.methods._narrow.refit import predicted, ready, refit
@@ -105,6 +106,22 @@ def needs(graph: Graph, aim: Aim, context: Context) -> dict[str, Need]:
     return _opened(graph, aim, context).needs()
 
 
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """Widths whose units can go, each in an order. graph: as ``ready`` made it, which ``coupling`` is of."""
+
+    graph: Graph
+    coupling: Coupling
+    orders: Mapping[str, Order]
+    chooser: Chooser
+    skipped: tuple[Skip, ...]
+
+
+def ordered(graph: Graph, aim: Aim, context: Context) -> Ordered:
+    """In which order ``narrow`` would remove units, however many; raises what it raises."""
+    return _opened(graph, aim, context).ordered()
+
+
 def _opened(graph: Graph, aim: Aim, context: Context) -> _Work:
     if context.calibration is None or not len(context.calibration):
         raise MethodError("there are no samples to tell what can go; give --data")
@@ -159,6 +176,11 @@ class _Work:
         costs = self._costs()
         return _Ranked(widths, orders, seen, costs, Chooser(self._coupling, costs, orders, limits))
 
+    def ordered(self) -> Ordered:
+        """What is known before it is decided how many go."""
+        ranked = self.rank()
+        return Ordered(self._graph, self._coupling, ranked.orders, ranked.chooser, tuple(self._skipped))
+
     def needs(self) -> dict[str, Need]:
         """What each width is worth."""
         ranked = self.rank()
@@ -206,6 +228,7 @@ class _Work:
         if self._aim.fit:
             names = [part.layer for width in made.fewer for part in width.parts if part.role == "read"]
             refit(self._graph, graph, self._coupling, names, made.gone, self._samples, self._context)
+        nested.forget(graph, {w.name: np.flatnonzero(made.gone[w.units]).tolist() for w in made.fewer})
         return graph
 
     def _open(self) -> list[Width]:

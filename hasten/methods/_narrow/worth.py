@@ -14,6 +14,7 @@ from hasten.graph import Graph
 from hasten.graph.coupling import Part, Width
 from hasten.graph.reading import constant
 from hasten.methods import Context
+from hasten.methods._narrow import nested
 from hasten.methods._narrow.readers import Read, reader
 from hasten.methods._observe.weight_gradients import weight_gradients
 from hasten.numerics.importance import NEED_GRADIENTS, NEED_SQUARES, scores
@@ -22,7 +23,17 @@ from hasten.numerics.removal import Order, order_of_removal
 from hasten.numerics.rounding import Moments
 
 Importance: TypeAlias = Literal[
-    "outputs", "activations", "scale", "l1", "l2", "gradient", "taylor", "fisher", "median", "random"
+    "outputs",
+    "activations",
+    "scale",
+    "l1",
+    "l2",
+    "gradient",
+    "taylor",
+    "fisher",
+    "median",
+    "random",
+    "supernet",
 ]
 OBSERVED = frozenset({"outputs", "activations"})
 """Kinds that look at what layers read."""
@@ -54,12 +65,14 @@ class Worth:
     def orders(self, widths: Sequence[Width], samples: Calibration | None) -> dict[str, Order]:
         """The order of each width; one of which nothing is known is left, with the reason.
 
-        samples: for gradients. Raises MethodError where they are missing, Unavailable without PyTorch.
+        samples: for gradients. Raises MethodError where they are missing, or the order of a supernet is;
+        Unavailable without PyTorch.
         """
         gradients = self._gradients(widths, samples)
         made = {}
         for width in widths:
-            order = self._order(width, gradients)
+            known = self._importance == "supernet"
+            order = self._remembered(width) if known else self._order(width, gradients)
             if order is None:
                 reason = f"importance by {self._importance} says nothing of its channels"
                 self.skipped.append(Skip(name=width.name, op_type=width.parts[0].op_type, reason=reason))
@@ -89,6 +102,17 @@ class Worth:
             return None
         return _by(_scores(self._importance, *rows, seed=self._context.seed))
 
+    def _remembered(self, width: Width) -> Order | None:
+        """As ``train_supernet`` trained them to go; what is lost by it nobody says."""
+        known = nested.remembered(self._graph)
+        if not known:
+            reason = "the model keeps no order of its channels; train it with train_supernet"
+            raise MethodError(f"importance by supernet: {reason}")
+        if width.name not in known:
+            return None
+        units = np.array(known[width.name], np.intp)
+        return Order(units, np.arange(len(units) + 1) / len(width))
+
     def _rows(
         self, width: Width, parts: Sequence[Part], gradients: Mapping[str, Array]
     ) -> tuple[Array, Array] | None:
@@ -117,7 +141,7 @@ class Worth:
 
 
 def _scores(kind: Importance, weights: Array, gradients: Array, seed: int) -> Array:
-    assert kind not in {"outputs", "activations", "scale"}
+    assert kind not in {"outputs", "activations", "scale", "supernet"}
     named: OfWeights = kind  # type: ignore[assignment]  # narrowed by the assertion
     given = {"gradients": gradients} if kind in NEED_GRADIENTS else {"squared_gradients": gradients}
     return scores(named, weights, seed=seed, **given)

@@ -1,0 +1,1 @@
+"""The parts of a supernet that are trained in a step."""
