@@ -17,7 +17,7 @@ from hasten.core.data import Calibration, StoreWriter
 from hasten.core.errors import MethodError, RecipeError
 from hasten.core.recipe import Recipe, Step
 from hasten.graph import Graph
-from hasten.graph.cost import total_macs
+from hasten.graph.cost import layer_costs, total_macs
 from hasten.graph.editor import Editor
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import name_nodes
@@ -199,6 +199,21 @@ def test_macs_are_left_as_asked_and_the_outputs_stay_near(tmp_path, pictures, le
     before, after = outputs(graph, feeds), outputs(change.graph, feeds)
     assert np.square(after - before).mean() < (0.02 if left == 0.7 else 0.3) * before.var()
     assert all("MACs become" in what and "alone it keeps" in what for what in told(change).values())
+
+
+def test_by_times_slow_layers_are_replaced_and_not_those_that_are_slow_to_start(tmp_path, pictures):
+    graph = vgg()
+    feeds = {"x": smooth_images(1, seed=1)}
+    macs = {layer.name: layer.macs / 1e4 for layer in layer_costs(graph, feeds)}
+    slow = {name: 1000.0 if name == "Conv_c4" else time for name, time in macs.items()}
+    change = run(graph, tmp_path, pictures, macs=0.8, harm=9.0, times=slow)
+    assert set(told(change)) == {"Conv_c4"}
+    to_start = {name: 100.0 + time / 100 for name, time in macs.items()}
+    left = run(graph, tmp_path, pictures, macs=0.8, harm=9.0, replace=["separable"], times=to_start)
+    assert not left.sites
+    assert any(reason.endswith("and less time") for reason in reasons(left).values())
+    with pytest.raises(MethodError, match=r"times: no layer is called 'elsewhere'"):
+        run(graph, tmp_path, pictures, times={"elsewhere": 1.0})
 
 
 def test_fitting_in_order_makes_up_for_what_lies_before(tmp_path):

@@ -131,9 +131,12 @@ def test_a_smaller_structure_comes_before_what_the_best_recipe_does_and_keeps_it
     assert (first.target, first.options) == ("openvino", {"threads": 2})
 
 
-def test_channels_go_by_the_times_of_the_layers_where_the_best_runs() -> None:
+def test_layers_count_by_their_times_where_the_best_runs() -> None:
     (first, *_) = walk(shrinker(lambda m: m == "prune_channels"), lambda c: (2.1, 0.5))
     assert share(first, name="times") == {"Conv_a": 12.3}
+    for method, family in (("restructure", "separable"), ("factorize", "thinner")):
+        (first, *_) = walk(shrinker(lambda m, own=method: m == own, families=(family,)), lambda c: (2.1, 0.5))
+        assert share(first, method, "times") == {"Conv_a": 12.3}
 
 
 @pytest.mark.parametrize(
