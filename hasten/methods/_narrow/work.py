@@ -312,8 +312,8 @@ class _Work:
 
     def _site(self, width: Width, removed: Mapping[str, int], orders: Mapping[str, Order]) -> Site:
         count = removed[width.name]
-        lost = float(orders[width.name].lost[count])
+        lost = f"; by {self._aim.importance} {orders[width.name].lost[count]:.2%} of their worth gone"
         noun = "heads" if self._aim.side == "outer" else "places in each head"
-        what = f"{len(width) - count} of {len(width)} {noun if self._aim.attended else 'channels'} left; "
-        what += f"by {self._aim.importance} {lost:.2%} of their worth gone"
+        what = f"{len(width) - count} of {len(width)} {noun if self._aim.attended else 'channels'} left"
+        what += ", a part of the supernet" if self._aim.importance == "supernet" else lost
         return Site(name=width.name, op_type=width.parts[0].op_type, what=what)
