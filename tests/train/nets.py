@@ -44,6 +44,20 @@ def embedder(seed: int = 0) -> Graph:
     )
 
 
+class Halves:
+    """Parts of a classifier: the first half of its hidden values, and some that are drawn in each step."""
+
+    def __init__(self, drawn: bool = True) -> None:
+        self.identity = f"halves, {drawn}"
+        self.drawn = drawn
+
+    def masks(self, step: int) -> list[dict[str, np.ndarray]]:
+        kept = [np.arange(24) < 12]
+        if self.drawn:
+            kept.append(np.random.default_rng(step).random(24) < 0.7)
+        return [{"w1": k[:, None].astype(np.float32), "b1": k.astype(np.float32)} for k in kept]
+
+
 def separable(folder: Path, count: int = 96, seed: int = 3, labels: str | None = "classes") -> Calibration:
     """Samples around one centre a class; labels: ``classes``, ``random``, ``numbers`` or none."""
     rng = np.random.default_rng(seed)

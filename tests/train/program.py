@@ -17,7 +17,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from hasten.core.data import Calibration, Store
 from hasten.core.errors import HastenError
 from hasten.train import Event, Settings, fit
-from tests.train.nets import classifier, embedder
+from tests.train.nets import Halves, classifier, embedder
 
 
 def main(case: dict[str, object]) -> int:
@@ -51,6 +51,7 @@ def main(case: dict[str, object]) -> int:
             Calibration(store, range(len(store))),
             settings=Settings(**case["settings"]),  # type: ignore[arg-type]
             teacher=make(5) if case.get("teacher") else None,
+            subnetworks=Halves() if case.get("subnetworks") else None,
             folder=folder / "checkpoints",
             resume=bool(case.get("resume", True)),
             listener=tell,

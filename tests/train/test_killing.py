@@ -66,7 +66,9 @@ def test_killed_several_times_at_random(make_case, tmp_path, more):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [[2, 1], [1, 2]])
-@pytest.mark.parametrize("more", [{}, {"teacher": True, "model": "embedder"}])
+@pytest.mark.parametrize(
+    "more", [{}, {"teacher": True, "model": "embedder"}, {"teacher": True, "subnetworks": True}]
+)
 def test_another_number_of_processes_goes_on_within_rounding(make_case, tmp_path, processes, more):
     assert main(make_case("whole", **more)) == 0
     assert killed_and_resumed(make_case("killed", **more), tmp_path / "killed", [40], processes) == 1

@@ -12,24 +12,10 @@ from torch.nn import functional
 from hasten.bridge import to_torch
 from hasten.core.errors import InputError
 from hasten.train import Settings, checkpoint, fit
-from tests.train.nets import WIDTH, classifier, separable
+from tests.train.nets import WIDTH, Halves, classifier, separable
 
 QUICK = {"learning_rate": 1e-2, "threads": 1, "batch_size": 16}
 SOFT = 4.0
-
-
-class Halves:
-    """The first half of the hidden values, and some that are drawn in each step."""
-
-    def __init__(self, drawn: bool = True) -> None:
-        self.identity = f"halves, {drawn}"
-        self.drawn = drawn
-
-    def masks(self, step):
-        kept = [np.arange(24) < 12]
-        if self.drawn:
-            kept.append(np.random.default_rng(step).random(24) < 0.7)
-        return [{"w1": k[:, None].astype(np.float32), "b1": k.astype(np.float32)} for k in kept]
 
 
 @pytest.fixture
