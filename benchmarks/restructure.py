@@ -28,7 +28,6 @@ _SEEN = 200
 _VERSIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("restructure", {"replace": ["separable"], "macs": 0.7}),
     ("restructure", {"replace": ["separable"], "macs": 0.4}),
-    ("restructure", {"replace": ["separable", "smaller_kernel"], "macs": 0.4}),
     ("prune_channels", {"macs": 0.4}),
 )
 _LEARN: dict[str, Any] = {

@@ -22,7 +22,7 @@ from hasten.core.target import cpu_name, usable_cores
 from hasten.graph.cost import total_macs
 
 _SEEN = 200
-_LEFT = (0.85, 0.7, 0.55, 0.4)
+_LEFT = (0.8, 0.6, 0.4)
 _TEACH: dict[str, Any] = {"batch_size": 64, "augment": ["flip", "crop"], "learning_rate": 1e-3}
 
 

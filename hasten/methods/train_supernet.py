@@ -92,7 +92,9 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     )
     assert fitted.graph is not None
     sites, skipped = train.changed(found.graph, fitted)
-    nested.remember(fitted.graph, {name: order.units.tolist() for name, order in found.orders.items()})
+    # What no part went without, nobody has learned to do without.
+    learned = {name: found.orders[name].units[:count].tolist() for name, count in parts.narrowest.items()}
+    nested.remember(fitted.graph, learned)
     noun = "heads" if params.of == "heads" else "channels"
     own = []
     for width in found.chooser.widths:

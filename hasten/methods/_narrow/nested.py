@@ -14,7 +14,7 @@ _KEY = "hasten.supernet"
 
 
 def remember(graph: Graph, orders: Mapping[str, Sequence[int]]) -> None:
-    """Keep the numbers of each width's units, in the order that they go."""
+    """Keep the numbers of the units of each width that may go, in this order."""
     graph.ir_model.metadata_props[_KEY] = json.dumps({name: list(units) for name, units in orders.items()})
 
 
