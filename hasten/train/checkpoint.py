@@ -88,6 +88,13 @@ def found(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("step-*") if p.is_dir()), reverse=True)
 
 
+def open_folder(folder: Path, resume: bool) -> None:
+    """Refuse to write among the checkpoints of another training; raises OutputError."""
+    if not resume and found(folder):
+        raise OutputError(f"{folder} holds checkpoints: go on with resume=True, or give another folder")
+    os.makedirs(folder, exist_ok=True)
+
+
 def newest(folder: Path, device: torch.device) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The newest checkpoint that is whole, and what was wrong with those after it."""
     notes: list[str] = []

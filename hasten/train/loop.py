@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -399,10 +398,3 @@ class Trainer:
             if name.startswith(f"{rank}:")
         }
         checkpoints.restore_random_state(mine, kept.state["random"][rank])
-
-
-def open_folder(folder: Path, resume: bool) -> None:
-    """Refuse to write among the checkpoints of another training; raises OutputError."""
-    if not resume and checkpoints.found(folder):
-        raise OutputError(f"{folder} holds checkpoints: go on with resume=True, or give another folder")
-    os.makedirs(folder, exist_ok=True)

@@ -13,7 +13,7 @@ from hasten.core.errors import DataError, InputError
 from hasten.graph import Graph
 from hasten.train import checkpoint as checkpoints
 from hasten.train.history import Fitted, Listener, silent
-from hasten.train.loop import Trainer, open_folder
+from hasten.train.loop import Trainer
 from hasten.train.network import Network
 from hasten.train.normalized import Normalized, normalized
 from hasten.train.objective import Loss
@@ -72,7 +72,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
             place = None if folder is None else Path(folder)
             trainer = Trainer(preparation.task(network, loss, listener, place, learns), accelerator)
             if place is not None:
-                open_folder(place, resume)
+                checkpoints.open_folder(place, resume)
                 accelerator.wait_for_everyone()
                 if resume:
                     trainer.restore(place)

@@ -1,1 +1,1 @@
-"""The parts of a supernet that are trained in a step."""
+"""Which parts of a supernet learn in a step, and what are they made of?"""
