@@ -92,6 +92,8 @@ class Params:
             raise ValueError("importance only matters by: outputs; leave it out")
         if self.keep is not None and self.rank == "given":
             raise ValueError("keep is nothing that rank: given has; leave it out")
+        if self.times and self.rank == "given":
+            raise ValueError("times choose no rank where all are given; leave them out")
         if not self.forms:
             raise ValueError("forms is empty; leave it out or name some")
         return self

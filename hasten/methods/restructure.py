@@ -107,6 +107,8 @@ class Params:
         """Refuse what would be ignored."""
         if self.macs is not None and set(self.replace) == {"activation"}:
             raise ValueError("macs says nothing about activations; leave it out, or replace more")
+        if self.times and set(self.replace) == {"activation"}:
+            raise ValueError("times say nothing about activations; leave them out, or replace more")
         return self
 
     @property

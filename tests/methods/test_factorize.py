@@ -297,6 +297,8 @@ def test_by_times_two_operators_do_not_stand_for_one_that_takes_as_long(tmp_path
     assert not change.sites
     assert change.graph.fingerprint == graph.fingerprint
     assert any("cheaper by enough" in reason for reason in reasons(change).values())
+    with pytest.raises(RecipeError, match="times choose no rank where all are given"):
+        run(graph, tmp_path, data, rank="given", ranks={"Conv_in0": 8}, times=slow_to_start)
     with pytest.raises(MethodError, match=r"times: no layer is called 'elsewhere'"):
         run(graph, tmp_path, data, times={"elsewhere": 1.0})
 

@@ -212,6 +212,8 @@ def test_by_times_slow_layers_are_replaced_and_not_those_that_are_slow_to_start(
     left = run(graph, tmp_path, pictures, macs=0.8, harm=9.0, replace=["separable"], times=to_start)
     assert not left.sites
     assert any(reason.endswith("and less time") for reason in reasons(left).values())
+    with pytest.raises(RecipeError, match="times say nothing about activations"):
+        run(graph, tmp_path, pictures, replace=["activation"], times=slow)
     with pytest.raises(MethodError, match=r"times: no layer is called 'elsewhere'"):
         run(graph, tmp_path, pictures, times={"elsewhere": 1.0})
 

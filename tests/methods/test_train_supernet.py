@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -119,6 +120,25 @@ def test_parts_are_found_again_from_a_file_and_in_two_steps(context, tmp_path):
     )
     np.testing.assert_array_equal(answers(twice.graph), answers(once))
     assert len(remembered(once)[name]) == len(orders[name]) - (widths[name] - 12)
+
+
+@pytest.mark.parametrize("said", ["{", "[1]", '{"Conv_in0": "all"}'])
+def test_an_order_that_cannot_be_read_is_none(context, said):
+    graph = residual_net()
+    graph.ir_model.metadata_props["hasten.supernet"] = said
+    assert pruned(graph, context, macs=0.8).sites
+    with pytest.raises(MethodError, match="keeps no order"):
+        pruned(graph, context, importance="supernet", fit=False)
+
+
+@pytest.mark.parametrize("units", [[0, 0], [99], [-1], [*range(24)]])
+def test_an_order_that_cannot_be_is_not_followed(context, units):
+    graph = residual_net()
+    graph.ir_model.metadata_props["hasten.supernet"] = json.dumps({"Conv_in0": units})
+    change = pruned(graph, context, importance="supernet", fit=False)
+    assert not change.sites
+    reasons = {skip.name: skip.reason for skip in change.skipped}
+    assert reasons["Conv_in0"] == "importance by supernet says nothing of its channels"
 
 
 def test_heads_and_excluded_widths(tmp_path):

@@ -79,14 +79,16 @@ class Costs:
         names = self._nodes if layers is None else layers
         return {name: self._scales[name] * self._model.of(self._work(name, gone)) for name in names}
 
-    def instead(self, name: str, less: Work, gone: Gone | None = None) -> float:
+    def instead(
+        self, name: str, share: float, moved: float, operators: int, gone: Gone | None = None
+    ) -> float:
         """The cost of operators that do a layer's work differently.
 
-        less: the share of the layer's multiply-accumulates that they have, the numbers that they move besides
-            those that it does, and how many they are.
+        share: of the layer's multiply-accumulates that they have. moved: numbers that they move besides those
+            that it does. operators: how many they are.
         """
         work = self._work(name, self._none if gone is None else gone)
-        made = Work(less.macs * work.macs, work.moved + less.moved, less.operators)
+        made = Work(share * work.macs, work.moved + moved, operators)
         return self._scales[name] * self._model.of(made)
 
     def _work(self, name: str, gone: Gone) -> Work:

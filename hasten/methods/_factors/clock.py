@@ -8,7 +8,6 @@ from hasten.core.errors import MethodError
 from hasten.graph import Graph
 from hasten.graph.coupling.cost import Costs
 from hasten.methods._factors.forms import Cost
-from hasten.numerics.latency import Work
 
 
 class Clock:
@@ -34,6 +33,6 @@ class Clock:
         def time(cost: Cost, whole: Cost) -> float:
             # What an operator between makes, the next reads.
             moved = cost.parameters - whole.parameters + 2 * (cost.made - whole.made)
-            return self._costs.instead(layer, Work(cost.macs / whole.macs, moved, cost.operators))
+            return self._costs.instead(layer, cost.macs / whole.macs, moved, cost.operators)
 
         return time

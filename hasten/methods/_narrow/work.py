@@ -228,7 +228,7 @@ class _Work:
         if self._aim.fit:
             names = [part.layer for width in made.fewer for part in width.parts if part.role == "read"]
             refit(self._graph, graph, self._coupling, names, made.gone, self._samples, self._context)
-        nested.forget(graph, {w.name: np.flatnonzero(made.gone[w.units]).tolist() for w in made.fewer})
+        nested.renumber(graph, {w.name: np.flatnonzero(made.gone[w.units]).tolist() for w in made.fewer})
         return graph
 
     def _open(self) -> list[Width]:

@@ -108,10 +108,10 @@ class Worth:
         if not known:
             reason = "the model keeps no order of its channels; train it with train_supernet"
             raise MethodError(f"importance by supernet: {reason}")
-        if width.name not in known:
+        units = known.get(width.name)
+        if units is None or not nested.fits(units, len(width)):
             return None
-        units = np.array(known[width.name], np.intp)
-        return Order(units, np.arange(len(units) + 1) / len(width))
+        return Order(np.array(units, np.intp), np.arange(len(units) + 1) / len(width))
 
     def _rows(
         self, width: Width, parts: Sequence[Part], gradients: Mapping[str, Array]

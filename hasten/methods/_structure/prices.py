@@ -14,7 +14,6 @@ from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
 from hasten.methods._narrow.refit import ready
 from hasten.methods._structure.decisions import Choice, Decision
-from hasten.numerics.latency import Work
 
 
 class Prices:
@@ -97,5 +96,5 @@ class Prices:
         made, read = left[decision.axis], left[1 - decision.axis]
         first, last = decision.parts[option]
         # What the first makes, the second reads.
-        work = Work((first * read + last * made) / (read * made), 2 * decision.between[option], operators=2)
-        return self._costs.instead(decision.name, work, gone)
+        share, moved = (first * read + last * made) / (read * made), 2 * decision.between[option]
+        return self._costs.instead(decision.name, share, moved, 2, gone)
