@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 from typing import cast as assume  # the name `cast` is taken by the submodule once it is imported
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hasten import train
 from hasten.core.data import Calibration
@@ -49,6 +49,9 @@ TABLE = {
     "distill": "hasten.methods.distill",
 }
 """Name to module. Other packages add theirs through the entry point group ``hasten.methods``."""
+
+Times: TypeAlias = Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+"""What layers take where the model will run, by name and in any one unit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from hasten.graph import Graph
 from hasten.graph.cost import total_macs
 from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name, name_nodes
-from hasten.methods import Amount, Change, Context, Facts
+from hasten.methods import Amount, Change, Context, Facts, Times
 from hasten.methods._factors.choice import Choice, Shared, by_energy, by_ratio, given, offers
 from hasten.methods._factors.clock import Clock
 from hasten.methods._factors.forms import Form, FormName, Positions, forms_of
@@ -75,9 +75,7 @@ class Params:
     rank: Rule = "energy"
     keep: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     ranks: Mapping[str, Annotated[int, Field(ge=1)]] = field(default_factory=dict, hash=False)
-    times: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(
-        default_factory=dict, hash=False
-    )
+    times: Times = field(default_factory=dict, hash=False)
     align: Annotated[int, Field(ge=1)] = 8
     by: Literal["outputs", "weights"] = "outputs"
     importance: Importance = "equal"

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from hasten.graph import Graph
-from hasten.methods import Amount, Change, Context, Facts
+from hasten.methods import Amount, Change, Context, Facts, Times
 from hasten.methods._narrow.work import Aim, Scope, narrow
 from hasten.methods._narrow.worth import Importance
 
@@ -33,7 +33,6 @@ FACTS = Facts(
 )
 
 _Width = Annotated[int, Field(ge=1)]
-_Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -61,7 +60,7 @@ class Params:
     """
 
     macs: Annotated[float, Field(gt=0, le=1)] = 0.7
-    times: Mapping[str, _Time] = field(default_factory=dict, hash=False)
+    times: Times = field(default_factory=dict, hash=False)
     widths: Mapping[str, _Width] = field(default_factory=dict, hash=False)
     importance: Importance = "outputs"
     scope: Scope = "global"

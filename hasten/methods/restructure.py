@@ -30,7 +30,7 @@ from hasten.graph.cost import total_macs
 from hasten.graph.editor import Editor
 from hasten.graph.names import layer_name, name_nodes
 from hasten.graph.shapes import refresh
-from hasten.methods import Change, Context, Facts
+from hasten.methods import Change, Context, Facts, Times
 from hasten.methods._factors.choice import Choice, offers
 from hasten.methods._factors.choice import choice as chosen_form
 from hasten.methods._factors.clock import Clock
@@ -86,9 +86,7 @@ class Params:
     replace: tuple[Kind, ...] = ("separable", "smaller_kernel")
     macs: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     layers: Mapping[str, Annotated[str, Field(pattern=_LABEL)]] = field(default_factory=dict, hash=False)
-    times: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(
-        default_factory=dict, hash=False
-    )
+    times: Times = field(default_factory=dict, hash=False)
     multiplier: Annotated[int, Field(ge=1)] = 3
     harm: Annotated[float, Field(gt=0.0)] = 0.5
     fit: bool = True

@@ -30,7 +30,7 @@ from hasten.core.record import Skip
 from hasten.graph import Graph
 from hasten.graph.coupling import prepare
 from hasten.graph.names import layer_name
-from hasten.methods import Amount, Change, Context, Facts
+from hasten.methods import Amount, Change, Context, Facts, Times
 from hasten.methods._observe.outputs import Outputs
 from hasten.methods._structure.bits import METHOD, priced
 from hasten.methods._structure.decisions import STRUCTURE, Choice, Kind, Scope, harm
@@ -54,7 +54,6 @@ _WORDS: Mapping[Kind, tuple[str, str]] = {
     "bits": ("layer in 8 bits", "layers in 8 bits"),
 }
 """One, and several."""
-_Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -78,9 +77,9 @@ class Params:
     """
 
     left: Annotated[float, Field(gt=0, le=1)] = 0.7
-    times: Mapping[str, _Time] = field(default_factory=dict, hash=False)
+    times: Times = field(default_factory=dict, hash=False)
     among: tuple[Kind, ...] = STRUCTURE
-    in_int8: Mapping[str, _Time] = field(default_factory=dict, hash=False)
+    in_int8: Times = field(default_factory=dict, hash=False)
     quantize: Mapping[str, Json] = field(default_factory=dict, hash=False)
     tries: Annotated[int, Field(ge=1)] = 3
     population: Annotated[int, Field(ge=2)] = 32

@@ -19,6 +19,7 @@ Estimation", eq. 23.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float64]
 
 _ITERATIONS = 3
-"""Rounds of the higher-order orthogonal iteration: what later ones gain is below one per cent."""
+"""Rounds of the higher-order orthogonal iteration: what later ones gain is below one per cent of the loss."""
 _SMALLEST = 1e-3
 """Components that vary less, beside the largest, are not scaled up further."""
 
@@ -110,10 +111,11 @@ class Parts:
             self._root = np.linalg.cholesky(np.einsum("jsjt->st", whole) / parts)
         self.whitened: Floats = self.weight @ self._root
 
-    def directions(self, rows: Floats, size: int) -> Floats:
-        """The first ``size`` principal axes of whitened rows, of shape (…, s): (s, size)."""
-        flat = rows.reshape(-1, rows.shape[-1])
-        return principal(flat.T @ flat)[:, :size]
+    @cached_property
+    def axes(self) -> Floats:
+        """The principal axes of the whitened parts, (s, s), the first first."""
+        rows = self.whitened.reshape(-1, self.shape[2])
+        return principal(rows.T @ rows)
 
     def basis(self, directions: Floats) -> Floats:
         """B, (size, s), which applied to a part of the input gives what lies along whitened directions."""
@@ -137,8 +139,7 @@ class Separable:
     def __init__(self, parts: Parts, largest: int) -> None:
         """largest: the largest rank that will be asked for."""
         self._parts = parts
-        directions = parts.directions(parts.whitened, min(largest, parts.shape[2]))
-        self._basis = parts.basis(directions)
+        self._basis = parts.basis(parts.axes[:, :largest])
         self._own, self._shared = parts.features(self._basis)
         self._lost: dict[int, float] = {}
 
@@ -199,17 +200,29 @@ class Tucker:
         return basis, own, core, left
 
     def _directions(self, inputs: int, outputs: int) -> Floats:
-        """Of the inputs, by the higher-order orthogonal iteration on whitened weights."""
+        """Of the inputs, by the higher-order orthogonal iteration on whitened weights.
+
+        Each of its steps is one of subspace iteration: the next makes up for what an exact one would gain.
+        """
         parts, whitened = self._parts, self._parts.whitened
-        found = parts.directions(whitened, inputs)
+        found = parts.axes[:, :inputs]
         if outputs >= parts.shape[0]:
             return found
-        flat = whitened.reshape(parts.shape[0], -1)
+        flat, left = whitened.reshape(parts.shape[0], -1), self._output_axes[:, :outputs]
         for _ in range(_ITERATIONS):
-            seen = (whitened @ found).reshape(parts.shape[0], -1)
-            left = principal(seen @ seen.T)[:, :outputs]
-            found = parts.directions((left.T @ flat).reshape(outputs, *parts.shape[1:]), inputs)
+            left = _turned(left, (whitened @ found).reshape(parts.shape[0], -1))
+            found = _turned(found, (left.T @ flat).reshape(-1, parts.shape[2]).T)
         return found
+
+    @cached_property
+    def _output_axes(self) -> Floats:
+        flat = self._parts.whitened.reshape(self._parts.shape[0], -1)
+        return principal(flat @ flat.T)
+
+
+def _turned(axes: Floats, columns: Floats) -> Floats:
+    """Orthonormal axes, (s, r), closer to the first principal ones of columns, (s, n)."""
+    return np.linalg.qr(columns @ (columns.T @ axes))[0]
 
 
 def regression(own: Floats, shared: Floats) -> Floats:
