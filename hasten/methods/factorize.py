@@ -141,7 +141,7 @@ class _Work:
         self._total: float = self._clock.total if self._clock else self._macs
         self._saved = 0.0
         observed = self._observed if params.by == "outputs" else None
-        self._solver = Solver(observed, shapes, self._forms)
+        self._solver = Solver(observed, shapes, self._forms, self._clock)
         self._short = False
 
     @property
@@ -175,10 +175,7 @@ class _Work:
 
     def _forms(self, layer: Factorable, target: Target, positions: Positions) -> list[Form]:
         kinds = forms_of(layer, self._params.forms)
-        forms = [kind(layer, target, positions, self._params.align) for kind in kinds]
-        for form in forms:
-            form.clock = self._clock.of(layer.name) if self._clock else None
-        return forms
+        return [kind(layer, target, positions, self._params.align) for kind in kinds]
 
     def _offer(self, solved: Solved, shared: Shared) -> None:
         offered = offers(solved.forms)

@@ -197,7 +197,7 @@ class _Work:
         layers, skipped = find_layers(main, frozenset(self._params.exclude), only, grouped=True)
         self.skipped += skipped
         layers = [layer for layer in layers if self._fits(layer)]
-        solver = Solver(self._observed, self._shapes, self._forms)
+        solver = Solver(self._observed, self._shapes, self._forms, self._clock)
         wished = [layer for layer in layers if layer.name in self._params.layers]
         replaced = []
         saved = 0.0
@@ -231,10 +231,7 @@ class _Work:
     def _forms(self, layer: Factorable, target: Target, positions: Positions) -> list[Form]:
         named = layer.name in self._params.layers
         kinds: tuple[Kind, ...] = ("separable", "smaller_kernel") if named else self._params.replace
-        forms = forms_of(layer, target, positions, kinds, self._params.multiplier)
-        for form in forms:
-            form.clock = self._clock.of(layer.name) if self._clock else None
-        return forms
+        return forms_of(layer, target, positions, kinds, self._params.multiplier)
 
     def _observed(self, layers: Sequence[Factorable]) -> Mapping[str, Moments]:
         return observe(self._original, layers, self._samples, self._context, largest=LARGEST)

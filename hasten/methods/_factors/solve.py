@@ -17,6 +17,7 @@ from hasten.graph.feeds import feeds_to_try
 from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
 from hasten.methods._factors.choice import Choice
+from hasten.methods._factors.clock import Clock
 from hasten.methods._factors.forms import Factor, Form, Positions
 from hasten.methods._factors.layers import Factorable, skip
 from hasten.methods._observe.moments import moments_of
@@ -59,14 +60,17 @@ class Solver:
     """Solves layers, few at a time, since moments take memory.
 
     observed: makes the moments of some layers, by their names; None: by weights. shapes: of all values in one
-    inference. forms: those that a layer can take.
+    inference. forms: those that a layer can take. clock: where times count and not multiply-accumulates.
     """
 
-    def __init__(self, observed: Observed | None, shapes: Shapes, forms: Forms) -> None:
+    def __init__(
+        self, observed: Observed | None, shapes: Shapes, forms: Forms, clock: Clock | None = None
+    ) -> None:
         self.skipped: list[Skip] = []
         self._observed = observed
         self._shapes = shapes
         self._forms = forms
+        self._clock = clock
 
     def solve(self, layers: Sequence[Factorable]) -> Iterator[Solved]:
         """The layers in order; those that cannot be solved are recorded with the reason."""
@@ -83,6 +87,10 @@ class Solver:
     def _solved(self, layer: Factorable, moments: Moments | None) -> Solved:
         moment = None if moments is None else _moment(layer, moments)
         forms = self._forms(layer, Target(layer.rows, moment), _positions(layer, self._shapes))
+        if self._clock is not None:
+            time = self._clock.of(layer.name)
+            for form in forms:
+                form.clock = time
         return Solved(layer, forms, None if moments is None else _mean(layer, moments))
 
 
