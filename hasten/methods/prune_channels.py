@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from hasten.graph import Graph
@@ -39,8 +39,9 @@ _Width = Annotated[int, Field(ge=1)]
 class Params:
     """Hyper-parameters of ``prune_channels``.
 
-    macs: share of the model's multiply-accumulates that is left at most; where whole blocks and ``least`` do
-        not allow it, more is left.
+    macs: share of the model's multiply-accumulates that is left at most, 0.7 unless set; where whole blocks
+        and ``least`` do not allow it, more is left.
+    parameters: the same of the numbers in its weights, in place of ``macs``.
     times: what layers take where the model will run, by name and in any one unit. Where some are given, a
         layer counts by its time, which falls as a model fitted to them says, and ``macs`` is the share of the
         time that is left. The model tells what other layers take.
@@ -59,7 +60,8 @@ class Params:
     samples: at most this many are looked at. exclude: names of widths that stay as they are.
     """
 
-    macs: Annotated[float, Field(gt=0, le=1)] = 0.7
+    macs: Annotated[float, Field(gt=0, le=1)] | None = None
+    parameters: Annotated[float, Field(gt=0, le=1)] | None = None
     times: Times = field(default_factory=dict, hash=False)
     widths: Mapping[str, _Width] = field(default_factory=dict, hash=False)
     importance: Importance = "outputs"
@@ -69,6 +71,21 @@ class Params:
     fit: bool = True
     samples: Annotated[int, Field(ge=1)] = 200
     exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _used(self) -> Params:
+        """Refuse what would be ignored."""
+        if self.parameters is not None and self.macs is not None:
+            raise ValueError("macs and parameters both say how much is left; give one of them")
+        if self.parameters is not None and self.times:
+            raise ValueError("times say nothing about parameters; give macs, the share of the time")
+        return self
+
+    @property
+    def left(self) -> float:
+        """The share that is left, of whatever counts."""
+        given = self.macs if self.parameters is None else self.parameters
+        return 0.7 if given is None else given
 
 
 def apply(graph: Graph, params: Params, context: Context) -> Change:
@@ -80,8 +97,8 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     aim = Aim(
         attended=False,
         side="outer",
-        by="macs",
-        left=params.macs,
+        by="macs" if params.parameters is None else "parameters",
+        left=params.left,
         times=params.times,
         widths=params.widths,
         importance=params.importance,

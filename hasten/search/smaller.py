@@ -207,7 +207,7 @@ class Shrinker:
         """The family's steps that change this model; ``place``: where and how it will run."""
         steps = {
             "narrower": (
-                Step("prune_channels", {"macs": round(share, 3), **self._times(family, place)}),
+                Step("prune_channels", self._channels(round(share, 3), place)),
                 Step("prune_heads", {"heads": round(share, 3)}),
             ),
             "shallower": (Step("prune_layers", {"ratio": round(1 - share, 3)}),),
@@ -226,6 +226,12 @@ class Shrinker:
             if self._changes((*changing, step)):
                 changing = (*changing, step)
         return changing
+
+    def _channels(self, share: float, place: Trial) -> dict[str, Json]:
+        """Of what counts here: bytes follow from parameters, time from multiply-accumulates or times."""
+        if self.lab.budget.objective == "size":
+            return {"parameters": share}
+        return {"macs": share, **self._times("narrower", place)}
 
     def _times(self, family: Family, place: Trial) -> dict[str, Json]:
         """What the layers of the whole model take there; nothing where that is not known, or not the aim."""

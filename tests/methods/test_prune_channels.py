@@ -11,7 +11,7 @@ from onnx import TensorProto
 from small_graphs import Net, lstm, mlp
 
 from hasten import methods, targets
-from hasten.core.errors import MethodError
+from hasten.core.errors import MethodError, RecipeError
 from hasten.core.recipe import Recipe, Step
 from hasten.graph import Graph
 from hasten.graph.cost import layer_costs, total_macs
@@ -92,6 +92,30 @@ def test_by_times_a_slow_layer_becomes_narrower_and_a_fast_one_stays(tmp_path):
     assert float(by_times.notes[0].split("%")[0]) <= 80.0
     spared = run(graph, tmp_path, macs=0.8, align=4, times={**fast, "Conv_wide": 0.0})
     assert "Conv_wide" not in {site.name for site in spared.sites}
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_parameters_count_where_they_are_asked_for(scope, tmp_path):
+    graph = residual_net()
+    change = run(graph, tmp_path, parameters=0.6, scope=scope, align=1)
+    left = change.graph.parameters / graph.parameters
+    assert 0.5 < left <= 0.6
+    assert change.notes == (f"{left:.1%} of the parameters are left",)
+    by_macs = run(graph, tmp_path, macs=share(graph, change.graph), scope=scope, align=1).graph
+    if scope == "global":
+        assert by_macs.parameters > change.graph.parameters
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"macs": 0.5}, "macs and parameters both say how much is left"),
+        ({"times": {"Conv_wide": 1.0}}, "times say nothing about parameters"),
+    ],
+)
+def test_parameters_beside_what_would_be_ignored_are_refused(more, told, tmp_path):
+    with pytest.raises(RecipeError, match=told):
+        run(residual_net(), tmp_path, parameters=0.5, **more)
 
 
 def test_times_of_no_layer_are_refused(tmp_path):

@@ -139,6 +139,13 @@ def test_layers_count_by_their_times_where_the_best_runs() -> None:
         assert share(first, method, "times") == {"Conv_a": 12.3}
 
 
+def test_parameters_count_where_size_does() -> None:
+    maker = shrinker(lambda m: m == "prune_channels")
+    maker.lab.budget = Budget(objective="size")
+    first = next(iter(maker.propose([])))
+    assert first.recipe.steps[1] == Step("prune_channels", {"parameters": 0.75})
+
+
 @pytest.mark.parametrize(
     ("product_share", "grouped", "first"),
     [(0.9, 0, "shallower"), (0.1, 1, "narrower"), (None, 2, "narrower"), (0.1, 4, "shallower")],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from math import prod
 
@@ -19,16 +20,30 @@ from hasten.numerics.latency import LatencyModel, Work
 Gone = NDArray[np.bool_]
 
 
-class Counts:
+class Tally(ABC):
+    """What is counted of a graph, in parts by name. whole: of each with all units."""
+
+    whole: Mapping[str, float]
+
+    @abstractmethod
+    def of(self, gone: Gone, names: Iterable[str] | None = None) -> dict[str, float]:
+        """Of these parts (None: all) without the units flagged in ``gone``."""
+
+    @abstractmethod
+    def touched(self, width: Width) -> frozenset[str]:
+        """The parts that depend on how many units of this width there are."""
+
+
+class Counts(Tally):
     """How many units each of these widths has left."""
 
     def __init__(self, widths: Iterable[Width]) -> None:
         self._widths = {width.name: width for width in widths}
         self.whole = {name: len(width) for name, width in self._widths.items()}
 
-    def of(self, gone: Gone, names: frozenset[str] | None = None) -> dict[str, float]:
-        """The units of these widths (None: all) without those flagged in ``gone``."""
-        wanted = self._widths.keys() if names is None else names
+    def of(self, gone: Gone, names: Iterable[str] | None = None) -> dict[str, float]:
+        """The units of these widths."""
+        wanted = self._widths if names is None else names
         return {name: int((~gone[self._widths[name].units]).sum()) for name in wanted}
 
     def touched(self, width: Width) -> frozenset[str]:
@@ -36,7 +51,26 @@ class Counts:
         return frozenset({width.name})
 
 
-class Costs:
+class Sizes(Tally):
+    """How many numbers each of a graph's stored tensors has left."""
+
+    def __init__(self, graph: Graph, coupling: Coupling) -> None:
+        stored = graph.weights.items()
+        self._shapes = {name: tuple(value.shape.numpy()) for name, value in stored if value.shape is not None}
+        self._axes = coupling.axes
+        self.whole = self.of(np.zeros(coupling.count, dtype=bool))
+
+    def of(self, gone: Gone, names: Iterable[str] | None = None) -> dict[str, float]:
+        """The numbers in these tensors."""
+        wanted = self._shapes if names is None else names
+        return {name: prod(_left(self._shapes[name], self._axes.get(name), gone)) for name in wanted}
+
+    def touched(self, width: Width) -> frozenset[str]:
+        """Those in which its units lie."""
+        return frozenset(part.weight for part in width.parts)
+
+
+class Costs(Tally):
     """Multiply-accumulates of each layer. shapes: of all values, as observed in a run of the whole graph.
 
     coupling: None where no units go.
@@ -74,10 +108,10 @@ class Costs:
             modelled = self._model.of(work)
             self._scales[name] = times[name] / modelled if modelled else 0.0
 
-    def of(self, gone: Gone, layers: Iterable[str] | None = None) -> dict[str, float]:
-        """The costs of these layers (None: all) without the units flagged in ``gone``."""
-        names = self._nodes if layers is None else layers
-        return {name: self._scales[name] * self._model.of(self._work(name, gone)) for name in names}
+    def of(self, gone: Gone, names: Iterable[str] | None = None) -> dict[str, float]:
+        """The costs of these layers."""
+        wanted = self._nodes if names is None else names
+        return {name: self._scales[name] * self._model.of(self._work(name, gone)) for name in wanted}
 
     def instead(
         self, name: str, share: float, moved: float, operators: int, gone: Gone | None = None
@@ -103,11 +137,7 @@ class Costs:
         whole = None if value is None else self._shapes.get(str(value.name))
         if whole is None or value is None:
             return None
-        known = self._axes.get(str(value.name), (None,) * len(whole))
-        return tuple(
-            length if units is None else length - int(gone[units].sum())
-            for length, units in zip(whole, known, strict=True)
-        )
+        return _left(whole, self._axes.get(str(value.name)), gone)
 
     def left(self, name: str, gone: Gone) -> tuple[float, ...]:
         """The share of each axis of a layer's weight, its second input, that is left."""
@@ -116,8 +146,19 @@ class Costs:
         return tuple(now / whole for whole, now in zip(shapes[0] or (), shapes[1] or (), strict=True))
 
     def touched(self, width: Width) -> frozenset[str]:
-        """The layers whose cost depends on how many units of this width there are."""
+        """The layers whose cost depends on it."""
         gone = self._none.copy()
         gone[width.units] = True
         less = self.of(gone)
         return frozenset(name for name, cost in self.whole.items() if less[name] != cost)
+
+
+def _left(
+    shape: tuple[int, ...], axes: Sequence[NDArray[np.intp] | None] | None, gone: Gone
+) -> tuple[int, ...]:
+    """What is left of a shape. axes: the unit of each entry along each axis, None where none go."""
+    known = (None,) * len(shape) if axes is None else axes
+    return tuple(
+        length if units is None else length - int(gone[units].sum())
+        for length, units in zip(shape, known, strict=True)
+    )

@@ -9,7 +9,7 @@ import numpy as np
 
 from hasten.core.data import Array
 from hasten.graph.coupling import Coupling, Width
-from hasten.graph.coupling.cost import Costs, Counts
+from hasten.graph.coupling.cost import Tally
 from hasten.numerics.removal import Order
 
 _HALVINGS = 40
@@ -31,9 +31,7 @@ class Limits:
 class Chooser:
     """Chooses how many units go. orders: of the widths that may become narrower, by name."""
 
-    def __init__(
-        self, coupling: Coupling, costs: Costs | Counts, orders: Mapping[str, Order], limits: Limits
-    ) -> None:
+    def __init__(self, coupling: Coupling, costs: Tally, orders: Mapping[str, Order], limits: Limits) -> None:
         self.widths = [width for width in coupling.widths if width.name in orders]
         self._costs = costs
         self._orders = orders

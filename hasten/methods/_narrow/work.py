@@ -13,7 +13,7 @@ from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
 from hasten.graph.coupling import Coupling, Side, Width, couple, shrink
-from hasten.graph.coupling.cost import Costs, Counts
+from hasten.graph.coupling.cost import Costs, Counts, Sizes, Tally
 from hasten.graph.shapes import observed_shapes
 from hasten.methods import Change, Context
 from hasten.methods._narrow import nested
@@ -32,6 +32,7 @@ _RUINED = 1.0
 """The outputs' error, over their variance, at which more need not be tried: a constant does as well."""
 _JUDGES = 32
 """Samples that this is judged by."""
+_NOUNS = {"macs": "MACs", "parameters": "parameters", "units": "units"}
 _UNREACHED = 0.02
 """More that is left than was asked for, which whole blocks alone do not explain."""
 
@@ -46,7 +47,7 @@ class Aim:
 
     attended: bool
     side: Side
-    by: Literal["macs", "units"]
+    by: Literal["macs", "parameters", "units"]
     left: float
     times: Mapping[str, float] = field(default_factory=dict)
     widths: Mapping[str, int]
@@ -135,7 +136,7 @@ class _Ranked:
     widths: Sequence[Width]
     orders: Mapping[str, Order]
     seen: Mapping[tuple[str, int], Moments]
-    costs: Costs | Counts
+    costs: Tally
     chooser: Chooser
 
 
@@ -217,7 +218,7 @@ class _Work:
             return Change(self._original, skipped=tuple(self._skipped))
         graph = self._narrowed(made)
         sites = tuple(self._site(width, made.removed, made.orders) for width in made.fewer)
-        noun = "units" if self._aim.by == "units" else "layers' times" if self._aim.times else "MACs"
+        noun = "layers' times" if self._aim.times else _NOUNS[self._aim.by]
         note = f"{made.left:.1%} of the {noun} are left"
         if not self._aim.widths and made.left > self._aim.left + _UNREACHED:
             note += f", not {self._aim.left:.1%}: `least` and `align` leave nothing more to take"
@@ -252,9 +253,11 @@ class _Work:
     def _skip(self, width: Width, reason: str) -> None:
         self._skipped.append(Skip(name=width.name, op_type=width.parts[0].op_type, reason=reason))
 
-    def _costs(self) -> Costs | Counts:
+    def _costs(self) -> Tally:
         if self._aim.by == "units":
             return Counts(w for w in self._coupling.widths if w.attended == self._aim.attended)
+        if self._aim.by == "parameters":
+            return Sizes(self._graph, self._coupling)
         first = next(iter(self._samples.batches(1)))
         shapes = observed_shapes(self._graph, first.feeds(self._graph.inputs), threads=self._context.threads)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from hasten.graph import Graph
 from hasten.graph.cost import layer_costs
 from hasten.graph.coupling import Coupling, Side, couple, mask, prepare, shrink
-from hasten.graph.coupling.cost import Costs
+from hasten.graph.coupling.cost import Costs, Sizes
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.shapes import observed_shapes
 
@@ -81,6 +82,10 @@ def costs_agree(whole: Graph, coupling: Coupling, units: Iterable[int], feeds: F
     counted = {layer.name: layer.macs for layer in layer_costs(narrow, feeds)}
     told = Costs(whole, coupling, observed_shapes(whole, feeds)).of(gone)
     assert told == {name: counted[name] for name in told}
+    sizes = Sizes(whole, coupling).of(gone)
+    # Integers say how long axes are, and may be stored anew.
+    stored = {n: prod(v.shape.numpy()) for n, v in narrow.weights.items() if v.dtype.is_floating_point()}
+    assert stored == {name: sizes[name] for name in stored}
 
 
 def widths(coupling: Coupling) -> dict[str, int]:

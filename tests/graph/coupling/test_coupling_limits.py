@@ -8,7 +8,7 @@ from coupling_law import agree, feeds_for, graph, holds, some, widths
 
 from hasten.core.errors import MethodError
 from hasten.graph.coupling import couple, mask, prepare, shrink
-from hasten.graph.coupling.cost import Costs, Counts
+from hasten.graph.coupling.cost import Costs, Counts, Sizes
 from hasten.graph.shapes import observed_shapes
 
 IMAGE = "(float[n,3,8,8] x)"
@@ -180,3 +180,8 @@ def test_what_a_width_touches_and_what_it_saves():
     assert counts.of(gone) == {"Conv:a": 5, "Conv:b": 3}
     assert counts.touched(first) == {"Conv:a"}
     assert Counts([second]).whole == {"Conv:b": 5}
+    sizes = Sizes(made, coupling)
+    assert sizes.whole == {"w": 18, "v": 30, "u": 10}
+    assert sizes.of(gone) == {"w": 15, "v": 15, "u": 6}
+    assert sizes.of(gone, {"u"}) == {"u": 6}
+    assert sizes.touched(first) == {"w", "v"}
