@@ -32,11 +32,12 @@ from hasten.methods import Amount, Change, Context, Facts, Times
 from hasten.methods._factors.choice import Choice, Shared, by_energy, by_ratio, given, offers
 from hasten.methods._factors.clock import Clock
 from hasten.methods._factors.forms import Form, FormName, Positions, forms_of
-from hasten.methods._factors.harm import Harm
+from hasten.methods._factors.harm import SAMPLES, Harm
 from hasten.methods._factors.layers import Factorable, Unfit, find_layers, skip
 from hasten.methods._factors.solve import LARGEST, Solved, Solver, run_once
 from hasten.methods._factors.write import write
 from hasten.methods._observe.moments import Importance, observe
+from hasten.methods._observe.samples import apart
 from hasten.numerics.low_rank import Target
 from hasten.numerics.rounding import Moments
 
@@ -140,6 +141,9 @@ class _Work:
         self._clock = Clock(graph, shapes, params.times) if params.times else None
         self._total: float = self._clock.total if self._clock else self._macs
         self._saved = 0.0
+        self._samples, self._judges = context.calibration, context.calibration
+        if params.rank == "macs" and context.calibration is not None:
+            self._judges, self._samples = apart(context.calibration, SAMPLES)
         observed = self._observed if params.by == "outputs" else None
         self._solver = Solver(observed, shapes, self._forms, self._clock)
         self._short = False
@@ -187,8 +191,8 @@ class _Work:
         """What weighs the layers' errors; by weights they count alike."""
         if self._params.by == "weights":
             return None
-        assert self._context.calibration is not None
-        return Harm(self._editor.graph.copy(), self._context.calibration, self._context)
+        assert self._judges is not None
+        return Harm(self._editor.graph.copy(), self._judges, self._context)
 
     def _share(self, shared: Shared, save: float) -> None:
         """Choose for all layers together. save: how much of the cost has to go."""
@@ -202,8 +206,8 @@ class _Work:
             self._write(solved, chosen[solved.layer.name])
 
     def _observed(self, layers: Sequence[Factorable]) -> Mapping[str, Moments]:
-        assert self._context.calibration is not None
-        samples = self._context.calibration.take(self._params.samples)
+        assert self._samples is not None
+        samples = self._samples.take(self._params.samples)
         importance = self._params.importance
         return observe(self._original, layers, samples, self._context, importance, largest=LARGEST)
 

@@ -56,8 +56,6 @@ FACTS = Facts(
 
 _LABEL = r"^(separable:\d+|stacked:\d+|smaller:\d+(x\d+)*|HardSigmoid|HardSwish|Swish)$"
 _AS_IT_IS = "as it is"
-_JUDGES_OF = 4
-"""Of how many samples one judges, at most; those that judge are not solved for."""
 _LOOKED_AT = 16
 """Samples on which activations are seen."""
 
@@ -156,7 +154,7 @@ class _Work:
         self._graph = graph
         self._params = params
         self._context = context
-        judges, rest = apart(context.calibration, min(SAMPLES, len(context.calibration) // _JUDGES_OF))
+        judges, rest = apart(context.calibration, SAMPLES)
         self._samples = rest.take(params.samples)
         self._harm = Harm(self._whole, judges, context)
         self._feeds, self._shapes = run_once(original, context)

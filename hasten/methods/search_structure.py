@@ -32,6 +32,7 @@ from hasten.graph.coupling import prepare
 from hasten.graph.names import layer_name
 from hasten.methods import Amount, Change, Context, Facts, Times
 from hasten.methods._observe.outputs import Outputs
+from hasten.methods._observe.samples import apart
 from hasten.methods._structure.bits import METHOD, priced
 from hasten.methods._structure.decisions import STRUCTURE, Choice, Kind, Scope, harm
 from hasten.methods._structure.evolve import Evolution
@@ -153,10 +154,11 @@ class _Work:
         if not any(any(choice) for choice in choices):
             reason = "nothing has to go" if choices else f"no structure takes as little as {params.left:.0%}"
             return Change(self._graph, skipped=self._skipped(frozenset(), reason))
-        outputs = Outputs(self._graph, self._calibration.take(JUDGES), self._context)
-        changes = [self._made(number, choice) for number, choice in enumerate(choices)]
-        errors = [outputs.error(change.graph) for change in changes]
-        best = min(range(len(changes)), key=errors.__getitem__)
+        judges, rest = apart(self._calibration, JUDGES)
+        outputs = Outputs(self._graph, judges, self._context)
+        tried = [self._made(number, choice, rest) for number, choice in enumerate(choices)]
+        errors = [outputs.error(change.graph) for change in tried]
+        best = min(range(len(tried)), key=errors.__getitem__)
         left = prices.of(choices[best]) / prices.whole
         noun = "layers' times" if params.times else "multiply-accumulates"
         told = [f"search_structure: {left:.1%} of the {noun} are left, as far as the model says"]
@@ -166,16 +168,19 @@ class _Work:
                 f"{error:.3g} of their variance, {harm(self._decisions, choice):.3g} expected"
                 f"{', kept' if number == best else ''}"
             )
-        change = changes[best]
+        change = self._made(params.tries, choices[best], self._calibration)
         changed = frozenset(site.name for site in change.sites)
         skipped = self._skipped(changed, "others harm the outputs less for what they save")
         return replace(change, skipped=skipped, notes=(*told, *change.notes), left=left)
 
-    def _made(self, number: int, choice: Choice) -> Change:
+    def _made(self, number: int, choice: Choice, samples: Calibration) -> Change:
+        """The structure, solved for these samples. number: ``tries`` for the one that is kept."""
         count, told = self._params.tries, self._context.progress
+        which = f"structure {number + 1}" if number < count else "the best structure"
         context = replace(
             self._context,
-            progress=lambda what, done: told(f"structure {number + 1}: {what}", (number + done) / count),
+            calibration=samples,
+            progress=lambda what, done: told(f"{which}: {what}", (number + done) / (count + 1)),
         )
         return made(self._graph, self._decisions, choice, self._scope, context)
 

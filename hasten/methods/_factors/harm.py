@@ -20,11 +20,14 @@ SAMPLES = 16
 
 
 class Harm:
-    """A graph whose layers are factorized one at a time, each in a copy, to see what that does."""
+    """A graph whose layers are factorized one at a time, each in a copy, to see what that does.
 
-    def __init__(self, graph: Graph, samples: Calibration, context: Context) -> None:
+    judges: samples that nothing is solved for.
+    """
+
+    def __init__(self, graph: Graph, judges: Calibration, context: Context) -> None:
         self._graph = graph
-        self.outputs = Outputs(graph, samples.take(SAMPLES), context)
+        self.outputs = Outputs(graph, judges, context)
 
     def weight(self, solved: Solved, offered: Sequence[Choice]) -> float:
         """The error of the model's outputs, over that of the layer's, with a middle one of the offers.

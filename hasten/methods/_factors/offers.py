@@ -14,10 +14,11 @@ from hasten.graph.names import name_nodes
 from hasten.methods import Context
 from hasten.methods._factors.choice import Choice, offers
 from hasten.methods._factors.forms import Form, Positions, forms_of
-from hasten.methods._factors.harm import Harm
+from hasten.methods._factors.harm import SAMPLES, Harm
 from hasten.methods._factors.layers import Factorable, Unfit, find_layers
 from hasten.methods._factors.solve import LARGEST, Solved, Solver, run_once
 from hasten.methods._observe.moments import observe
+from hasten.methods._observe.samples import apart
 from hasten.numerics.low_rank import Target
 from hasten.numerics.rounding import Moments
 
@@ -56,13 +57,15 @@ def offered(
     passes.LiftConstantsToInitializersPass()(copy.ir_model)
     layers, _ = find_layers(copy.ir_model.graph, frozenset())
 
+    judges, rest = apart(samples, SAMPLES)
+
     def observed(some: Sequence[Factorable]) -> Mapping[str, Moments]:
-        return observe(graph, some, samples, context, largest=LARGEST)
+        return observe(graph, some, rest, context, largest=LARGEST)
 
     def forms(layer: Factorable, target: Target, positions: Positions) -> list[Form]:
         return [kind(layer, target, positions, align) for kind in forms_of(layer, (form,))]
 
-    harm = Harm(copy, samples, context)
+    harm = Harm(copy, judges, context)
     found: dict[str, list[Offer]] = {}
     for done, solved in enumerate(Solver(observed, run_once(graph, context)[1], forms).solve(layers)):
         context.progress(f"factors of {solved.layer.name}", done / len(layers))

@@ -22,6 +22,7 @@ from hasten.methods._narrow.readers import Read, covariances, reads
 from hasten.methods._narrow.refit import predicted, ready, refit
 from hasten.methods._narrow.worth import Importance, Worth
 from hasten.methods._observe.outputs import Outputs
+from hasten.methods._observe.samples import apart
 from hasten.numerics.removal import Order
 from hasten.numerics.rounding import Moments
 
@@ -31,7 +32,7 @@ _TRIED = (0.25, 0.5, 0.75)
 _RUINED = 1.0
 """The outputs' error, over their variance, at which more need not be tried: a constant does as well."""
 _JUDGES = 32
-"""Samples that this is judged by."""
+"""Samples that this is judged by; nothing is solved for them until it is decided."""
 _NOUNS = {"macs": "MACs", "parameters": "parameters", "units": "units"}
 _UNREACHED = 0.02
 """More that is left than was asked for, which whole blocks alone do not explain."""
@@ -160,18 +161,19 @@ class _Work:
         self._graph = ready(original)
         self._aim = aim
         self._samples = samples
+        self._judges, self._others = apart(samples, _JUDGES)
         self._context = context
         self._coupling = couple(self._graph, side=aim.side)
         self._found = reads(self._graph, self._coupling)
         self._skipped: list[Skip] = [] if aim.attended else list(self._coupling.fixed)
 
-    def rank(self) -> _Ranked:
-        """In which order the units of each width go."""
+    def rank(self, samples: Calibration) -> _Ranked:
+        """In which order the units of each width go, as these samples tell."""
         widths = self._open()
         read = [read for width in widths for read in self._found[width.name]]
-        seen = covariances(self._graph, read, self._samples, self._context) if read else {}
+        seen = covariances(self._graph, read, samples, self._context) if read else {}
         worth = Worth(self._graph, self._aim.importance, self._found, seen, self._context)
-        orders = worth.orders(widths, self._samples)
+        orders = worth.orders(widths, samples)
         self._skipped += worth.skipped
         limits = Limits(left=self._aim.left, align=self._aim.align, least=self._aim.least)
         costs = self._costs()
@@ -179,12 +181,12 @@ class _Work:
 
     def ordered(self) -> Ordered:
         """What is known before it is decided how many go."""
-        ranked = self.rank()
+        ranked = self.rank(self._samples)
         return Ordered(self._graph, self._coupling, ranked.orders, ranked.chooser, tuple(self._skipped))
 
     def needs(self) -> dict[str, Need]:
         """What each width is worth."""
-        ranked = self.rank()
+        ranked = self.rank(self._others)
         harms = self._harms(ranked)
         found = {}
         for width in ranked.widths:
@@ -195,7 +197,8 @@ class _Work:
 
     def decide(self) -> _Decision:
         """Which units go."""
-        ranked = self.rank()
+        weighed = not self._aim.widths and self._aim.scope == "global"
+        ranked = self.rank(self._others if weighed else self._samples)
         orders, chooser = ranked.orders, ranked.chooser
         removed = self._removed(ranked)
         gone = chooser.gone(removed)
@@ -284,7 +287,7 @@ class _Work:
 
     def _harms(self, ranked: _Ranked) -> dict[str, Array]:
         """The outputs' error without the first so many units of each width alone, from 0 on."""
-        outputs = Outputs(self._graph, self._samples.take(_JUDGES), self._context)
+        outputs = Outputs(self._graph, self._judges, self._context)
         harms = {}
         for number, (name, order) in enumerate(ranked.orders.items()):
             counts, errors = [0], [0.0]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -32,8 +31,6 @@ from hasten.numerics.removal import Regression
 
 _POSITIONS = 64
 """Positions of a sample (pixels, tokens) that equations are made of at most."""
-_FEWEST, _FOR_EACH_INPUT = 32, 8
-"""Samples, and positions for each input, that are enough."""
 _LARGEST = 4608
 """Inputs of an output beyond which its equations take too much memory (170 MB)."""
 
@@ -114,8 +111,7 @@ def _solve(fit: _Fit, samples: Calibration, context: Context) -> None:
     whole = _Values(fit.whole, [goal.value], context)
     outputs, inputs = layer.matrix.shape
     sums = Regression(inputs, outputs)
-    enough = max(_FEWEST, -(-_FOR_EACH_INPUT * inputs // _places(layer, fit.shapes)))
-    for batch in samples.take(enough).batches(context.batch):
+    for batch in samples.batches(context.batch):
         feeds = batch.feeds(fit.whole.inputs)
         now = changed.of(feeds)
         y = outputs_of(layer, whole.of(feeds)[goal.value], _POSITIONS) - goal.constant
@@ -133,13 +129,6 @@ def _solve(fit: _Fit, samples: Calibration, context: Context) -> None:
         # Of a MatMul what is added comes after what was fitted; elsewhere the outputs already hold the bias.
         held = 0.0 if layer.node.op_type == "MatMul" or fit.bias.array is None else fit.bias.array.reshape(-1)
         fit.bias.shift(editor, shifted - held)
-
-
-def _places(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Positions of one sample that are counted."""
-    made = shapes.get(str(layer.node.outputs[0].name), ())
-    every = prod(made[2:] if layer.node.op_type == "Conv" else made[1:-1])
-    return min(_POSITIONS, max(every, 1))
 
 
 @dataclass(frozen=True, eq=False)

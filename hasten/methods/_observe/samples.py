@@ -18,11 +18,17 @@ from hasten.methods import Context
 
 MEMORY_BYTES = 256 << 20
 """About how much of a batch's activations may be held at once; what exceeds it takes further passes."""
+_JUDGES_OF = 4
+"""Of how many samples one judges, at most."""
 
 
 def apart(calibration: Calibration, count: int) -> tuple[Calibration, Calibration]:
-    """``count`` of the samples at even distances, one at least, and the others; twice all where none are."""
-    some = calibration.take(max(count, 1))
+    """``count`` of the samples to judge by, and the others to solve for; twice all where there is but one.
+
+    At even distances, a quarter of all at most, and one at least: what was solved for samples fits them far
+    better than any others, and by them what was solved looks better than what was not.
+    """
+    some = calibration.take(max(min(count, len(calibration) // _JUDGES_OF), 1))
     taken = set(some.indices)
     others = [index for index in calibration.indices if index not in taken]
     return some, Calibration(calibration.store, others) if others else calibration

@@ -19,6 +19,7 @@ from hasten.methods._branches.opened import alone
 from hasten.methods._factors.offers import offered
 from hasten.methods._narrow.work import Aim, needs
 from hasten.methods._observe.outputs import Outputs
+from hasten.methods._observe.samples import apart
 from hasten.methods._structure import bits
 from hasten.methods._structure.decisions import DECISIONS, FORM, Decision, Kind, Scope, harm
 from hasten.methods._structure.evolve import Evolution
@@ -32,7 +33,7 @@ _TRIED = (0.8, 0.9, 0.96)
 _MOST_SCALED = 20.0
 """Beyond that it is not the kind that harms, but something has gone wrong."""
 JUDGES = 64
-"""Samples by which structures that were made are compared."""
+"""Samples by which structures that were made are compared, and which none of them is solved for."""
 _BRANCH_SAMPLES = 32
 """On which branches are tried, as ``prune_layers`` does."""
 
@@ -111,7 +112,9 @@ def _scaled(
         return decisions
     assert context.calibration is not None
     prices = Prices.of_graph(graph, decisions, context)
-    outputs = Outputs(graph, context.calibration.take(JUDGES), context)
+    judges, rest = apart(context.calibration, JUDGES)
+    outputs = Outputs(graph, judges, context)
+    solving = replace(context, calibration=rest)
     scales: dict[Kind, float] = {}
     for kind in scope.kinds:
         targets = (share * prices.whole for share in _TRIED)
@@ -119,7 +122,7 @@ def _scaled(
         choice = next((choice for choice in found if choice is not None), None)
         expected = 0.0 if choice is None else harm(decisions, choice)
         if choice is not None and expected > 0:
-            error = outputs.error(made(graph, decisions, choice, scope, context).graph)
+            error = outputs.error(made(graph, decisions, choice, scope, solving).graph)
             scales[kind] = float(np.clip(error / expected, 1 / _MOST_SCALED, _MOST_SCALED))
     return tuple(
         replace(d, harms=tuple(scales.get(d.kind, 1.0) * harm for harm in d.harms)) for d in decisions
