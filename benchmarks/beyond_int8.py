@@ -2,9 +2,10 @@
 
     python -m benchmarks.beyond_int8 --models OUT_DIR --out FILE.md [NAME]...
 
-``OUT_DIR`` is what ``benchmarks/models.py`` wrote. Branches or channels go, what is left is made up for by
-least squares alone, by `reconstruct` (block by block) or by `distill`, and all is quantized; 200 samples are
-looked at, without their labels, all others judge. Latency is OpenVINO's, one sample, all in the same rounds.
+``OUT_DIR`` is what ``benchmarks/models.py`` wrote. Branches or channels go, or what a search by the layers'
+times in int8 says; what is left is made up for by least squares alone, by `reconstruct` (block by block) or
+by `distill`, and all is quantized; 200 samples are looked at, without their labels, all others judge. Latency
+is OpenVINO's, one sample, all in the same rounds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import hasten
 from benchmarks.rounding import CALIBRATION, Case, case
-from benchmarks.timings import ratio, timed
+from benchmarks.timings import layer_times, ratio, timed
 from hasten.core.target import cpu_name, usable_cores
 from hasten.graph.cost import total_macs
 
@@ -29,6 +30,7 @@ _SMALLER: dict[str, tuple[hasten.Step, ...]] = {
     "efficientnet_lite0": (
         hasten.Step("prune_layers", {"count": 2}),
         hasten.Step("prune_channels", {"macs": 0.9}),
+        hasten.Step("search_structure", {"left": 0.88, "align": 16}),
     ),
     "minilm": (
         hasten.Step("prune_layers", {"count": 3}),
@@ -72,8 +74,10 @@ def _rows(known: Case) -> Iterator[str]:
     begin = f"| {known.name} |"
     rest = f"| {known.metric} | {len(known.labels)} |"
     yield f"{begin} float32 | 100 % {rest} {whole:.4f} | | | |"
+    rounded = hasten.apply(known.clean, hasten.Recipe([_INT8]), known.seen, threads=usable_cores()).graph
+    times = layer_times(rounded, known.clean, known.seen, "openvino", usable_cores())
     graphs, told = [], []
-    for steps in _ways(known.name):
+    for steps in _ways(known.name, times):
         began = time.monotonic()
         recipe = hasten.Recipe((*steps, _INT8))
         graph = hasten.apply(known.clean, recipe, known.seen, threads=usable_cores()).graph
@@ -88,9 +92,12 @@ def _rows(known: Case) -> Iterator[str]:
         yield f"{line} | {ratio(timing) if number else f'{timing.latency_ms.median:.2f} ms'} | {took:.0f} |"
 
 
-def _ways(name: str) -> Iterator[tuple[hasten.Step, ...]]:
+def _ways(name: str, times: dict[str, float]) -> Iterator[tuple[hasten.Step, ...]]:
+    """times: of the layers in int8, by which what is searched counts."""
     yield ()
-    for smaller in _SMALLER[name]:
+    for step in _SMALLER[name]:
+        timed_by: dict[str, Any] = {"times": times} if step.method == "search_structure" else {}
+        smaller = hasten.Step(step.method, {**step.params, **timed_by})
         yield (smaller,)
         yield (smaller, hasten.Step("reconstruct"))
         yield (smaller, hasten.Step("distill", _DISTILL[name]))
@@ -100,7 +107,7 @@ def _words(steps: tuple[hasten.Step, ...]) -> str:
     if not steps:
         return "int8 alone"
     first, *others = steps
-    params = ", ".join(f"{key} {value}" for key, value in first.params.items())
+    params = ", ".join(f"{key} {value}" for key, value in first.params.items() if key != "times")
     return " + ".join([f"`{first.method}` {params}", *(f"`{step.method}`" for step in others)])
 
 
