@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hasten import methods
+from hasten.core.data import Calibration
 from hasten.core.errors import MethodError, RecipeError
 from hasten.core.recipe import Recipe, Step
 from hasten.graph import Graph
@@ -45,6 +46,21 @@ SCOPE = Scope(kinds=KINDS, align=1, least=0.1, samples=64)
 
 def decisions_of(graph: Graph, context: methods.Context) -> tuple[Decision, ...]:
     return measured(graph, context.calibration, SCOPE, context)
+
+
+def test_what_is_told_of_few_samples_holds_for_others(tmp_path):
+    """Of samples that it was solved for, the error would be far less."""
+    graph = residual_net()
+    context = methods.Context(calibration=samples_for(graph, tmp_path / "store", 12), work=tmp_path)
+    change = run(graph, context, left=0.6, among=("channels",))
+    told = float(change.notes[1].split("outputs' error ")[1].split(" of")[0])
+
+    def error(samples: Calibration) -> float:
+        return Outputs(graph, samples, context).error(change.graph)
+
+    found = error(samples_for(graph, tmp_path / "more", 200).take(100))
+    assert error(context.calibration) < 0.5 * found
+    assert told > 0.5 * found
 
 
 @pytest.mark.parametrize("make", [residual_net, heads_net, blocks_net])
