@@ -45,7 +45,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="keeps what was measured of each decision")
+    parser.add_argument("--work", type=Path, required=True, help="keeps what was measured, and the models")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("names", nargs="*", choices=[*_KINDS, []], help="some of the models; all by default")
     arguments = parser.parse_args()
@@ -107,6 +107,7 @@ def _rows(known: Case, work: Path) -> Iterator[str]:
             yield f"{begin}| {made.skipped[0].reason} | | | | | |"
             continue
         took = time.monotonic() - began
+        made.graph.write(work / f"{len(graphs)}.onnx")
         found = known.quality(made.graph)
         graphs.append(made.graph)
         told.append(
