@@ -225,7 +225,8 @@ def entropy(histogram: Histogram, bits: int = 8) -> Range:
     ends = np.unique(np.linspace(levels, len(counts), _TRIED).astype(np.intp))
     best = min(ends[::-1].tolist(), key=lambda end: _divergence(counts, end, levels))
     threshold = best * width
-    return max(histogram.low, -threshold), min(histogram.high, threshold)
+    low, high = np.clip([-threshold, threshold], histogram.low, histogram.high).tolist()
+    return low, high
 
 
 def _magnitudes(histogram: Histogram) -> tuple[NDArray[np.float64], float]:

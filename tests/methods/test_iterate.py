@@ -80,7 +80,7 @@ def test_rounds_leave_what_the_schedule_says(context):
     assert share(graph, change.graph) == pytest.approx(left[-1], abs=1e-3)
 
 
-@pytest.mark.parametrize("bound", [0.001, 0.005, 0.02])
+@pytest.mark.parametrize("bound", [0.001, 0.005, 0.01])
 def test_no_result_lies_beyond_the_bound(bound, context):
     graph = residual_net()
     params = {"shrink": CHANNELS, "to": 0.3, "rounds": 3}

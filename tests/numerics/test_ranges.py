@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -235,6 +235,7 @@ def test_entropy_cuts_outliers_and_keeps_what_is_even():
     assert (low, high) == pytest.approx((-1, 1), abs=0.02)
 
 
+@example([np.array([-10654.0, -15592.0], np.float32), np.array([-6534.0], np.float32)], 8, 1.0)
 @given(streams, st.sampled_from([4, 8]), st.floats(0.1, 10.0))
 def test_entropy_and_sigmas_lie_within_the_extremes(stream, bits, sigmas):
     histogram = histogram_of(*stream)
