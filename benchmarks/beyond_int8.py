@@ -74,10 +74,8 @@ def _rows(known: Case) -> Iterator[str]:
     begin = f"| {known.name} |"
     rest = f"| {known.metric} | {len(known.labels)} |"
     yield f"{begin} float32 | 100 % {rest} {whole:.4f} | | | |"
-    rounded = hasten.apply(known.clean, hasten.Recipe([_INT8]), known.seen, threads=usable_cores()).graph
-    times = layer_times(rounded, known.clean, known.seen, "openvino", usable_cores())
     graphs, told = [], []
-    for steps in _ways(known.name, times):
+    for steps in _ways(known):
         began = time.monotonic()
         recipe = hasten.Recipe((*steps, _INT8))
         graph = hasten.apply(known.clean, recipe, known.seen, threads=usable_cores()).graph
@@ -92,15 +90,20 @@ def _rows(known: Case) -> Iterator[str]:
         yield f"{line} | {ratio(timing) if number else f'{timing.latency_ms.median:.2f} ms'} | {took:.0f} |"
 
 
-def _ways(name: str, times: dict[str, float]) -> Iterator[tuple[hasten.Step, ...]]:
-    """times: of the layers in int8, by which what is searched counts."""
+def _ways(known: Case) -> Iterator[tuple[hasten.Step, ...]]:
     yield ()
-    for step in _SMALLER[name]:
-        timed_by: dict[str, Any] = {"times": times} if step.method == "search_structure" else {}
+    for step in _SMALLER[known.name]:
+        timed_by: dict[str, Any] = {"times": _times(known)} if step.method == "search_structure" else {}
         smaller = hasten.Step(step.method, {**step.params, **timed_by})
         yield (smaller,)
         yield (smaller, hasten.Step("reconstruct"))
-        yield (smaller, hasten.Step("distill", _DISTILL[name]))
+        yield (smaller, hasten.Step("distill", _DISTILL[known.name]))
+
+
+def _times(known: Case) -> dict[str, float]:
+    """Of the layers in int8, by which what is searched counts."""
+    rounded = hasten.apply(known.clean, hasten.Recipe([_INT8]), known.seen, threads=usable_cores()).graph
+    return layer_times(rounded, known.clean, known.seen, "openvino", usable_cores())
 
 
 def _words(steps: tuple[hasten.Step, ...]) -> str:
