@@ -24,8 +24,7 @@ from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Scorecard
 from hasten.core.target import usable_cores
 from hasten.measuring import Conditions
-from hasten.search.advise import CLEAN
-from hasten.search.candidate import Candidate
+from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.forms import CHANGED, choose_forms, forms_of
 from hasten.search.layers import saved
 from hasten.search.original import measure_original

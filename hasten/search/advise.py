@@ -9,12 +9,8 @@ from hasten.core.budget import Objective
 from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Considered, Scalar
 from hasten.core.target import TargetSpec
-from hasten.search.candidate import Candidate
+from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.facts import GraphFacts
-
-CLEAN = Step("optimize_graph")
-"""The exact step every recipe starts with: it costs no quality and makes the rest possible."""
-
 
 _ROUNDING: dict[str, Json] = {"rounding": "outputs"}
 """Takes some seconds once and costs nothing at inference."""

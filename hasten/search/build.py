@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.core.data import Calibration, Roles
-from hasten.core.errors import WorkerError
+from hasten.core.errors import InputError, WorkerError
 from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Artifact, LayerCost, Scalar, Site, Skip
 from hasten.process import Worker
+from hasten.search.candidate import CLEAN
 
 if TYPE_CHECKING:
     from hasten.methods import Context
@@ -96,13 +97,18 @@ def cost_in_child(graph: str, store: str | None) -> dict[str, Any]:
     }
 
 
-def training_s_in_child(graph: str, store: str, settings: dict[str, int]) -> float:
-    """Child side: what training a graph file costs a calibration sample, in seconds."""
+def training_in_child(graph: str, store: str, settings: dict[str, int]) -> dict[str, float | None]:
+    """Child side: the fields of ``Training`` for a graph file."""
     from hasten import train
     from hasten.graph import Graph
 
-    data = Roles.open(Path(store)).calibration
-    return train.seconds_per_sample(Graph.open(graph), data, threads=settings["threads"])
+    opened, data, threads = Graph.open(graph), Roles.open(Path(store)).calibration, settings["threads"]
+    found: dict[str, float | None] = {"plain_s": train.seconds_per_sample(opened, data, threads=threads)}
+    try:
+        normalized_s = train.seconds_per_sample(opened, data, normalize=True, threads=threads)
+    except InputError:
+        return found  # no convolutions, or no batches
+    return {**found, "normalized_s": normalized_s}
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,18 @@ class Built:
     skipped: tuple[Skip, ...] = ()
     notes: tuple[str, ...] = ()
     last_effective: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training costs a calibration sample, in seconds.
+
+    normalized_s: with normalizations while it learns (``hasten.train.normalized``); None where there can be
+        none.
+    """
+
+    plain_s: float
+    normalized_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +161,7 @@ class Workshop:
         self._settings = dict(settings)
         self._built: dict[str, Built] = {Recipe().fingerprint: Built(original)}
         self._costs: dict[str, Cost] = {}
-        self._training_s: float | None = None
+        self._training: Training | None = None
         self._child: Worker | None = None
         self._graphs = work / "graphs"
         self._graphs.mkdir(parents=True, exist_ok=True)
@@ -232,13 +250,13 @@ class Workshop:
             self._costs[key] = Cost(layers, answer["parameters"], answer["nonzero_parameters"])
         return self._costs[key]
 
-    def training_s(self) -> float:
-        """What training the original costs a calibration sample, in seconds; measured once.
+    def training(self) -> Training:
+        """What training the original without its exact redundancies costs; measured once.
 
         Raises TrialError or InputError where it cannot be trained.
         """
-        if self._training_s is None:
-            place = self.place(self.apply(Recipe()))
+        if self._training is None:
+            place = self.place(self.apply(Recipe((CLEAN,))))
             arguments = {name: place[name] for name in ("graph", "store", "settings")}
-            self._training_s = float(self.ask("build:training_s_in_child", arguments))
-        return self._training_s
+            self._training = Training(**self.ask("build:training_in_child", arguments))
+        return self._training

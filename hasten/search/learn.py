@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hasten import train
 from hasten.core.errors import InputError, TrialError, Unavailable
 from hasten.core.recipe import Json, Step
-from hasten.search.build import Workshop
+from hasten.search.build import Training, Workshop
 
 FEWEST_SAMPLES = 256
 """Below this a network learns the samples by heart."""
@@ -16,7 +17,9 @@ _MOST_EPOCHS = 8.0
 _FEWEST_EPOCHS = 0.5
 _MOST_EPOCHS_SMALLER = 30.0
 """A graph that lost channels or layers has more to learn again than one that was rounded."""
-_RATE = 3e-4
+_PLAIN: Mapping[str, Json] = {"learning_rate": 3e-4}
+_NORMALIZED: Mapping[str, Json] = {"learning_rate": 1e-3, "normalize": True}
+"""A convolutional net learns more from as many samples so (docs/results/learning_rates.md)."""
 _ROUNDING = 3.0
 """How many times as long a training takes that rounds what layers read and their weights
 (benchmarks/training_cost.py: 2.2 at most), and a reserve, since laying channels last has made plain trainings
@@ -36,7 +39,8 @@ positions and see few (benchmarks/reconstruct.py)."""
 class Learning:
     """Proposes steps that learn, as long as there is time for. samples: of the calibration role.
 
-    What a training takes is measured, once a search and when it is first asked for.
+    What a training takes is measured, once a search and when it is first asked for. A smaller graph learns
+    with normalizations where it can have them.
     """
 
     workshop: Workshop
@@ -44,15 +48,17 @@ class Learning:
 
     def reconstruct(self, seconds_left: float) -> Step | None:
         """The step that mends a quantized or smaller graph block by block; None without time or means."""
-        if self.samples < _FEWEST_HELD_BACK:
-            return None
         # All blocks together are one model, so what each is shown costs as much as showing it to the model.
-        shown = self._seen(_SHARE * seconds_left)
+        training = self._training(seconds_left, _FEWEST_HELD_BACK)
+        shown = _SHARE * seconds_left / training.plain_s if training else 0.0
         return Step("reconstruct") if shown >= _SEEN else None
 
     def quantize_aware(self, seconds_left: float) -> Step | None:
         """The step that trains a quantized graph as long as there is time; None where it would not pay."""
-        epochs = self._epochs(seconds_left / _ROUNDING, _MOST_EPOCHS)
+        training = self._training(seconds_left, FEWEST_SAMPLES)
+        if training is None:
+            return None
+        epochs = self._epochs(seconds_left, _ROUNDING * training.plain_s, _MOST_EPOCHS)
         return None if epochs is None else Step("quantize_aware", {"epochs": epochs})
 
     def distill(self, seconds_left: float) -> Step | None:
@@ -64,25 +70,28 @@ class Learning:
         return self._taught("finetune", seconds_left)
 
     def _taught(self, method: str, seconds_left: float) -> Step | None:
-        epochs = self._epochs(seconds_left, _MOST_EPOCHS_SMALLER)
-        params: dict[str, Json] = {"epochs": epochs, "learning_rate": _RATE}
-        return None if epochs is None else Step(method, params)
-
-    def _epochs(self, seconds_left: float, most: float) -> float | None:
-        """Passes over the samples that there is time for; None where learning would not pay."""
-        if self.samples < FEWEST_SAMPLES:
+        training = self._training(seconds_left, FEWEST_SAMPLES)
+        if training is None:
             return None
-        epochs = min(most, self._seen(_SHARE * seconds_left) / self.samples)
+        sample_s, how = training.plain_s, _PLAIN
+        if training.normalized_s is not None:
+            sample_s, how = training.normalized_s, _NORMALIZED
+        epochs = self._epochs(seconds_left, sample_s, _MOST_EPOCHS_SMALLER)
+        return None if epochs is None else Step(method, {"epochs": epochs, **how})
+
+    def _epochs(self, seconds_left: float, sample_s: float, most: float) -> float | None:
+        """Passes over the samples that there is time for; None where so few would not pay."""
+        epochs = min(most, _SHARE * seconds_left / (sample_s * self.samples))
         return None if epochs < _FEWEST_EPOCHS else round(epochs, 1)
 
-    def _seen(self, seconds: float) -> float:
-        """How many samples a training sees in this time, each as often as it sees it; 0 without the means."""
-        if seconds <= 0 or not _can_learn():
-            return 0.0
+    def _training(self, seconds_left: float, fewest: int) -> Training | None:
+        """What training takes; None without the samples, the time or the means for any."""
+        if self.samples < fewest or seconds_left <= 0 or not _can_learn():
+            return None
         try:
-            return seconds / self.workshop.training_s()
+            return self.workshop.training()
         except (TrialError, InputError):
-            return 0.0  # an operator without a gradient, say
+            return None  # an operator without a gradient, say
 
 
 def _can_learn() -> bool:

@@ -9,8 +9,8 @@ from math import inf
 from hasten.core.errors import TrialError
 from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
-from hasten.search.advise import CLEAN, Advice
-from hasten.search.candidate import Candidate
+from hasten.search.advise import Advice
+from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.choose import cost, exact_costs, leader, within_budget
 from hasten.search.forms import can_exclude, without
 from hasten.search.layers import fell_back, saved

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 from hasten.core.errors import TrialError
 from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Trial
-from hasten.search.candidate import Candidate
+from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.choose import cost, costlier, leader, within_budget
 from hasten.search.facts import GraphFacts
 from hasten.search.layers import shared_us
@@ -43,7 +43,6 @@ _ATTENDING = 0.5
 """Share of the multiply-accumulates in products beyond which a model is taken for a transformer."""
 _LEAN = 0.2
 """Share of the convolutions that work in groups beyond which a net was made to have no channel to spare."""
-_EXACT = "optimize_graph"
 _SEARCHED = "search_structure"
 """Decides about all that the other families take away, and so takes their place."""
 _SHRINKING = frozenset(
@@ -249,7 +248,7 @@ class Shrinker:
 
     def _changes(self, steps: Sequence[Step]) -> bool:
         try:
-            return self.lab.workshop.apply(Recipe((Step(_EXACT), *steps))).last_effective
+            return self.lab.workshop.apply(Recipe((CLEAN, *steps))).last_effective
         except TrialError:
             return False
 
@@ -281,8 +280,8 @@ def _with(recipe: Recipe, steps: tuple[Step, ...]) -> Recipe:
         for step, last in zip(recipe.steps, before, strict=False)
         if step.method not in ours and not _mends(step, last)
     ]
-    at = 1 if rest and rest[0].method == _EXACT else 0
-    return Recipe((*rest[:at], *([] if at else [Step(_EXACT)]), *steps, *rest[at:]))
+    at = 1 if rest and rest[0].method == CLEAN.method else 0
+    return Recipe((*rest[:at], *([] if at else [CLEAN]), *steps, *rest[at:]))
 
 
 def _whole(recipe: Recipe) -> Recipe:

@@ -33,13 +33,16 @@ class _Clock:
         self.times.append(monotonic())
 
 
-def seconds_per_sample(graph: Graph, data: Dataset, *, threads: int | None = None) -> float:
+def seconds_per_sample(
+    graph: Graph, data: Dataset, *, normalize: bool = False, threads: int | None = None
+) -> float:
     """What one sample costs each time a graph is trained on it with itself as the teacher, in seconds.
 
-    Raises InputError (ModelError for operators without a gradient), TrainingError.
+    normalize: with normalizations while it learns. Raises InputError (ModelError for operators without a
+    gradient; also where no normalization can be put), TrainingError.
     """
     clock = _Clock()
-    settings = Settings(steps=_STEPS, batch_size=_BATCH, threads=threads)
+    settings = Settings(steps=_STEPS, batch_size=_BATCH, normalize=normalize, threads=threads)
     taken = data.take(_BATCH * _STEPS)
     fit(graph, taken, settings=settings, teacher=graph, regularizer=clock)
     gaps = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]

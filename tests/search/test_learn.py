@@ -13,14 +13,15 @@ from hasten import train
 from hasten.core.data import split
 from hasten.core.errors import ModelError, Unavailable
 from hasten.core.recipe import Step
-from hasten.search.build import Workshop
+from hasten.graph import Graph
+from hasten.search.build import Training, Workshop
 from hasten.search.learn import Learning
-from tests.small_graphs import conv_net, feeds_of
+from tests.small_graphs import conv_net, feeds_of, mlp
 
 
-def learning(samples: int, training_s: Callable[[], float] = lambda: 0.17) -> Learning:
+def learning(samples: int, training: Callable[[], Training] = lambda: Training(0.17)) -> Learning:
     # Of the workshop it needs what a training costs.
-    return Learning(SimpleNamespace(training_s=training_s), samples)  # type: ignore[arg-type]
+    return Learning(SimpleNamespace(training=training), samples)  # type: ignore[arg-type]
 
 
 def test_epochs_fill_the_time_there_is() -> None:
@@ -30,6 +31,17 @@ def test_epochs_fill_the_time_there_is() -> None:
     # 1000 samples at 0.17 s are 170 s an epoch, and 0.6 of the time is given.
     assert little.params["epochs"] == 1.1
     assert much.params["epochs"] == 30.0
+
+
+def test_a_net_that_can_have_normalizations_learns_with_them() -> None:
+    with_them = learning(1000, lambda: Training(0.17, 0.34)).finetune(300.0)
+    without = learning(1000).finetune(300.0)
+    assert with_them is not None
+    assert without is not None
+    assert with_them.params["normalize"] is True
+    assert "normalize" not in without.params
+    # It takes twice as long.
+    assert (with_them.params["epochs"], without.params["epochs"]) == (0.5, 1.1)
 
 
 def test_rounding_while_training_takes_longer() -> None:
@@ -56,7 +68,7 @@ def test_blocks_are_mended_where_there_is_time_for_all_of_them() -> None:
 
 
 def test_what_cannot_be_trained_is_not_proposed() -> None:
-    def refuses() -> float:
+    def refuses() -> Training:
         raise ModelError("no gradient for NonZero")
 
     assert learning(1000, refuses).distill(1e5) is None
@@ -70,17 +82,18 @@ def test_without_the_means_nothing_is_proposed(monkeypatch: pytest.MonkeyPatch) 
     assert learning(1000).reconstruct(1e5) is None
 
 
-def test_what_training_costs_is_measured_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("graph", "normalizes"), [(conv_net(), True), (mlp(), False)], ids=["conv", "mlp"])
+def test_what_training_costs_is_measured_once(graph: Graph, normalizes: bool, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    graph = conv_net()
     graph.write(tmp_path / "model.onnx")
     store, _ = data_room.ingest(feeds_of(graph, batch=40), graph.inputs, tmp_path / "store")
     split(store, seed=0).save()
     place = tmp_path / "model.onnx", tmp_path / "store", tmp_path / "work"
     workshop = Workshop(*place, {"seed": 0, "threads": 1, "batch": 1})
     try:
-        first = workshop.training_s()
-        assert 1e-6 < first < 10
-        assert workshop.training_s() == first
+        first = workshop.training()
+        assert 1e-6 < first.plain_s < 10
+        assert (first.normalized_s is not None) is normalizes
+        assert workshop.training() is first
     finally:
         workshop.close()

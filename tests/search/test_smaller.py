@@ -16,7 +16,7 @@ from hasten.core.measurement import Comparison, Measurement
 from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Kernel, LayerCost, Quality, Trial
 from hasten.measuring import Conditions
-from hasten.search.build import Built, Cost
+from hasten.search.build import Built, Cost, Training
 from hasten.search.candidate import Candidate
 from hasten.search.facts import GraphFacts
 from hasten.search.smaller import Family, Shrinker, families
@@ -93,7 +93,7 @@ def shrinker(
         # What is asked of it needs only this.
         lab=SimpleNamespace(  # type: ignore[arg-type]
             budget=Budget(),
-            workshop=SimpleNamespace(apply=apply, cost=cost, training_s=lambda: 1e-3),
+            workshop=SimpleNamespace(apply=apply, cost=cost, training=lambda: Training(1e-3)),
             conditions=Conditions(threads=2),
             subject=lambda candidate: candidate,
             kernels=kernels,
