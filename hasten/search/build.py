@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.core.data import Calibration, Roles
-from hasten.core.errors import InputError, WorkerError
+from hasten.core.errors import InputError, TrialError, WorkerError
 from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Artifact, LayerCost, Scalar, Site, Skip
 from hasten.process import Worker
@@ -106,8 +106,8 @@ def training_in_child(graph: str, store: str, settings: dict[str, int]) -> dict[
     found: dict[str, float | None] = {"plain_s": train.seconds_per_sample(opened, data, threads=threads)}
     try:
         normalized_s = train.seconds_per_sample(opened, data, normalize=True, threads=threads)
-    except InputError:
-        return found  # no convolutions, or no batches
+    except (InputError, TrialError):
+        return found  # no convolutions, or no batches: it can still learn without
     return {**found, "normalized_s": normalized_s}
 
 

@@ -19,7 +19,7 @@ _MOST_EPOCHS_SMALLER = 30.0
 """A graph that lost channels or layers has more to learn again than one that was rounded."""
 _PLAIN: Mapping[str, Json] = {"learning_rate": 3e-4}
 _NORMALIZED: Mapping[str, Json] = {"learning_rate": 1e-3, "normalize": True}
-"""A convolutional net learns more from as many samples so, in up to 1.6 times the time
+"""ResNet-20 learns more from as many samples so, in up to 1.6 times the time; a small CNN as much
 (docs/results/learning_rates.md)."""
 _ROUNDING = 3.0
 """How many times as long a training takes that rounds what layers read and their weights
