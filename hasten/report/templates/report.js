@@ -83,8 +83,12 @@
 
   window.addEventListener("hashchange", () => reveal(location.hash.slice(1)));
   for (const link of $$('a[href^="#trial-"]')) {
-    // The hash does not change when the same row is asked for twice.
-    link.addEventListener("click", () => setTimeout(() => reveal(link.getAttribute("href").slice(1))));
+    link.addEventListener("click", (event) => {
+      const hash = link.getAttribute("href");
+      if (hash !== location.hash) return; // the browser goes there, and hashchange tells
+      event.preventDefault(); // the same row asked for twice
+      reveal(hash.slice(1));
+    });
   }
 
   // --- the plot ------------------------------------------------------------------------------------
