@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from hasten import data as data_room
 from hasten import train
 from hasten.core.data import split
-from hasten.core.errors import ModelError, Unavailable
+from hasten.core.errors import ModelError, TrialError, Unavailable
 from hasten.core.recipe import Step
 from hasten.graph import Graph
-from hasten.search.build import Training, Workshop
+from hasten.search.build import Training, Workshop, training_in_child
 from hasten.search.learn import Learning
 from tests.small_graphs import conv_net, feeds_of, mlp
 
@@ -97,3 +98,26 @@ def test_what_training_costs_is_measured_once(graph: Graph, normalizes: bool, tm
         assert workshop.training() is first
     finally:
         workshop.close()
+
+
+def test_a_training_that_only_fails_with_normalizations_leaves_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The fault: memory for the plain training, none for the larger one."""
+    pytest.importorskip("torch")
+    plain = train.seconds_per_sample
+
+    def short_of_memory(*arguments: Any, normalize: bool = False, **more: Any) -> float:
+        if normalize:
+            raise TrialError("out of memory")
+        return plain(*arguments, **more)
+
+    graph = conv_net()
+    graph.write(tmp_path / "model.onnx")
+    store, _ = data_room.ingest(feeds_of(graph, batch=40), graph.inputs, tmp_path / "store")
+    split(store, seed=0).save()
+    monkeypatch.setattr(train, "seconds_per_sample", short_of_memory)
+    found = training_in_child(str(tmp_path / "model.onnx"), str(tmp_path / "store"), {"threads": 1})
+    assert set(found) == {"plain_s"}
+    assert found["plain_s"] is not None
+    assert 1e-6 < found["plain_s"] < 10
