@@ -26,16 +26,16 @@ _DISTILL: dict[str, dict[str, Any]] = {
     "efficientnet_lite0": {"epochs": 8, "augment": ["flip", "crop"], "features": "matched", "held_back": 0.0},
     "minilm": {"epochs": 4, "features": "matched", "held_back": 0.0},
 }
-_SMALLER: dict[str, tuple[hasten.Step, ...]] = {
+_SMALLER: dict[str, tuple[tuple[hasten.Step, ...], ...]] = {
     "efficientnet_lite0": (
-        hasten.Step("prune_layers", {"count": 2}),
-        hasten.Step("prune_channels", {"macs": 0.9}),
-        hasten.Step("search_structure", {"left": 0.88, "align": 16}),
+        (hasten.Step("prune_layers", {"count": 2}),),
+        (hasten.Step("prune_channels", {"macs": 0.9}),),
+        (hasten.Step("search_structure", {"left": 0.88, "align": 16}),),
     ),
     "minilm": (
-        hasten.Step("prune_layers", {"count": 3}),
-        hasten.Step("prune_layers", {"count": 4}),
-        hasten.Step("factorize", {"rank": "macs", "keep": 0.8}),
+        (hasten.Step("prune_layers", {"count": 4}),),
+        (hasten.Step("prune_layers", {"count": 4}), hasten.Step("prune_channels", {"macs": 0.8})),
+        (hasten.Step("prune_layers", {"count": 5}), hasten.Step("prune_channels", {"macs": 0.8})),
     ),
 }
 _INT8 = hasten.Step("quantize_static", {"rounding": "outputs", "layout": "openvino"})
@@ -92,12 +92,17 @@ def _rows(known: Case) -> Iterator[str]:
 
 def _ways(known: Case) -> Iterator[tuple[hasten.Step, ...]]:
     yield ()
-    for step in _SMALLER[known.name]:
-        timed_by: dict[str, Any] = {"times": _times(known)} if step.method == "search_structure" else {}
-        smaller = hasten.Step(step.method, {**step.params, **timed_by})
-        yield (smaller,)
-        yield (smaller, hasten.Step("reconstruct"))
-        yield (smaller, hasten.Step("distill", _DISTILL[known.name]))
+    for steps in _SMALLER[known.name]:
+        smaller = tuple(_timed(step, known) for step in steps)
+        yield smaller
+        yield (*smaller, hasten.Step("reconstruct"))
+        yield (*smaller, hasten.Step("distill", _DISTILL[known.name]))
+
+
+def _timed(step: hasten.Step, known: Case) -> hasten.Step:
+    """The step, which counts by the layers' times in int8 if it searches."""
+    searches = step.method == "search_structure"
+    return hasten.Step(step.method, {**step.params, "times": _times(known)}) if searches else step
 
 
 def _times(known: Case) -> dict[str, float]:
@@ -109,9 +114,14 @@ def _times(known: Case) -> dict[str, float]:
 def _words(steps: tuple[hasten.Step, ...]) -> str:
     if not steps:
         return "int8 alone"
-    first, *others = steps
-    params = ", ".join(f"{key} {value}" for key, value in first.params.items() if key != "times")
-    return " + ".join([f"`{first.method}` {params}", *(f"`{step.method}`" for step in others)])
+    return " + ".join(map(_word, steps))
+
+
+def _word(step: hasten.Step) -> str:
+    """The method, and how much of it, but for what learns."""
+    counts = {} if step.method == "distill" else step.params
+    told = ", ".join(f"{key} {value}" for key, value in counts.items() if key != "times")
+    return f"`{step.method}` {told}".rstrip()
 
 
 if __name__ == "__main__":
