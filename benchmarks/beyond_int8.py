@@ -101,8 +101,10 @@ def _ways(known: Case) -> Iterator[tuple[hasten.Step, ...]]:
 
 def _timed(step: hasten.Step, known: Case) -> hasten.Step:
     """The step, which counts by the layers' times in int8 if it searches."""
-    searches = step.method == "search_structure"
-    return hasten.Step(step.method, {**step.params, "times": _times(known)}) if searches else step
+    if step.method != "search_structure":
+        return step
+    params: dict[str, Any] = {**step.params, "times": _times(known)}
+    return hasten.Step(step.method, params)
 
 
 def _times(known: Case) -> dict[str, float]:
