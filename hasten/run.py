@@ -18,6 +18,7 @@ from hasten.search.candidate import Candidate
 from hasten.search.choose import leader
 from hasten.search.final import confirm, finalists
 from hasten.search.journal import Journal
+from hasten.search.learn import teaches
 from hasten.search.original import measure_original
 from hasten.search.prepare import Prepared, prepare, probe_shapes
 from hasten.search.propose import Proposer
@@ -72,7 +73,7 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
             shapes={} if request.recipe else probe_shapes(prepared, request.batch),
             samples=len(prepared.roles.calibration),
             deadline=deadline,
-            labelled=prepared.roles.calibration.has_labels,
+            labelled=teaches(prepared.roles.calibration, lab.metric),
             structures=() if request.recipe else families(prepared.facts),
         )
         tried = try_all(proposer, lab, journal, known, listener)

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hasten import train
+from hasten.core.data import Calibration
 from hasten.core.errors import InputError, TrialError, Unavailable
 from hasten.core.recipe import Json, Step
+from hasten.measuring import Metric
 from hasten.search.build import Training, Workshop
 
 FEWEST_SAMPLES = 256
@@ -93,6 +95,15 @@ class Learning:
             return self.workshop.training()
         except (TrialError, InputError):
             return None  # an operator without a gradient, say
+
+
+def teaches(calibration: Calibration, metric: Metric) -> bool:
+    """Whether there are labels, and they say what the outputs should be.
+
+    Outputs that are only ranked by their labels need not have their unit: a cosine that is taught to be 4.2
+    forgets what it was.
+    """
+    return calibration.has_labels and metric.name != "spearman"
 
 
 def _can_learn() -> bool:

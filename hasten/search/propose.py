@@ -32,8 +32,9 @@ class Proposer:
 
     threads: how many threads the user fixed, or None when they are free to vary.
     shapes: the shapes that inputs with dynamic dimensions have in the data, to learn what fixing them would
-    gain; empty when there are none. samples: of the calibration role; labelled: whether it has labels.
-    deadline: in the time of ``time.monotonic``. structures: ways to make it smaller, as they are tried.
+    gain; empty when there are none. samples: of the calibration role; labelled: whether it has labels to
+    learn from. deadline: in the time of ``time.monotonic``. structures: ways to make it smaller, as they are
+    tried.
     """
 
     lab: Lab

@@ -7,16 +7,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hasten import data as data_room
-from hasten import train
+from hasten import measuring, train
 from hasten.core.data import split
 from hasten.core.errors import ModelError, TrialError, Unavailable
 from hasten.core.recipe import Step
 from hasten.graph import Graph
 from hasten.search.build import Training, Workshop, training_in_child
-from hasten.search.learn import Learning
+from hasten.search.learn import Learning, teaches
+from tests.measuring.answers import answers
 from tests.small_graphs import conv_net, feeds_of, mlp
 
 
@@ -121,3 +123,20 @@ def test_a_training_that_only_fails_with_normalizations_leaves_the_plain_one(
     assert set(found) == {"plain_s"}
     assert found["plain_s"] is not None
     assert 1e-6 < found["plain_s"] < 10
+
+
+@pytest.mark.parametrize(("name", "taught"), [("mse", True), ("spearman", False)])
+def test_labels_that_outputs_are_only_ranked_by_teach_nothing(
+    name: str, taught: bool, tmp_path: Path
+) -> None:
+    feeds = feeds_of(conv_net(), batch=40)
+    numbers = np.linspace(0, 5, 40, dtype=np.float32)
+    stores = [
+        data_room.ingest({**feeds, **labels}, conv_net().inputs, tmp_path / f"store{len(labels)}")[0]
+        for labels in ({"labels": numbers}, {})
+    ]
+    with_labels, without = (split(store, seed=0).calibration for store in stores)
+    given = answers(tmp_path, score=list(numbers[list(with_labels.indices)] / 5))  # type: ignore[no-untyped-call]
+    metric = measuring.resolve(name, with_labels, given)
+    assert teaches(with_labels, metric) is taught
+    assert not teaches(without, metric)
