@@ -93,13 +93,13 @@ def _rows(known: Case) -> Iterator[str]:
 def _ways(known: Case) -> Iterator[tuple[hasten.Step, ...]]:
     yield ()
     for steps in _SMALLER[known.name]:
-        smaller = tuple(_timed(step, known) for step in steps)
+        smaller = tuple(_priced(step, known) for step in steps)
         yield smaller
         yield (*smaller, hasten.Step("reconstruct"))
         yield (*smaller, hasten.Step("distill", _DISTILL[known.name]))
 
 
-def _timed(step: hasten.Step, known: Case) -> hasten.Step:
+def _priced(step: hasten.Step, known: Case) -> hasten.Step:
     """The step, which counts by the layers' times in int8 if it searches."""
     if step.method != "search_structure":
         return step
