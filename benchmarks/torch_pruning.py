@@ -6,10 +6,10 @@
 ``DATA_DIR`` holds ``data/cifar10`` and ``models``. The peer prunes over the whole network, step by step,
 until so many multiply-accumulates are left, as its own examples do: by magnitude (L2 of a group), by Taylor
 (on labelled pictures), and by group sparsity (magnitude after as many epochs more of its sparse training).
-Its modules then train with live batch normalization. hasten takes channels or whole residual branches away
-on 200 unlabelled pictures; then its graph trains as long on the same labels at the same rates, with
-normalizations while it does (`normalize`). Accuracy on all 10,000 test pictures, of the last weights; latency
-on OpenVINO and ONNX Runtime, float32, batch 1, all in the same rounds.
+Its modules then train with live batch normalization. hasten takes channels, whole residual branches, or some
+of both away on 200 unlabelled pictures; then its graph trains as long on the same labels at the same rates,
+with normalizations while it does (`normalize`). Accuracy on all 10,000 test pictures, of the last weights;
+latency on OpenVINO and ONNX Runtime, float32, batch 1, all in the same rounds.
 """
 
 from __future__ import annotations
@@ -63,6 +63,10 @@ _CALIBRATION = 200
 """Pictures without labels that hasten looks at."""
 _BLOCKS = {"resnet20": 9, "resnet56": 27}
 """Residual branches, all of about as many multiply-accumulates."""
+_BRANCHES = 0.2
+"""Share of the branches that goes before channels do, where both go."""
+_ALIGN = 8
+"""Channels of a whole block of the kernels'."""
 
 
 @dataclass
@@ -164,8 +168,16 @@ class Bench:
                 return graph
         return found.graph
 
-    def _made(self, step: hasten.Step) -> Graph:
-        return hasten.apply(self._clean, hasten.Recipe([step]), self._seen, threads=usable_cores()).graph
+    def fewer_of_both(self, share: float) -> Graph:
+        """First a few branches less, then channels, down to this share of the multiply-accumulates."""
+        count = round(_BRANCHES * _BLOCKS[self._arguments.model])
+        shallower = self._made(hasten.Step("prune_layers", {"count": count}))
+        left = share * self._macs / total_macs(shallower, self._one)
+        return self._made(hasten.Step("prune_channels", {"macs": left, "align": _ALIGN}), shallower)
+
+    def _made(self, step: hasten.Step, graph: Graph | None = None) -> Graph:
+        whole = graph or self._clean
+        return hasten.apply(whole, hasten.Recipe([step]), self._seen, threads=usable_cores()).graph
 
     def table(self, fewer: float, rows: list[Row]) -> list[str]:
         """The rows with their latencies."""
@@ -256,7 +268,8 @@ class Bench:
 
 _OURS: Mapping[str, Callable[[Bench, float], Graph]] = {
     "channels": partial(Bench.fewer_channels, align=1),
-    "channels, widths of whole blocks": partial(Bench.fewer_channels, align=8),
+    "channels, widths of whole blocks": partial(Bench.fewer_channels, align=_ALIGN),
+    "a fifth of the branches, then channels": Bench.fewer_of_both,
     "branches": Bench.fewer_branches,
 }
 
