@@ -49,6 +49,11 @@ class Learning:
     workshop: Workshop
     samples: int
 
+    @property
+    def possible(self) -> bool:
+        """Whether there are the means, and samples for any of it."""
+        return self.samples >= _FEWEST_HELD_BACK and _can_learn()
+
     def reconstruct(self, seconds_left: float) -> Step | None:
         """The step that mends a quantized or smaller graph block by block; None without time or means."""
         # All blocks together are one model, so what each is shown costs as much as showing it to the model.

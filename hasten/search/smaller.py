@@ -1,44 +1,36 @@
 """Smaller structures of the best version so far: narrower layers, fewer, separable, thinner, or all searched.
 
-Each family makes the model smaller by a share, before whatever else the best recipe does. Where that loses
-too much, the smaller model learns from the original, if samples and time allow; where that holds, more is
-taken, otherwise less.
+Each family makes the model smaller by a share, before whatever else the best recipe does. First all of them
+as they are made, each on top of the others; then once more from where the best stands, where what loses too
+much learns from the original, if samples and time allow. Where a share holds, more is taken, otherwise less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import sqrt
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Literal, TypeAlias
 
 from hasten.core.errors import TrialError
 from hasten.core.recipe import Json, Recipe, Step
-from hasten.core.record import Trial
+from hasten.core.record import Quality, Trial
 from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.choose import cost, costlier, leader, within_budget
 from hasten.search.facts import GraphFacts
 from hasten.search.layers import shared_us
 from hasten.search.learn import Learning
+from hasten.search.shares import FIRST, MOST, RISKY, Shares, Tried
 from hasten.search.trial import Lab
 
-_FIRST = 0.75
-"""Share of the multiply-accumulates, heads or branches that is left at first."""
 _LADDER = 4
 """Shares that are tried of one family."""
 _FASTER = 0.92
 """What is searched is to take so much of the time of what was made smaller before."""
-_MOST = 0.95
-"""A share beyond saves less than timing can tell."""
-_APART = 0.03
-"""Shares of what held and what did not between which there is nothing more to find."""
+_AS_MADE = 0.5
+"""Part of the time in which all families are tried as they are made, where learning is to have the rest."""
 _HOPELESS = 10.0
 """Times the drop that is allowed beyond which less is taken at once, and not first taught."""
-_RISKY = 0.5
-"""Part of what may be lost beyond which what held here may not hold on the holdout."""
-_STEP = (0.2, 0.8)
-"""Of the way from what held to what did not, a next share is within these."""
 _ATTENDING = 0.5
 """Share of the multiply-accumulates in products beyond which a model is taken for a transformer."""
 _LEAN = 0.2
@@ -69,45 +61,12 @@ def families(facts: GraphFacts) -> tuple[Family, ...]:
 
 
 @dataclass(frozen=True)
-class _Tried:
-    """A share that was left, what of the metric was lost by it, and what may be."""
+class _Made:
+    """A share that is left, and what became of it."""
 
     share: float
-    drop: float
-    allowed: float
-
-    def towards(self, failed: _Tried) -> float:
-        """The share between the two at which no more would be lost than may be, if that grew as a square."""
-        low, high = _STEP
-        part = sqrt(max(failed.allowed - self.drop, 0.0) / max(failed.drop - self.drop, 1e-12))
-        return self.share + (failed.share - self.share) * min(max(part, low), high)
-
-
-@dataclass
-class _Between:
-    """The least share that held, and the greatest that did not."""
-
-    held: _Tried = _Tried(1.0, 0.0, 0.0)
-    failed: _Tried | None = None
-
-    def take(self, tried: _Tried, holds: bool) -> None:
-        """Note what became of a share."""
-        if holds:
-            self.held = tried
-        else:
-            self.failed = tried
-
-    def next(self) -> float | None:
-        """The share to try next; None where there is nothing more to find between the two."""
-        if self.failed is None:
-            return self.held.share * _FIRST
-        close = self.held.share - self.failed.share < _APART
-        return None if close else self.held.towards(self.failed)
-
-    def milder(self) -> float | None:
-        """A share to fall back on; None where what held lost little enough to hold elsewhere, too."""
-        risky = self.held.drop > _RISKY * self.held.allowed
-        return (1.0 + self.held.share) / 2 if risky else None
+    trial: Trial
+    quality: Quality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,82 +84,120 @@ class Shrinker:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
         if not self.samples:
             return
-        took_s: dict[Family, float] = {}
+        known = {family: Shares() for family in self.families}
+        learning, now = Learning(self.lab.workshop, self.samples), monotonic()
+        until = now + (self.deadline - now) * _AS_MADE if learning.possible else self.deadline
         for family in self.families:
-            yield from self._ladder(family, done, took_s)
+            yield from self._coarsely(family, done, known, until)
+        for family in self.families:
+            yield from self._closely(family, done, known, learning)
 
-    def _ladder(
-        self, family: Family, done: Sequence[Trial], took_s: dict[Family, float]
+    def _coarsely(
+        self, family: Family, done: Sequence[Trial], known: Mapping[Family, Shares], until: float
     ) -> Iterator[Candidate]:
-        """took_s: what making one took, of the families before."""
-        between = _Between()
-        yield from self._shares(family, done, took_s, between)
-        share = between.milder()
-        if share is not None and share <= _MOST and monotonic() + took_s[family] <= self.deadline:
-            place = self._place(done)
-            steps = self._steps(family, share, place)
-            if steps:
-                yield Candidate(_with(place.recipe, steps), place.target, place.options)
-
-    def _place(self, done: Sequence[Trial]) -> Trial:
-        return leader(done, self.baseline, self.lab.budget) or self.baseline
-
-    def _shares(
-        self, family: Family, done: Sequence[Trial], took_s: dict[Family, float], between: _Between
-    ) -> Iterator[Candidate]:
-        """One share after the other, as the last one came out."""
+        """One share after the other, as it is made, until one held and a lesser one did not."""
+        shares = known[family]
         share: float | None = self._first(family, done)
-        made: set[tuple[int | None, int | None]] = set()
         for _ in range(_LADDER):
-            began = monotonic()
-            # What is searched measures what each of the others does.
-            known = took_s.get(family, sum(took_s.values()) if family == "searched" else 0.0)
-            if share is None or share > _MOST or began + known > self.deadline:
-                return  # nothing more to find, or what it makes could not be measured any more
-            best = leader(done, self.baseline, self.lab.budget)
-            place = best or self.baseline
-            steps = self._steps(family, share, place)
-            took_s[family] = monotonic() - began
-            if not steps:
+            made = yield from self._made(family, share, self._roomy(done), done, known, until)
+            if made is None:
+                break
+            shares.take(Tried.of(made.share, made.quality), within_budget(made.trial))
+            share = None if shares.bounded else shares.next()
+        yield from self._made(family, shares.milder(), self._roomy(done), done, known, until)
+
+    def _closely(
+        self, family: Family, done: Sequence[Trial], known: Mapping[Family, Shares], learning: Learning
+    ) -> Iterator[Candidate]:
+        """From where the best stands: what failed is mended; then more is taken, or less, as it came out."""
+        shares, best = known[family], self._best(done)
+        if best.quality is not None:
+            shares.stand(best.recipe, best.quality)
+        share: float | None = self._first(family, done)
+        if shares.held.share < 1.0:
+            share = shares.failed.share if learning.possible and shares.failed else shares.next()
+        elif not learning.possible:
+            return  # no share of it held, and none will
+        for _ in range(_LADDER):
+            made = yield from self._made(family, share, self._best(done), done, known, self.deadline)
+            if made is None:
                 return
-            recipe = _with(place.recipe, steps)
-            candidate = Candidate(recipe, place.target, place.options)
+            quality = yield from self._mended(made, done, learning)
+            shares.take(Tried.of(made.share, quality), quality.budget != "missed")
+            share = shares.next()
+
+    def _made(
+        self,
+        family: Family,
+        share: float | None,
+        place: Trial,
+        done: Sequence[Trial],
+        known: Mapping[Family, Shares],
+        until: float,
+    ) -> Generator[Candidate, None, _Made | None]:
+        """What became of a share of the model at a place; None ends the family there.
+
+        That is where nothing more is to be found, where it could not be measured any more, and where what is
+        smaller is not faster: less of it would be no faster either.
+        """
+        shares, began = known[family], monotonic()
+        took_s = shares.took_s
+        if family == "searched" and not took_s:  # it measures what each of the others does
+            took_s = sum(other.took_s for other in known.values())
+        if share is None or share > MOST or began + took_s > until:
+            return None
+        steps = self._steps(family, share, place)
+        shares.made(share, steps, monotonic() - began)
+        if not steps:
+            return None
+        candidate = Candidate(_with(place.recipe, steps), place.target, place.options)
+        trial = _found(done, candidate)
+        if trial is None:
             yield candidate
             trial = _found(done, candidate)
-            if trial is None or trial.quality is None:
-                return
-            if best is not None and costlier(trial, best, self.lab.budget):
-                return  # smaller, and not faster: less of it would be no faster either
-            size = trial.macs, trial.parameters
-            if None not in size and size in made:
-                return  # widths are whole blocks: the next share is the last one again
-            made.add(size)
-            quality, holds = trial.quality, within_budget(trial)
-            hopeless = quality.drop > _HOPELESS * quality.allowed
-            for mended in () if holds or hopeless else self._recovered(recipe):
-                taught = replace(candidate, recipe=mended)
-                yield taught
-                found = _found(done, taught)
-                if found is None or found.quality is None:
-                    continue
-                quality, holds = min(quality, found.quality, key=lambda q: q.drop), within_budget(found)
-                if holds:
-                    break
-            between.take(_Tried(share, quality.drop, quality.allowed), holds)
-            share = between.next()
+        if trial is None or trial.quality is None or shares.repeats(trial):
+            return None
+        in_vain = place is not self.baseline and costlier(trial, place, self.lab.budget)
+        return None if in_vain else _Made(share, trial, trial.quality)
+
+    def _mended(
+        self, made: _Made, done: Sequence[Trial], learning: Learning
+    ) -> Generator[Candidate, None, Quality]:
+        """What is left of the quality once it has learned by blocks, from the answers, or from labels."""
+        quality = made.quality
+        if within_budget(made.trial) or quality.drop > _HOPELESS * quality.allowed:
+            return quality
+        for recipe in self._taught(made.trial.recipe, learning):
+            taught = Candidate(recipe, made.trial.target, made.trial.options)
+            yield taught
+            found = _found(done, taught)
+            if found is None or found.quality is None:
+                continue
+            quality = min(quality, found.quality, key=lambda q: q.drop)
+            if within_budget(found):
+                break
+        return quality
+
+    def _best(self, done: Sequence[Trial]) -> Trial:
+        return leader(done, self.baseline, self.lab.budget) or self.baseline
+
+    def _roomy(self, done: Sequence[Trial]) -> Trial:
+        """The best that has quality left to lose, on which the next family has something to take."""
+        roomy = [t for t in done if t.quality is not None and t.quality.drop <= RISKY * t.quality.allowed]
+        return leader(roomy, self.baseline, self.lab.budget) or self._best(done)
 
     def _first(self, family: Family, done: Sequence[Trial]) -> float:
         """The share to begin with; what is searched has to be faster than what was made smaller before."""
         best = leader(done, self.baseline, self.lab.budget)
         if family != "searched" or best is None:
-            return _FIRST
+            return FIRST
         recipe = _whole(best.recipe)
         same = (
             t for t in done if t.recipe == recipe and (t.target, t.options) == (best.target, best.options)
         )
         whole = next((self._cost(t) for t in same if t.quality is not None), None)
         smaller = 1.0 if whole is None else self._cost(best) / whole
-        return _FIRST if smaller >= 1.0 else _FASTER * smaller
+        return FIRST if smaller >= 1.0 else _FASTER * smaller
 
     def _steps(self, family: Family, share: float, place: Trial) -> tuple[Step, ...]:
         """The family's steps that change this model; ``place``: where and how it will run."""
@@ -252,9 +249,8 @@ class Shrinker:
         except TrialError:
             return False
 
-    def _recovered(self, recipe: Recipe) -> Iterator[Recipe]:
+    def _taught(self, recipe: Recipe, learning: Learning) -> Iterator[Recipe]:
         """The recipe in which the smaller model learns: by blocks, from the answers, then from labels."""
-        learning = Learning(self.lab.workshop, self.samples)
         at = 1 + max(i for i, step in enumerate(recipe.steps) if step.method in _SHRINKING)
         labels = (learning.finetune,) if self.labelled else ()
         for learn in (learning.reconstruct, learning.distill, *labels):

@@ -19,6 +19,7 @@ from hasten.measuring import Conditions
 from hasten.search.build import Built, Cost, Training
 from hasten.search.candidate import Candidate
 from hasten.search.facts import GraphFacts
+from hasten.search.shares import Shares, Tried
 from hasten.search.smaller import Family, Shrinker, families
 
 CLEAN, INT8 = Step("optimize_graph"), Step("quantize_static")
@@ -213,7 +214,7 @@ def test_heads_go_with_channels_where_there_are_any() -> None:
 
 def test_more_is_taken_while_it_holds_and_less_where_it_does_not() -> None:
     tried = walk(shrinker(lambda m: m == "prune_channels"), lambda c: (3.0 - float(str(share(c))), 0.0))
-    assert [share(c) for c in tried] == [0.75, 0.562, 0.422, 0.316]
+    assert [share(c) for c in tried][:4] == [0.75, 0.562, 0.422, 0.316]
 
 
 def test_where_much_was_lost_most_is_given_back_and_where_little_little() -> None:
@@ -273,15 +274,27 @@ def test_what_loses_too_much_learns_block_by_block_then_as_a_whole_and_then_from
     def outcome(candidate: Candidate) -> tuple[float, float]:
         return 2.5, 0.0 if any(s.method == "finetune" for s in candidate.recipe.steps) else 0.05
 
-    tried = walk(maker, outcome)
-    methods = [[step.method for step in c.recipe.steps] for c in tried[:4]]
-    assert methods[0] == ["optimize_graph", "prune_layers", "quantize_static"]
-    assert methods[1] == ["optimize_graph", "prune_layers", "reconstruct", "quantize_static"]
-    assert methods[2] == ["optimize_graph", "prune_layers", "distill", "quantize_static"]
-    assert methods[3] == ["optimize_graph", "prune_layers", "finetune", "quantize_static"]
+    tried = [[step.method for step in c.recipe.steps] for c in walk(maker, outcome)]
+    plain = ["optimize_graph", "prune_layers", "quantize_static"]
+    alone = tried.index(["optimize_graph", "prune_layers", "reconstruct", "quantize_static"])
+    # Nothing learns before all is tried as it is made.
+    assert tried[:alone] == [plain] * alone
+    assert tried[alone + 1] == ["optimize_graph", "prune_layers", "distill", "quantize_static"]
+    assert tried[alone + 2] == ["optimize_graph", "prune_layers", "finetune", "quantize_static"]
     # What was mended holds, so the next has less left; it does not inherit the training of the last.
-    assert [step.method for step in tried[4].recipe.steps] == methods[0]
-    assert share(tried[4], "prune_layers", "ratio") == pytest.approx(1 - 0.562)
+    assert tried[alone + 3] == plain
+
+
+def test_the_first_share_is_mended_where_none_held_and_then_more_is_taken() -> None:
+    pytest.importorskip("torch")
+    maker = shrinker(lambda m: m == "prune_layers", samples=1000)
+
+    def outcome(candidate: Candidate) -> tuple[float, float]:
+        return 2.5, 0.0 if any(s.method == "distill" for s in candidate.recipe.steps) else 0.05
+
+    taught = [c for c in walk(maker, outcome) if any(s.method == "distill" for s in c.recipe.steps)]
+    ratios = [share(c, "prune_layers", "ratio") for c in taught]
+    assert ratios == [pytest.approx(1 - 0.75**n, abs=1e-3) for n in range(1, 5)]
 
 
 def test_what_holds_when_mended_block_by_block_learns_nothing_else() -> None:
@@ -308,7 +321,7 @@ def test_learning_comes_behind_all_that_makes_a_model_smaller() -> None:
         return 3.0 - float(str(share(candidate))), 0.0 if "reconstruct" in methods else 0.05
 
     tried = [[step.method for step in c.recipe.steps] for c in walk(maker, outcome)]
-    both = [methods for methods in tried if "prune_layers" in methods]
+    both = [methods for methods in tried if {"prune_layers", "prune_channels"} <= set(methods)]
     narrow = ["optimize_graph", "prune_layers", "prune_channels"]
     assert both[0] == [*narrow, "quantize_static"]
     assert both[1] == [*narrow, "reconstruct", "quantize_static"]
@@ -327,8 +340,44 @@ def test_what_held_by_little_leaves_something_to_fall_back_on() -> None:
 
         return [share(c) for c in walk(shrinker(lambda m: m == "prune_channels"), outcome)]
 
-    assert shares(0.009)[-1] == 0.875
+    # Behind what failed, and before more is tried between that and what held.
+    assert shares(0.009)[:3] == [0.75, 0.562, 0.875]
     assert 0.875 not in shares(0.002)
+
+
+def test_a_family_is_taken_on_top_of_what_has_quality_left_to_lose() -> None:
+    def speeds(candidate: Candidate) -> tuple[float, float]:
+        methods = [step.method for step in candidate.recipe.steps]
+        branches = (
+            1 - float(str(share(candidate, "prune_layers", "ratio"))) if "prune_layers" in methods else 1.0
+        )
+        channels = float(str(share(candidate))) if "prune_channels" in methods else 1.0
+        lost = {1.0: 0.0, 0.75: 0.002, 0.562: 0.009}.get(round(branches, 3), 0.2)
+        return 2.0 / (branches * channels), lost + 0.02 * (1 - channels)
+
+    works = {"prune_layers", "prune_channels"}
+    tried = walk(shrinker(lambda m: m in works, families=("shallower", "narrower")), speeds)
+    both = [c for c in tried if len(c.recipe.steps) == 4]
+    # 0.562 of the branches is fastest, and leaves nothing to lose by channels.
+    assert share(both[0], "prune_layers", "ratio") == 0.25
+    assert share(both[0]) == 0.75
+
+
+def test_what_is_tried_last_begins_where_the_best_stands() -> None:
+    known = Shares()
+    steps = {left: [Step("prune_layers", {"ratio": round(1 - left, 3)})] for left in (0.75, 0.56, 0.42)}
+    for left, made in steps.items():
+        known.made(left, made, 1.0)
+        known.take(Tried(left, 0.0 if left > 0.5 else 0.5, 0.01), left > 0.5)
+    quality = trial(Candidate(Recipe(), "openvino"), 2.0, 0.004).quality
+    assert quality is not None
+    known.stand(Recipe((CLEAN, *steps[0.56], INT8)), quality)
+    assert known.bounded
+    assert known.next() is not None
+    # The best has less of it gone, and something else: what failed without that says nothing any more.
+    known.stand(Recipe((CLEAN, *steps[0.75], Step("prune_channels"), INT8)), quality)
+    assert (known.held.share, known.failed) == (0.75, None)
+    assert known.next() == pytest.approx(0.75 * 0.75)
 
 
 def test_another_share_of_the_same_structure_ends_its_family() -> None:
@@ -338,9 +387,10 @@ def test_another_share_of_the_same_structure_ends_its_family() -> None:
     for candidate in maker.propose(done):
         tried.append(candidate)
         done.append(trial(candidate, 2.5, 0.05).model_copy(update={"macs": 700, "parameters": 70}))
+    plain = [c for c in tried if len(c.recipe.steps) == 3]
     # Of the first share all is tried, of the second what it is before it is taught.
-    assert [share(c) for c in tried] == [0.75] * 4 + [share(tried[-1])]
-    assert len(tried[-1].recipe.steps) == 3
+    assert len(plain) == 2
+    assert {share(c) for c in tried if c not in plain} == {0.75}
 
 
 def test_what_lies_between_what_held_and_what_did_not_is_tried() -> None:
