@@ -1,13 +1,13 @@
 """Smaller structures of the best version so far: narrower layers, fewer, separable, thinner, or all searched.
 
-Each family makes the model smaller by a share, before whatever else the best recipe does. First all of them
-as they are made, each on top of the others; then once more from where the best stands, where what loses too
-much learns from the original, if samples and time allow. Where a share holds, more is taken, otherwise less.
+Each family makes the model smaller by a share, before it is rounded. First all of them as they are made, each
+on top of the others; then once more from where the best stands, where what loses too much learns from the
+original, if samples and time allow. Where a share holds, more is taken, otherwise less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from time import monotonic
 from typing import Literal, TypeAlias
@@ -37,14 +37,19 @@ _LEAN = 0.2
 """Share of the convolutions that work in groups beyond which a net was made to have no channel to spare."""
 _SEARCHED = "search_structure"
 """Decides about all that the other families take away, and so takes their place."""
-_SHRINKING = frozenset(
-    {"prune_channels", "prune_heads", "prune_layers", "restructure", "factorize", _SEARCHED}
-)
 _LEARNING = frozenset({"reconstruct", "distill", "finetune"})
 """What teaches a smaller model, directly behind the last of what made it smaller."""
 
-
 Family: TypeAlias = Literal["narrower", "shallower", "separable", "thinner", "searched"]
+_SHRINKING: Mapping[Family, frozenset[str]] = {
+    "narrower": frozenset({"prune_channels", "prune_heads"}),
+    "shallower": frozenset({"prune_layers"}),
+    "separable": frozenset({"restructure"}),
+    "thinner": frozenset({"factorize"}),
+    "searched": frozenset({_SEARCHED}),
+}
+"""The methods of each."""
+_ALL = frozenset().union(*_SHRINKING.values())
 
 
 def families(facts: GraphFacts) -> tuple[Family, ...]:
@@ -146,11 +151,12 @@ class Shrinker:
             took_s = sum(other.took_s for other in known.values())
         if share is None or share > MOST or began + took_s > until:
             return None
-        steps = self._steps(family, share, place)
+        head, tail = _parted(place.recipe, _ALL if family == "searched" else _SHRINKING[family])
+        steps = self._steps(family, share, place, head)
         shares.made(share, steps, monotonic() - began)
         if not steps:
             return None
-        candidate = Candidate(_with(place.recipe, steps), place.target, place.options)
+        candidate = Candidate(Recipe((*head, *steps, *tail)), place.target, place.options)
         trial = _found(done, candidate)
         if trial is None:
             yield candidate
@@ -199,8 +205,8 @@ class Shrinker:
         smaller = 1.0 if whole is None else self._cost(best) / whole
         return FIRST if smaller >= 1.0 else _FASTER * smaller
 
-    def _steps(self, family: Family, share: float, place: Trial) -> tuple[Step, ...]:
-        """The family's steps that change this model; ``place``: where and how it will run."""
+    def _steps(self, family: Family, share: float, place: Trial, head: tuple[Step, ...]) -> tuple[Step, ...]:
+        """The family's steps that change what ``head`` makes; ``place``: where and how it will run."""
         steps = {
             "narrower": (
                 Step("prune_channels", self._channels(round(share, 3), place)),
@@ -219,7 +225,7 @@ class Shrinker:
         changing: tuple[Step, ...] = ()
         for step in steps:
             # Each behind those before it, as the recipe will have them: nothing is then made twice.
-            if self._changes((*changing, step)):
+            if self._changes(Recipe((*head, *changing, step))):
                 changing = (*changing, step)
         return changing
 
@@ -243,15 +249,15 @@ class Shrinker:
         times: dict[str, Json] = {name: float(f"{us:.3g}") for name, us in found.items()}
         return {"times": times} if times else {}
 
-    def _changes(self, steps: Sequence[Step]) -> bool:
+    def _changes(self, recipe: Recipe) -> bool:
         try:
-            return self.lab.workshop.apply(Recipe((CLEAN, *steps))).last_effective
+            return self.lab.workshop.apply(recipe).last_effective
         except TrialError:
             return False
 
     def _taught(self, recipe: Recipe, learning: Learning) -> Iterator[Recipe]:
         """The recipe in which the smaller model learns: by blocks, from the answers, then from labels."""
-        at = 1 + max(i for i, step in enumerate(recipe.steps) if step.method in _SHRINKING)
+        at = 1 + max(i for i, step in enumerate(recipe.steps) if step.method in _ALL)
         labels = (learning.finetune,) if self.labelled else ()
         for learn in (learning.reconstruct, learning.distill, *labels):
             step = learn(self.deadline - monotonic())
@@ -262,39 +268,29 @@ class Shrinker:
         return cost(trial, self.lab.budget)
 
 
-def _with(recipe: Recipe, steps: tuple[Step, ...]) -> Recipe:
-    """The recipe with these steps behind the exact ones, in place of others of the same methods.
+def _parted(recipe: Recipe, gone: Set[str]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """The exact steps and what makes the model smaller but for these methods; and what comes behind.
 
     What it had learned since it was made smaller falls away; what a quantized one learned stays.
     """
-    ours = {step.method for step in steps}
-    if _SEARCHED in ours:
-        ours |= _SHRINKING
-    before = (None, *(step.method for step in recipe.steps))
-    rest = [
+    before = (CLEAN.method, *(step.method for step in recipe.steps))
+    behind = tuple(
         step
         for step, last in zip(recipe.steps, before, strict=False)
-        if step.method not in ours and not _mends(step, last)
-    ]
-    at = 1 if rest and rest[0].method == CLEAN.method else 0
-    return Recipe((*rest[:at], *([] if at else [CLEAN]), *steps, *rest[at:]))
+        if step.method not in {CLEAN.method, *_ALL} and not _mends(step, last)
+    )
+    return (CLEAN, *(s for s in recipe.steps if s.method in _ALL and s.method not in gone)), behind
 
 
 def _whole(recipe: Recipe) -> Recipe:
     """The recipe without what makes the model smaller, and what mends that."""
-    before = (None, *(step.method for step in recipe.steps))
-    return Recipe(
-        tuple(
-            step
-            for step, last in zip(recipe.steps, before, strict=False)
-            if step.method not in _SHRINKING and not _mends(step, last)
-        )
-    )
+    head, behind = _parted(recipe, _ALL)
+    return Recipe((*head, *behind))
 
 
-def _mends(step: Step, last: str | None) -> bool:
+def _mends(step: Step, last: str) -> bool:
     """Whether a step teaches what the last one made smaller."""
-    return step.method in _LEARNING and last in _SHRINKING
+    return step.method in _LEARNING and last in _ALL
 
 
 def _found(done: Sequence[Trial], candidate: Candidate) -> Trial | None:
