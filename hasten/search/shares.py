@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
+from typing import TypeAlias
 
 from hasten.core.recipe import Recipe, Step
-from hasten.core.record import Quality, Trial
+from hasten.core.record import Quality
 
-__all__ = ["FIRST", "MOST", "RISKY", "Shares", "Tried"]
+__all__ = ["FIRST", "MOST", "RISKY", "Shares", "Size"]
+
+Size: TypeAlias = tuple[int, int]
+"""Multiply-accumulates and parameters."""
 
 FIRST = 0.75
 """Share of the multiply-accumulates, heads or branches that is left at first."""
@@ -24,7 +28,7 @@ _STEP = (0.2, 0.8)
 
 
 @dataclass(frozen=True)
-class Tried:
+class _Tried:
     """A share that was left, what of the metric was lost by it, and what may be."""
 
     share: float
@@ -32,11 +36,11 @@ class Tried:
     allowed: float
 
     @classmethod
-    def of(cls, share: float, quality: Quality) -> Tried:
+    def of(cls, share: float, quality: Quality) -> _Tried:
         """A share and what became of it."""
         return cls(share, quality.drop, quality.allowed)
 
-    def towards(self, failed: Tried) -> float:
+    def towards(self, failed: _Tried) -> float:
         """The share between the two at which no more would be lost than may be, if that grew as a square."""
         low, high = _STEP
         part = sqrt(max(failed.allowed - self.drop, 0.0) / max(failed.drop - self.drop, 1e-12))
@@ -50,12 +54,12 @@ class Shares:
     held: the least share that held; failed: the greatest that did not; took_s: what making one took last.
     """
 
-    held: Tried = Tried(1.0, 0.0, 0.0)
-    failed: Tried | None = None
+    held: _Tried = _Tried(1.0, 0.0, 0.0)
+    failed: _Tried | None = None
     took_s: float = 0.0
     _safe: bool = False
     _made: list[tuple[float, Sequence[Step]]] = field(default_factory=list)
-    _ids: dict[tuple[int | None, int | None], str] = field(default_factory=dict)
+    _outcomes: dict[Size, Quality] = field(default_factory=dict)
 
     @property
     def bounded(self) -> bool:
@@ -67,19 +71,20 @@ class Shares:
         self._made.append((share, steps))
         self.took_s = seconds
 
-    def repeats(self, trial: Trial) -> bool:
-        """Whether another trial was of the same structure: where widths are whole blocks, shares coincide."""
-        size = trial.macs, trial.parameters
-        return None not in size and self._ids.setdefault(size, trial.id) != trial.id
+    def known(self, size: Size) -> Quality | None:
+        """What became of a structure of this size: where widths are whole blocks, shares coincide."""
+        return self._outcomes.get(size)
 
-    def take(self, tried: Tried, holds: bool) -> None:
+    def take(self, share: float, size: Size, quality: Quality) -> None:
         """Note what became of a share."""
-        if not holds:
+        self._outcomes[size] = quality
+        tried = _Tried.of(share, quality)
+        if quality.budget == "missed":
             self.failed = tried
             return
         self.held = tried
         self._safe = self._safe or tried.drop <= RISKY * tried.allowed
-        if self.failed is not None and self.failed.share >= tried.share:
+        if self.failed is not None and self.failed.share >= share:
             self.failed = None
 
     def next(self) -> float | None:
@@ -95,8 +100,9 @@ class Shares:
 
     def stand(self, recipe: Recipe, quality: Quality) -> None:
         """Begin again at a recipe, which may have other steps besides and have less taken by this way."""
+        self._outcomes = {}
         left = (share for share, steps in self._made if all(step in recipe.steps for step in steps))
         share = next(left, 1.0)
         if share > self.held.share:
             self.failed = None  # as far as is known, more of it holds
-        self.held = Tried.of(share, quality)
+        self.held = _Tried.of(share, quality)

@@ -20,7 +20,7 @@ from hasten.search.choose import cost, costlier, leader, within_budget
 from hasten.search.facts import GraphFacts
 from hasten.search.layers import shared_us
 from hasten.search.learn import Learning
-from hasten.search.shares import FIRST, MOST, RISKY, Shares, Tried
+from hasten.search.shares import FIRST, MOST, RISKY, Shares, Size
 from hasten.search.trial import Lab
 
 _LADDER = 4
@@ -67,11 +67,21 @@ def families(facts: GraphFacts) -> tuple[Family, ...]:
 
 @dataclass(frozen=True)
 class _Made:
-    """A share that is left, and what became of it."""
+    """A share that is left, and what became of it; without a trial where another share came to the same."""
 
     share: float
-    trial: Trial
+    size: Size
+    trial: Trial | None
     quality: Quality
+
+
+@dataclass(frozen=True)
+class _Round:
+    """The trials so far, what is known of each family, and until when something may be made."""
+
+    done: Sequence[Trial]
+    known: Mapping[Family, Shares]
+    until: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,85 +103,80 @@ class Shrinker:
         learning, now = Learning(self.lab.workshop, self.samples), monotonic()
         until = now + (self.deadline - now) * _AS_MADE if learning.possible else self.deadline
         for family in self.families:
-            yield from self._coarsely(family, done, known, until)
+            yield from self._coarsely(family, _Round(done, known, until))
         for family in self.families:
-            yield from self._closely(family, done, known, learning)
+            yield from self._closely(family, _Round(done, known, self.deadline), learning)
 
-    def _coarsely(
-        self, family: Family, done: Sequence[Trial], known: Mapping[Family, Shares], until: float
-    ) -> Iterator[Candidate]:
+    def _coarsely(self, family: Family, now: _Round) -> Iterator[Candidate]:
         """One share after the other, as it is made, until one held and a lesser one did not."""
-        shares = known[family]
-        share: float | None = self._first(family, done)
+        shares = now.known[family]
+        share: float | None = self._first(family, now.done)
         for _ in range(_LADDER):
-            made = yield from self._made(family, share, self._roomy(done), done, known, until)
+            made = yield from self._made(family, share, self._roomy(now.done), now)
             if made is None:
                 break
-            shares.take(Tried.of(made.share, made.quality), within_budget(made.trial))
+            shares.take(made.share, made.size, made.quality)
             share = None if shares.bounded else shares.next()
-        yield from self._made(family, shares.milder(), self._roomy(done), done, known, until)
+        yield from self._made(family, shares.milder(), self._roomy(now.done), now)
 
-    def _closely(
-        self, family: Family, done: Sequence[Trial], known: Mapping[Family, Shares], learning: Learning
-    ) -> Iterator[Candidate]:
+    def _closely(self, family: Family, now: _Round, learning: Learning) -> Iterator[Candidate]:
         """From where the best stands: what failed is mended; then more is taken, or less, as it came out."""
-        shares, best = known[family], self._best(done)
+        shares, best = now.known[family], self._best(now.done)
         if best.quality is not None:
             shares.stand(best.recipe, best.quality)
-        share: float | None = self._first(family, done)
+        share: float | None = self._first(family, now.done)
         if shares.held.share < 1.0:
             share = shares.failed.share if learning.possible and shares.failed else shares.next()
         elif not learning.possible:
             return  # no share of it held, and none will
         for _ in range(_LADDER):
-            made = yield from self._made(family, share, self._best(done), done, known, self.deadline)
+            made = yield from self._made(family, share, self._best(now.done), now)
             if made is None:
                 return
-            quality = yield from self._mended(made, done, learning)
-            shares.take(Tried.of(made.share, quality), quality.budget != "missed")
+            quality = yield from self._mended(made, now.done, learning)
+            shares.take(made.share, made.size, quality)
             share = shares.next()
 
     def _made(
-        self,
-        family: Family,
-        share: float | None,
-        place: Trial,
-        done: Sequence[Trial],
-        known: Mapping[Family, Shares],
-        until: float,
+        self, family: Family, share: float | None, place: Trial, now: _Round
     ) -> Generator[Candidate, None, _Made | None]:
         """What became of a share of the model at a place; None ends the family there.
 
         That is where nothing more is to be found, where it could not be measured any more, and where what is
         smaller is not faster: less of it would be no faster either.
         """
-        shares, began = known[family], monotonic()
+        shares, began = now.known[family], monotonic()
         took_s = shares.took_s
         if family == "searched" and not took_s:  # it measures what each of the others does
-            took_s = sum(other.took_s for other in known.values())
-        if share is None or share > MOST or began + took_s > until:
+            took_s = sum(other.took_s for other in now.known.values())
+        if share is None or share > MOST or began + took_s > now.until:
             return None
         head, tail = _parted(place.recipe, _ALL if family == "searched" else _SHRINKING[family])
         steps = self._steps(family, share, place, head)
         shares.made(share, steps, monotonic() - began)
-        if not steps:
+        size = self._size(Recipe((*head, *steps))) if steps else None
+        if size is None:
             return None
+        before = shares.known(size)
+        if before is not None:
+            return _Made(share, size, None, before)
         candidate = Candidate(Recipe((*head, *steps, *tail)), place.target, place.options)
-        trial = _found(done, candidate)
+        trial = _found(now.done, candidate)
         if trial is None:
             yield candidate
-            trial = _found(done, candidate)
-        if trial is None or trial.quality is None or shares.repeats(trial):
+            trial = _found(now.done, candidate)
+        if trial is None or trial.quality is None:
             return None
         in_vain = place is not self.baseline and costlier(trial, place, self.lab.budget)
-        return None if in_vain else _Made(share, trial, trial.quality)
+        return None if in_vain else _Made(share, size, trial, trial.quality)
 
     def _mended(
         self, made: _Made, done: Sequence[Trial], learning: Learning
     ) -> Generator[Candidate, None, Quality]:
         """What is left of the quality once it has learned by blocks, from the answers, or from labels."""
         quality = made.quality
-        if within_budget(made.trial) or quality.drop > _HOPELESS * quality.allowed:
+        hopeless = quality.drop > _HOPELESS * quality.allowed
+        if made.trial is None or within_budget(made.trial) or hopeless:
             return quality
         for recipe in self._taught(made.trial.recipe, learning):
             taught = Candidate(recipe, made.trial.target, made.trial.options)
@@ -248,6 +253,14 @@ class Shrinker:
         found = shared_us(kernels, {layer.name: layer.macs for layer in layers})
         times: dict[str, Json] = {name: float(f"{us:.3g}") for name, us in found.items()}
         return {"times": times} if times else {}
+
+    def _size(self, recipe: Recipe) -> Size | None:
+        """Of the structure that a recipe makes; None where it cannot be made."""
+        try:
+            found = self.lab.workshop.cost(self.lab.workshop.apply(recipe))
+        except TrialError:
+            return None
+        return found.macs, found.parameters
 
     def _changes(self, recipe: Recipe) -> bool:
         try:
