@@ -183,9 +183,9 @@ class Kernel(Record):
 
 
 class LayerError(Record):
-    """How far one layer's output is from the original's, on calibration samples.
+    """How far one layer's output in fewer bits is from what it was before, on calibration samples.
 
-    sqnr_alone_db: signal to noise when this layer alone is changed and reads the original's values.
+    sqnr_alone_db: signal to noise when this layer alone is changed and reads the values it read before.
     sqnr_db: when all layers are, so that the errors of those before it arrive too. In decibels, more is
     better; None: not measured. action: what was done to the layer.
     """
@@ -200,7 +200,8 @@ class LayerError(Record):
 class Best(Record):
     """The trial that was chosen, and the claim made for it on the holdout.
 
-    kernels: what the runtime executes for it. errors: how far its layers are from the original's.
+    kernels: what the runtime executes for it. errors: how far its layers in fewer bits are from what they
+    were before.
     flipped: numbers of the held-out samples, in the order of the data set, whose score changed: those lost,
     then those gained, at most 100.
     """

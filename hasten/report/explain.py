@@ -281,7 +281,7 @@ def _flipped(best: Best, record: RunRecord) -> Flipped | None:
 def _no_errors(trial: Trial) -> str:
     if not trial.sites:
         return "no layer was changed"
-    return "the errors of single layers were not measured for this recipe"
+    return "no layer was put into fewer bits, or what that cost was not measured"
 
 
 def _no_kernels(trial: Trial) -> str:

@@ -69,14 +69,15 @@ def fell_back(lab: Lab, candidate: Candidate) -> frozenset[str]:
 
 
 def layer_errors(workshop: Workshop, recipe: Recipe) -> tuple[LayerError, ...]:
-    """How far the layers that the recipe changed are from what its exact steps had made of them, worst first.
+    """How far the layers that the recipe put into fewer bits are from what they were before, worst first.
 
-    Empty where all its steps are exact. Raises TrialError when the graphs cannot be run.
+    What was made smaller, or taught, before that has no layers of the original's to be compared with. Empty
+    where no step yields other numbers. Raises TrialError when the graphs cannot be run.
     """
-    exact = [methods.find(step.method).FACTS.exact for step in recipe.steps]
-    if all(exact):
+    yields = [bool(methods.find(step.method).FACTS.yields) for step in recipe.steps]
+    if not any(yields):
         return ()
-    before, after = workshop.apply(Recipe(recipe.steps[: exact.index(False)])), workshop.apply(recipe)
+    before, after = workshop.apply(Recipe(recipe.steps[: yields.index(True)])), workshop.apply(recipe)
     sites: dict[str, Json] = {site.name: site.what for site in new_sites(before, after)}
     place: dict[str, Json] = {**workshop.place(before), "changed": str(after.path), "sites": sites}
     found = [LayerError(**error) for error in workshop.ask("sensitivity:errors_in_child", place)]
