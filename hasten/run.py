@@ -16,6 +16,7 @@ from hasten.search.advise import Advice, advise, default_options
 from hasten.search.assemble import Findings, assemble
 from hasten.search.candidate import Candidate
 from hasten.search.choose import leader
+from hasten.search.families import families
 from hasten.search.final import confirm, finalists
 from hasten.search.journal import Journal
 from hasten.search.learn import teaches
@@ -23,7 +24,6 @@ from hasten.search.original import measure_original
 from hasten.search.prepare import Prepared, prepare, probe_shapes
 from hasten.search.propose import Proposer
 from hasten.search.request import Event, Listener, Request, silent
-from hasten.search.smaller import families
 from hasten.search.trial import Lab
 from hasten.search.witness import Witness
 

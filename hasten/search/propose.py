@@ -12,10 +12,11 @@ from hasten.core.record import Trial
 from hasten.search.advise import Advice
 from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.choose import cost, exact_costs, leader, within_budget
+from hasten.search.families import Family
 from hasten.search.forms import can_exclude, without
 from hasten.search.layers import fell_back, saved
 from hasten.search.repair import Repairer
-from hasten.search.smaller import Family, Shrinker
+from hasten.search.smaller import Shrinker
 from hasten.search.trial import Lab
 
 _WORTH = 0.01

@@ -7,18 +7,15 @@ original, if samples and time allow. Where a share holds, more is taken, otherwi
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import Literal, TypeAlias
 
-from hasten.core.errors import TrialError
-from hasten.core.recipe import Json, Recipe, Step
+from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Quality, Trial
-from hasten.search.candidate import CLEAN, Candidate
+from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, costlier, leader, within_budget
-from hasten.search.facts import GraphFacts
-from hasten.search.layers import shared_us
+from hasten.search.families import Family, smaller, taught, whole
 from hasten.search.learn import Learning
 from hasten.search.shares import FIRST, MOST, RISKY, Shares, Size
 from hasten.search.trial import Lab
@@ -31,38 +28,6 @@ _AS_MADE = 0.5
 """Part of the time in which all families are tried as they are made, where learning is to have the rest."""
 _HOPELESS = 10.0
 """Times the drop that is allowed beyond which less is taken at once, and not first taught."""
-_ATTENDING = 0.5
-"""Share of the multiply-accumulates in products beyond which a model is taken for a transformer."""
-_LEAN = 0.2
-"""Share of the convolutions that work in groups beyond which a net was made to have no channel to spare."""
-_SEARCHED = "search_structure"
-"""Decides about all that the other families take away, and so takes their place."""
-_LEARNING = frozenset({"reconstruct", "distill", "finetune"})
-"""What teaches a smaller model, directly behind the last of what made it smaller."""
-
-Family: TypeAlias = Literal["narrower", "shallower", "separable", "thinner", "searched"]
-_SHRINKING: Mapping[Family, frozenset[str]] = {
-    "narrower": frozenset({"prune_channels", "prune_heads"}),
-    "shallower": frozenset({"prune_layers"}),
-    "separable": frozenset({"restructure"}),
-    "thinner": frozenset({"factorize"}),
-    "searched": frozenset({_SEARCHED}),
-}
-"""The methods of each."""
-_ALL = frozenset().union(*_SHRINKING.values())
-
-
-def families(facts: GraphFacts) -> tuple[Family, ...]:
-    """The ways to make such a model smaller, that which promises most first.
-
-    A branch of a transformer takes the time of its softmax and transposes with it, and of many alike one can
-    be spared. In a convolutional net each block does what no other does, and its channels are many; but
-    where they are convolved in groups they are few, and separable already.
-    """
-    attending = facts.product_share is not None and facts.product_share > _ATTENDING
-    if attending or facts.grouped > _LEAN * facts.convolutions:
-        return "shallower", "narrower", "thinner", "searched"
-    return "narrower", "shallower", "thinner", "searched", "separable"
 
 
 @dataclass(frozen=True)
@@ -77,11 +42,15 @@ class _Made:
 
 @dataclass(frozen=True)
 class _Round:
-    """The trials so far, what is known of each family, and until when something may be made."""
+    """The trials so far, what is known of each family, and until when something may be made.
+
+    spoils: the methods of learning that made a smaller model worse; they would the next one, too.
+    """
 
     done: Sequence[Trial]
     known: Mapping[Family, Shares]
     until: float
+    spoils: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +71,11 @@ class Shrinker:
         known = {family: Shares() for family in self.families}
         learning, now = Learning(self.lab.workshop, self.samples), monotonic()
         until = now + (self.deadline - now) * _AS_MADE if learning.possible else self.deadline
+        first, second = _Round(done, known, until), _Round(done, known, self.deadline)
         for family in self.families:
-            yield from self._coarsely(family, _Round(done, known, until))
+            yield from self._coarsely(family, first)
         for family in self.families:
-            yield from self._closely(family, _Round(done, known, self.deadline), learning)
+            yield from self._closely(family, second, learning)
 
     def _coarsely(self, family: Family, now: _Round) -> Iterator[Candidate]:
         """One share after the other, as it is made, until one held and a lesser one did not."""
@@ -133,7 +103,7 @@ class Shrinker:
             made = yield from self._made(family, share, self._best(now.done), now)
             if made is None:
                 return
-            quality = yield from self._mended(made, now.done, learning)
+            quality = yield from self._mended(made, now, learning)
             shares.take(made.share, made.size, quality)
             share = shares.next()
 
@@ -151,16 +121,14 @@ class Shrinker:
             took_s = sum(other.took_s for other in now.known.values())
         if share is None or share > MOST or began + took_s > now.until:
             return None
-        head, tail = _parted(place.recipe, _ALL if family == "searched" else _SHRINKING[family])
-        steps = self._steps(family, share, place, head)
-        shares.made(share, steps, monotonic() - began)
-        size = self._size(Recipe((*head, *steps))) if steps else None
-        if size is None:
+        made = smaller(self.lab, family, share, place)
+        shares.made(share, made.steps if made else (), monotonic() - began)
+        if made is None:
             return None
-        before = shares.known(size)
+        before = shares.known(made.size)
         if before is not None:
-            return _Made(share, size, None, before)
-        candidate = Candidate(Recipe((*head, *steps, *tail)), place.target, place.options)
+            return _Made(share, made.size, None, before)
+        candidate = Candidate(made.recipe, place.target, place.options)
         trial = _found(now.done, candidate)
         if trial is None:
             yield candidate
@@ -168,22 +136,24 @@ class Shrinker:
         if trial is None or trial.quality is None:
             return None
         in_vain = place is not self.baseline and costlier(trial, place, self.lab.budget)
-        return None if in_vain else _Made(share, size, trial, trial.quality)
+        return None if in_vain else _Made(share, made.size, trial, trial.quality)
 
-    def _mended(
-        self, made: _Made, done: Sequence[Trial], learning: Learning
-    ) -> Generator[Candidate, None, Quality]:
+    def _mended(self, made: _Made, now: _Round, learning: Learning) -> Generator[Candidate, None, Quality]:
         """What is left of the quality once it has learned by blocks, from the answers, or from labels."""
         quality = made.quality
         hopeless = quality.drop > _HOPELESS * quality.allowed
         if made.trial is None or within_budget(made.trial) or hopeless:
             return quality
-        for recipe in self._taught(made.trial.recipe, learning):
-            taught = Candidate(recipe, made.trial.target, made.trial.options)
-            yield taught
-            found = _found(done, taught)
+        for step, recipe in self._taught(made.trial.recipe, learning):
+            if step.method in now.spoils:
+                continue
+            candidate = Candidate(recipe, made.trial.target, made.trial.options)
+            yield candidate
+            found = _found(now.done, candidate)
             if found is None or found.quality is None:
                 continue
+            if found.quality.drop > made.quality.drop:
+                now.spoils.add(step.method)
             quality = min(quality, found.quality, key=lambda q: q.drop)
             if within_budget(found):
                 break
@@ -202,108 +172,24 @@ class Shrinker:
         best = leader(done, self.baseline, self.lab.budget)
         if family != "searched" or best is None:
             return FIRST
-        recipe = _whole(best.recipe)
+        recipe = whole(best.recipe)
         same = (
             t for t in done if t.recipe == recipe and (t.target, t.options) == (best.target, best.options)
         )
-        whole = next((self._cost(t) for t in same if t.quality is not None), None)
-        smaller = 1.0 if whole is None else self._cost(best) / whole
-        return FIRST if smaller >= 1.0 else _FASTER * smaller
+        before = next((self._cost(t) for t in same if t.quality is not None), None)
+        part = 1.0 if before is None else self._cost(best) / before
+        return FIRST if part >= 1.0 else _FASTER * part
 
-    def _steps(self, family: Family, share: float, place: Trial, head: tuple[Step, ...]) -> tuple[Step, ...]:
-        """The family's steps that change what ``head`` makes; ``place``: where and how it will run."""
-        steps = {
-            "narrower": (
-                Step("prune_channels", self._channels(round(share, 3), place)),
-                Step("prune_heads", {"heads": round(share, 3)}),
-            ),
-            "shallower": (Step("prune_layers", {"ratio": round(1 - share, 3)}),),
-            "separable": (Step("restructure", {"macs": round(share, 3), **self._times(family, place)}),),
-            "thinner": (
-                Step("factorize", {"rank": "macs", "keep": round(share, 3), **self._times(family, place)}),
-            ),
-            # It counts time or multiply-accumulates, never bytes.
-            "searched": ()
-            if self.lab.budget.objective == "size"
-            else (Step(_SEARCHED, {"left": round(share, 3), "tries": 2, **self._times(family, place)}),),
-        }[family]
-        changing: tuple[Step, ...] = ()
-        for step in steps:
-            # Each behind those before it, as the recipe will have them: nothing is then made twice.
-            if self._changes(Recipe((*head, *changing, step))):
-                changing = (*changing, step)
-        return changing
-
-    def _channels(self, share: float, place: Trial) -> dict[str, Json]:
-        """Of what counts here: bytes follow from parameters, time from multiply-accumulates or times."""
-        if self.lab.budget.objective == "size":
-            return {"parameters": share}
-        return {"macs": share, **self._times("narrower", place)}
-
-    def _times(self, family: Family, place: Trial) -> dict[str, Json]:
-        """What the layers of the whole model take there; nothing where that is not known, or not the aim."""
-        if family == "shallower" or self.lab.budget.objective == "size":
-            return {}
-        recipe = _whole(place.recipe)
-        try:
-            layers = self.lab.workshop.cost(self.lab.workshop.apply(recipe)).layers
-            kernels = self.lab.kernels(self.lab.subject(Candidate(recipe, place.target, place.options)))
-        except TrialError:
-            return {}
-        found = shared_us(kernels, {layer.name: layer.macs for layer in layers})
-        times: dict[str, Json] = {name: float(f"{us:.3g}") for name, us in found.items()}
-        return {"times": times} if times else {}
-
-    def _size(self, recipe: Recipe) -> Size | None:
-        """Of the structure that a recipe makes; None where it cannot be made."""
-        try:
-            found = self.lab.workshop.cost(self.lab.workshop.apply(recipe))
-        except TrialError:
-            return None
-        return found.macs, found.parameters
-
-    def _changes(self, recipe: Recipe) -> bool:
-        try:
-            return self.lab.workshop.apply(recipe).last_effective
-        except TrialError:
-            return False
-
-    def _taught(self, recipe: Recipe, learning: Learning) -> Iterator[Recipe]:
-        """The recipe in which the smaller model learns: by blocks, from the answers, then from labels."""
-        at = 1 + max(i for i, step in enumerate(recipe.steps) if step.method in _ALL)
+    def _taught(self, recipe: Recipe, learning: Learning) -> Iterator[tuple[Step, Recipe]]:
+        """The steps by which the smaller model learns: by blocks, from the answers, then from labels."""
         labels = (learning.finetune,) if self.labelled else ()
         for learn in (learning.reconstruct, learning.distill, *labels):
             step = learn(self.deadline - monotonic())
             if step is not None:
-                yield Recipe((*recipe.steps[:at], step, *recipe.steps[at:]))
+                yield step, taught(recipe, step)
 
     def _cost(self, trial: Trial) -> float:
         return cost(trial, self.lab.budget)
-
-
-def _parted(recipe: Recipe, gone: Set[str]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-    """The exact steps and what makes the model smaller but for these methods; and what comes behind.
-
-    What it had learned since it was made smaller falls away; what a quantized one learned stays.
-    """
-    before = (CLEAN.method, *(step.method for step in recipe.steps))
-    behind = tuple(
-        step
-        for step, last in zip(recipe.steps, before, strict=False)
-        if step.method not in {CLEAN.method, *_ALL} and not _mends(step, last)
-    )
-    return (CLEAN, *(s for s in recipe.steps if s.method in _ALL and s.method not in gone)), behind
-
-
-def _whole(recipe: Recipe) -> Recipe:
-    """The recipe without what makes the model smaller, and what mends that."""
-    head, behind = _parted(recipe, _ALL)
-    return Recipe((*head, *behind))
-
-
-def _mends(step: Step, last: str) -> bool:
-    """Whether a step teaches what the last one made smaller."""
-    return step.method in _LEARNING and last in _ALL
 
 
 def _found(done: Sequence[Trial], candidate: Candidate) -> Trial | None:

@@ -19,8 +19,9 @@ from hasten.measuring import Conditions
 from hasten.search.build import Built, Cost, Training
 from hasten.search.candidate import Candidate
 from hasten.search.facts import GraphFacts
+from hasten.search.families import Family, families
 from hasten.search.shares import Shares
-from hasten.search.smaller import Family, Shrinker, families
+from hasten.search.smaller import Shrinker
 
 CLEAN, INT8 = Step("optimize_graph"), Step("quantize_static")
 _ALLOWED = 0.01
@@ -312,6 +313,20 @@ def test_what_holds_when_mended_block_by_block_learns_nothing_else() -> None:
         step.method for c in tried for step in c.recipe.steps if step.method in {"distill", "finetune"}
     ]
     assert not learned
+
+
+def test_what_made_a_smaller_model_worse_is_not_tried_on_the_next() -> None:
+    pytest.importorskip("torch")
+    maker = shrinker(lambda m: m == "prune_layers", samples=1000)
+    harm = {"reconstruct": 0.06, "distill": 0.04, "finetune": 0.05}
+
+    def outcome(candidate: Candidate) -> tuple[float, float]:
+        learned = [step.method for step in candidate.recipe.steps if step.method in harm]
+        return 2.5, harm[learned[0]] if learned else 0.05
+
+    learned = [s.method for c in walk(maker, outcome) for s in c.recipe.steps if s.method in harm]
+    assert learned[:3] == ["reconstruct", "distill", "finetune"]
+    assert set(learned[3:]) == {"distill", "finetune"}
 
 
 def test_learning_comes_behind_all_that_makes_a_model_smaller() -> None:

@@ -1,0 +1,140 @@
+"""Ways to make a model smaller by a share: which steps that takes, and where in a recipe they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from hasten.core.errors import TrialError
+from hasten.core.recipe import Json, Recipe, Step
+from hasten.core.record import Trial
+from hasten.search.candidate import CLEAN, Candidate
+from hasten.search.facts import GraphFacts
+from hasten.search.layers import shared_us
+from hasten.search.shares import Size
+from hasten.search.trial import Lab
+
+_ATTENDING = 0.5
+"""Share of the multiply-accumulates in products beyond which a model is taken for a transformer."""
+_LEAN = 0.2
+"""Share of the convolutions that work in groups beyond which a net was made to have no channel to spare."""
+
+Family: TypeAlias = Literal["narrower", "shallower", "separable", "thinner", "searched"]
+_METHODS: Mapping[Family, frozenset[str]] = {
+    "narrower": frozenset({"prune_channels", "prune_heads"}),
+    "shallower": frozenset({"prune_layers"}),
+    "separable": frozenset({"restructure"}),
+    "thinner": frozenset({"factorize"}),
+    "searched": frozenset({"search_structure"}),
+}
+_ALL = frozenset().union(*_METHODS.values())
+_LEARNING = frozenset({"reconstruct", "distill", "finetune"})
+"""What teaches a smaller model, directly behind the last of what made it smaller."""
+
+
+def families(facts: GraphFacts) -> tuple[Family, ...]:
+    """The ways to make such a model smaller, that which promises most first.
+
+    A branch of a transformer takes the time of its softmax and transposes with it, and of many alike one can
+    be spared. In a convolutional net each block does what no other does, and its channels are many; but
+    where they are convolved in groups they are few, and separable already.
+    """
+    attending = facts.product_share is not None and facts.product_share > _ATTENDING
+    if attending or facts.grouped > _LEAN * facts.convolutions:
+        return "shallower", "narrower", "thinner", "searched"
+    return "narrower", "shallower", "thinner", "searched", "separable"
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """A recipe that leaves a share of the model, the steps in it that do, and the size of what they make."""
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+    size: Size
+
+
+def smaller(lab: Lab, family: Family, share: float, place: Trial) -> Smaller | None:
+    """The recipe of ``place`` with this share left by a family, in place of what it left before.
+
+    What it had learned since it was made smaller falls away; what a quantized one learned stays. None where
+    nothing can be made smaller so.
+    """
+    # What is searched decides about all that the other families take away, and so takes their place.
+    head, behind = _parted(place.recipe, _ALL if family == "searched" else _METHODS[family])
+    steps: tuple[Step, ...] = ()
+    try:
+        for step in _steps(lab, family, round(share, 3), place):
+            # Each behind those before it, as the recipe will have them: nothing is then made twice.
+            if _changes(lab, Recipe((*head, *steps, step))):
+                steps = (*steps, step)
+        made = lab.workshop.cost(lab.workshop.apply(Recipe((*head, *steps)))) if steps else None
+    except TrialError:
+        return None
+    if made is None:
+        return None
+    return Smaller(Recipe((*head, *steps, *behind)), steps, (made.macs, made.parameters))
+
+
+def taught(recipe: Recipe, step: Step) -> Recipe:
+    """The recipe with a step that teaches what it made smaller, before that is rounded."""
+    at = 1 + max(i for i, each in enumerate(recipe.steps) if each.method in _ALL)
+    return Recipe((*recipe.steps[:at], step, *recipe.steps[at:]))
+
+
+def whole(recipe: Recipe) -> Recipe:
+    """The recipe without what makes the model smaller, and what mends that."""
+    head, behind = _parted(recipe, _ALL)
+    return Recipe((*head, *behind))
+
+
+def _steps(lab: Lab, family: Family, share: float, place: Trial) -> Iterator[Step]:
+    size = lab.budget.objective == "size"
+    match family:
+        case "narrower":
+            # Bytes follow from parameters, time from multiply-accumulates or times.
+            counts: dict[str, Json] = {"parameters": share} if size else {"macs": share, **_times(lab, place)}
+            yield Step("prune_channels", counts)
+            yield Step("prune_heads", {"heads": share})
+        case "shallower":
+            yield Step("prune_layers", {"ratio": round(1 - share, 3)})
+        case "separable":
+            yield Step("restructure", {"macs": share, **_times(lab, place)})
+        case "thinner":
+            yield Step("factorize", {"rank": "macs", "keep": share, **_times(lab, place)})
+        case "searched" if not size:  # it counts time or multiply-accumulates, never bytes
+            yield Step("search_structure", {"left": share, "tries": 2, **_times(lab, place)})
+
+
+def _times(lab: Lab, place: Trial) -> dict[str, Json]:
+    """What the layers of the whole model take there; nothing where that is not known, or not the aim."""
+    if lab.budget.objective == "size":
+        return {}
+    recipe = whole(place.recipe)
+    try:
+        layers = lab.workshop.cost(lab.workshop.apply(recipe)).layers
+        kernels = lab.kernels(lab.subject(Candidate(recipe, place.target, place.options)))
+    except TrialError:
+        return {}
+    found = shared_us(kernels, {layer.name: layer.macs for layer in layers})
+    times: dict[str, Json] = {name: float(f"{us:.3g}") for name, us in found.items()}
+    return {"times": times} if times else {}
+
+
+def _changes(lab: Lab, recipe: Recipe) -> bool:
+    try:
+        return lab.workshop.apply(recipe).last_effective
+    except TrialError:
+        return False
+
+
+def _parted(recipe: Recipe, gone: Set[str]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """The exact steps and what makes the model smaller but for these methods; and what comes behind."""
+    before = (CLEAN.method, *(step.method for step in recipe.steps))
+    behind = tuple(
+        step
+        for step, last in zip(recipe.steps, before, strict=False)
+        if step.method not in {CLEAN.method, *_ALL} and not (step.method in _LEARNING and last in _ALL)
+    )
+    return (CLEAN, *(s for s in recipe.steps if s.method in _ALL and s.method not in gone)), behind
