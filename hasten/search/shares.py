@@ -101,7 +101,8 @@ class Shares:
     def stand(self, recipe: Recipe, quality: Quality) -> None:
         """Begin again at a recipe, which may have other steps besides and have less taken by this way."""
         self._outcomes = {}
-        left = (share for share, steps in self._made if all(step in recipe.steps for step in steps))
+        taken = ((share, steps) for share, steps in self._made if steps)
+        left = (share for share, steps in taken if all(step in recipe.steps for step in steps))
         share = next(left, 1.0)
         if share > self.held.share:
             self.failed = None  # as far as is known, more of it holds

@@ -394,6 +394,7 @@ def test_what_is_tried_last_begins_where_the_best_stands() -> None:
     assert known.known((2, 2)) is None
     assert known.next() is not None
     # The best has less of it gone, and something else: what failed without that says nothing any more.
+    known.made(0.3, (), 1.0)  # a share that changed nothing stands in no recipe
     known.stand(Recipe((CLEAN, *steps[0.75], Step("prune_channels"), INT8)), quality(0.004))
     assert (known.held.share, known.failed) == (0.75, None)
     assert known.next() == pytest.approx(0.75 * 0.75)
