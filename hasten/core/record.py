@@ -200,8 +200,8 @@ class LayerError(Record):
 class Best(Record):
     """The trial that was chosen, and the claim made for it on the holdout.
 
-    kernels: what the runtime executes for it. errors: how far its layers in fewer bits are from what they
-    were before.
+    kernels: what the runtime executes for it.
+    errors: how far its layers in fewer bits are from what they were before.
     flipped: numbers of the held-out samples, in the order of the data set, whose score changed: those lost,
     then those gained, at most 100.
     """

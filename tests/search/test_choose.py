@@ -11,25 +11,28 @@ from hasten.search.choose import contenders, leader, ranked
 
 def trial(name: str, speed: float, drop: float, size: int = 100, allowed: float = 0.01) -> Trial:
     verdict = "better" if speed > 1.05 else "worse" if speed < 0.95 else "indistinguishable"
-    met = "met" if drop <= allowed else "missed"
     return Trial(
         id=name,
         recipe=Recipe([name]),
         target="onnxruntime",
         runtime="r",
-        status="ok" if met == "met" else "rejected",
+        status="ok" if drop <= allowed else "rejected",
         speedup=Comparison(median=speed, ci95=(speed * 0.98, speed * 1.02), verdict=verdict),
-        quality=Quality(
-            metric="accuracy",
-            value=0.9 - drop,
-            reference=0.9,
-            drop=drop,
-            ci95=(drop, drop),
-            n=100,
-            allowed=allowed,
-            budget=met,
-        ),
+        quality=quality(drop, allowed),
         size_bytes=size,
+    )
+
+
+def quality(drop: float, allowed: float = 0.01) -> Quality:
+    return Quality(
+        metric="accuracy",
+        value=0.9 - drop,
+        reference=0.9,
+        drop=drop,
+        ci95=(drop, drop),
+        n=100,
+        allowed=allowed,
+        budget="met" if drop <= allowed else "missed",
     )
 
 

@@ -14,7 +14,7 @@ from hasten import methods
 from hasten.core.budget import Budget
 from hasten.core.measurement import Comparison, Measurement
 from hasten.core.recipe import Recipe, Step
-from hasten.core.record import Kernel, LayerCost, Quality, Trial
+from hasten.core.record import Kernel, LayerCost, Trial
 from hasten.measuring import Conditions
 from hasten.search.build import Built, Cost, Training
 from hasten.search.candidate import Candidate
@@ -22,36 +22,23 @@ from hasten.search.facts import GraphFacts
 from hasten.search.families import Family, families
 from hasten.search.shares import Shares
 from hasten.search.smaller import Shrinker
+from tests.search.test_choose import quality
 
 CLEAN, INT8 = Step("optimize_graph"), Step("quantize_static")
-_ALLOWED = 0.01
 
 
 def trial(candidate: Candidate, speed: float, drop: float) -> Trial:
-    kept = drop <= _ALLOWED
+    lost = quality(drop)
     return Trial(
         id=candidate.id,
         recipe=candidate.recipe,
         target=candidate.target,
         runtime="r",
         options=dict(candidate.options),
-        status="ok" if kept else "rejected",
+        status="rejected" if lost.budget == "missed" else "ok",
         speedup=Comparison(median=speed, ci95=(speed, speed), verdict="better"),
         latency_ms=Measurement(unit="ms", median=1.0, ci95=(1.0, 1.0), rounds=1, spread=0.0, samples=(1.0,)),
-        quality=quality(drop),
-    )
-
-
-def quality(drop: float) -> Quality:
-    return Quality(
-        metric="accuracy",
-        value=0.9 - drop,
-        reference=0.9,
-        drop=drop,
-        ci95=(drop, drop),
-        n=100,
-        allowed=_ALLOWED,
-        budget="met" if drop <= _ALLOWED else "missed",
+        quality=lost,
     )
 
 
