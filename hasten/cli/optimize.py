@@ -95,8 +95,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     except (KeyboardInterrupt, ValueError) as error:
         if not interrupted(error):
             raise
-        typer.echo("hasten: interrupted; finished trials are kept, --resume continues", err=True)
+        kept = "finished trials are kept, --resume continues" if _begun(work) else "nothing was tried yet"
+        typer.echo(f"hasten: interrupted; {kept}", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        if not _begun(work):
+            shutil.rmtree(work, ignore_errors=True)
     result.save(output, force=force)
     shutil.rmtree(work, ignore_errors=True)
     if json:
@@ -143,9 +147,14 @@ def _claim(output: Path, resume: bool, force: bool) -> Path:
 
     check_destination(output, force)
     work = output.absolute().with_name(f".{output.absolute().name}.run")
-    if (work / "journal.jsonl").is_file() and not resume and not force:
+    if _begun(work) and not resume and not force:
         raise OutputError(
             f"an unfinished run for {output} is in {work}; "
             "continue it with --resume or discard it with --force"
         )
     return work
+
+
+def _begun(work: Path) -> bool:
+    """Whether a run's folder has something to resume."""
+    return (work / "journal.jsonl").is_file()

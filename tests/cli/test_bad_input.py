@@ -155,3 +155,15 @@ def test_records(hasten: Hasten, tmp_path: Path, text: str) -> None:
 
 def test_a_folder_without_a_record(hasten: Hasten) -> None:
     check_refused(hasten, "verify", "nowhere", says="nowhere")
+
+
+@pytest.mark.parametrize("kept", [0, 3000])
+def test_what_is_refused_leaves_no_folder_behind(hasten: Hasten, tmp_path: Path, kept: int) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(MODEL.read_bytes()[:kept])
+    bad = tmp_path / "bad.npz"
+    np.savez(bad, image=np.zeros((9, 1, 9, 9), np.float32))
+    check_refused(hasten, *optimize(model), says="model.onnx")
+    check_refused(hasten, *optimize(data=bad), says="bad.npz")
+    check_refused(hasten, *optimize("nowhere.onnx"), says="nowhere.onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "bad.npz"}
