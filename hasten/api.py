@@ -110,8 +110,8 @@ def optimize(  # noqa: PLR0913 - one parameter an option of the command line
     Graph. data: a path, ``package.module:function``, a dictionary of arrays, or an iterable of batches.
     train: data of the same kinds to calibrate and learn from; all of ``data`` is then left to compare on.
     metric: a name, a function of outputs and labels, or None to choose one. folder: where the run keeps its
-    work, needed only to resume it; a temporary folder otherwise. Raises InputError for anything that cannot
-    be used.
+    work, empty or new unless ``resume``, which it is needed for; a temporary folder otherwise. Raises
+    InputError for anything that cannot be used, OutputError for a folder with something else in it.
     """
     temporary = None
     if folder is None:

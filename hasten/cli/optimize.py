@@ -152,9 +152,13 @@ def _claim(output: Path, resume: bool, force: bool) -> Path:
             f"an unfinished run for {output} is in {work}; "
             "continue it with --resume or discard it with --force"
         )
+    if force and not resume:
+        shutil.rmtree(work, ignore_errors=True)
     return work
 
 
 def _begun(work: Path) -> bool:
     """Whether a run's folder has something to resume."""
-    return (work / "journal.jsonl").is_file()
+    from hasten.search.journal import Journal
+
+    return Journal(work).begun

@@ -24,17 +24,36 @@ class Journal:
         self.folder = folder
         self._path = folder / "journal.jsonl"
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to resume; a claimed folder has an empty journal until then."""
+        return self._path.is_file() and self._path.stat().st_size > 0
+
     def claim(self, resume: bool) -> None:
-        """Make the run's folder, empty unless a run is to be resumed; raises RecordError, OutputError."""
+        """Make the run's folder, or see that it holds a run to resume.
+
+        Raises RecordError where there is none; OutputError, and leaves all as it is, for a folder that holds
+        another run or something else, or that cannot be written.
+        """
         if resume:
-            if not self._path.is_file():
+            if not self.begun:
                 raise RecordError(f"there is no unfinished run in {self.folder}; start one without --resume")
             return
+        if self.begun:
+            raise OutputError(f"{self.folder} holds a run: go on with resume=True, or give another folder")
         try:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            if self._path.is_file():
+                shutil.rmtree(self.folder)  # what a run left that came to nothing
+            self.folder.mkdir(parents=True, exist_ok=True)
+            taken = next(self.folder.iterdir(), None)
+            if taken is None:
+                self._path.touch()
         except OSError as error:
             raise OutputError(f"cannot write the run's folder {self.folder}: {error.strerror}") from error
+        if taken is not None:
+            raise OutputError(
+                f"{self.folder} is not empty, it holds {taken.name}: give an empty or a new folder"
+            )
 
     def begin(self, identity: Mapping[str, str]) -> dict[str, Trial]:
         """Write the first line of a new journal; returns the trials known so far, none."""

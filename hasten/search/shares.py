@@ -71,7 +71,7 @@ class Shares:
         self._made.append((share, steps))
         self.took_s = seconds
 
-    def known(self, size: Size) -> Quality | None:
+    def outcome(self, size: Size) -> Quality | None:
         """What became of a structure of this size: where widths are whole blocks, shares coincide."""
         return self._outcomes.get(size)
 

@@ -125,7 +125,7 @@ class Shrinker:
         shares.made(share, made.steps if made else (), monotonic() - began)
         if made is None:
             return None
-        before = shares.known(made.size)
+        before = shares.outcome(made.size)
         if before is not None:
             return _Made(share, made.size, None, before)
         candidate = Candidate(made.recipe, place.target, place.options)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hasten.core.errors import RecordError
+from hasten.core.errors import OutputError, RecordError
 from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
 from hasten.search.journal import Journal
@@ -63,3 +63,24 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no unfinished run"):
         Journal(tmp_path / "run").claim(resume=True)
+    Journal(tmp_path / "run").claim(resume=False)
+    with pytest.raises(RecordError, match="no unfinished run"):
+        Journal(tmp_path / "run").claim(resume=True)
+
+
+def test_a_folder_with_something_in_it_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"not empty, it holds thesis\.txt"):
+        Journal(tmp_path).claim(resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    filled(tmp_path / "run")
+    with pytest.raises(OutputError, match="holds a run: go on with resume"):
+        Journal(tmp_path / "run").claim(resume=False)
+    assert len(Journal(tmp_path / "run").resume(IDENTITY)) == 3
+
+
+def test_what_a_run_left_that_came_to_nothing_is_removed(tmp_path: Path) -> None:
+    Journal(tmp_path / "run").claim(resume=False)
+    (tmp_path / "run" / "store").mkdir()
+    Journal(tmp_path / "run").claim(resume=False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["journal.jsonl"]

@@ -375,10 +375,10 @@ def test_what_is_tried_last_begins_where_the_best_stands() -> None:
     for size, (left, made) in enumerate(steps.items()):
         known.made(left, made, 1.0)
         known.take(left, (size, size), quality(0.0 if left > 0.5 else 0.5))
-    assert known.known((2, 2)) == quality(0.5)
+    assert known.outcome((2, 2)) == quality(0.5)
     known.stand(Recipe((CLEAN, *steps[0.56], INT8)), quality(0.004))
     assert known.bounded
-    assert known.known((2, 2)) is None
+    assert known.outcome((2, 2)) is None
     assert known.next() is not None
     # The best has less of it gone, and something else: what failed without that says nothing any more.
     known.made(0.3, (), 1.0)  # a share that changed nothing stands in no recipe
