@@ -42,6 +42,7 @@ from hasten.methods._qdq.saturation import Rounded, saturation
 from hasten.numerics.affine import Affine, Grid
 from hasten.numerics.ranges import Histogram
 from hasten.numerics.rounding import Moments
+from hasten.rewrites import pointwise
 
 FACTS = Facts(
     summary="int8 weights and activations, with ranges from calibration samples",
@@ -83,6 +84,8 @@ class Params:
     layout: ``both``: the pairs stand where both runtimes compute in integers; ``openvino``: functions and
         sums behind a convolution are left to OpenVINO's kernels, which compute them in float and round
         once; ONNX Runtime runs such convolutions in float.
+    products: products with constant matrices are ``kept``, or become ``convolutions`` with kernels of one
+        place, of which both runtimes have the better integer kernels on x86 CPUs without VNNI.
     embeddings: also store the tables that are looked up as int8, which saves bytes and no time.
     exclude: names of layers to leave in float.
     """
@@ -99,6 +102,7 @@ class Params:
     per_channel: bool = True
     reduce_range: bool | None = None
     layout: Literal["both", "openvino"] = "both"
+    products: Literal["kept", "convolutions"] = "kept"
     embeddings: bool = True
     exclude: tuple[str, ...] = ()
 
@@ -118,17 +122,18 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
         )
     if context.calibration is None or not len(context.calibration):
         raise MethodError("quantize_static has no samples to calibrate on; give --data")
-    changed = graph.copy()
+    start = _convolved(graph) if params.products == "convolutions" else graph
+    changed = start.copy()
     name_nodes(changed)
     passes.LiftConstantsToInitializersPass()(changed.ir_model)
-    work = _Work(graph, changed, params, context)
+    work = _Work(start, changed, params, context)
     plan, lookups = work.plan(), work.lookups()
     if not plan.layers and not lookups:
         return Change(graph, skipped=tuple(work.skipped), notes=tuple(work.notes()))
     work.write(plan, lookups)
     work.look_for_saturation()
     passes.RemoveUnusedNodesPass()(changed.ir_model)
-    _check(graph, changed, context)
+    _check(start, changed, context)
     return Change(changed, tuple(work.sites), tuple(work.skipped), tuple(work.notes()))
 
 
@@ -259,6 +264,15 @@ class _Work:
             reason = "asked for" if self._params.reduce_range else "this CPU has no VNNI and would saturate"
             notes.append(f"weights use 7 bits: {reason}")
         return notes
+
+
+def _convolved(graph: Graph) -> Graph:
+    """A copy whose products with constant matrices are convolutions, by the same names."""
+    copy = graph.copy()
+    name_nodes(copy)
+    passes.LiftConstantsToInitializersPass()(copy.ir_model)
+    pointwise.apply(copy)
+    return copy
 
 
 def _check(graph: Graph, changed: Graph, context: Context) -> None:

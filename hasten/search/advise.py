@@ -149,11 +149,24 @@ def _static(facts: GraphFacts, specs: Sequence[TargetSpec], has_data: bool) -> I
     # OpenVINO rounds once behind a convolution and what follows it; this layout leaves it that freedom.
     fused = (Step(name, {**_ROUNDING, "layout": "openvino"}),)
     openvino, onnxruntime = by_name.get("openvino"), by_name.get("onnxruntime")
+    ideas = []
     if openvino is not None:
-        yield _Idea(f"{name} for openvino", reason, target=openvino, step=fused)
+        ideas.append(_Idea(f"{name} for openvino", reason, target=openvino, step=fused))
     for spec in (onnxruntime, openvino):
         if spec is not None:
-            yield _Idea(f"{name} on {spec.name}", reason, target=spec, step=static)
+            ideas.append(_Idea(f"{name} on {spec.name}", reason, target=spec, step=static))
+    if (facts.product_share or 0.0) > _LEAST_SHARE:
+        for spec in (spec for spec in (openvino, onnxruntime) if spec and "int8" not in spec.compute_dtypes):
+            yield _convolved(next(idea for idea in ideas if idea.target == spec))
+    yield from ideas
+
+
+def _convolved(idea: _Idea) -> _Idea:
+    """The same with convolutions for products."""
+    assert idea.step is not None
+    steps = tuple(Step(step.method, {**step.params, "products": "convolutions"}) for step in idea.step)
+    why = "this CPU does not multiply bytes, for which integer convolutions have better kernels than products"
+    return replace(idea, name=f"{idea.name}, products as convolutions", reason=why, step=steps)
 
 
 def _beside_static(

@@ -186,6 +186,22 @@ def test_products_with_a_bias_are_integers_whatever_follows(quantize, tmp_path, 
     assert np.linalg.norm(found - wanted) < 0.06 * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("layout", ["both", "openvino"])
+def test_products_as_convolutions_are_integers_of_both_runtimes(quantize, tmp_path, layout):
+    graph = attention()
+    kept, convolved = (quantize(graph, layout=layout, products=how) for how in ("kept", "convolutions"))
+    weighted = {site.name for site in kept.sites if site.op_type == "MatMul"}
+    assert weighted
+    assert weighted == {site.name for site in convolved.sites if site.op_type == "Conv"}
+    found = [kernel for op, kernel in kernels(convolved.graph) if op == "Convolution"]
+    assert len(found) == len(weighted)
+    assert all(kernel.endswith(("I8", "i8")) for kernel in found)
+    if layout == "both":
+        assert fused(convolved.graph, tmp_path)["QLinearConv"] == len(weighted)
+    assert error(graph, convolved.graph) < 2 * error(graph, kept.graph)
+    assert {spec.name for spec in convolved.graph.outputs} == {spec.name for spec in graph.outputs}
+
+
 @pytest.mark.parametrize("dimensions", [1, 3])
 def test_convolutions_of_other_dimensions(quantize, tmp_path, dimensions):
     net = Net(11)

@@ -121,6 +121,20 @@ def test_the_faster_target_has_its_turn_first(slower: str, faster: str) -> None:
     assert late == sorted(late, key=lambda target: target == slower)
 
 
+def test_products_are_convolutions_first_where_bytes_are_not_multiplied() -> None:
+    def quantized(facts: GraphFacts, specs: list[TargetSpec]) -> list[tuple[str, object]]:
+        advice = advise(facts, specs, 2, has_data=True, objective="latency")
+        steps = [(c.target, step) for c in advice.candidates for step in c.recipe.steps]
+        return [(t, s.params.get("products", "kept")) for t, s in steps if s.method == "quantize_static"]
+
+    able = [spec("openvino"), spec("onnxruntime")]
+    unable = [replace(each, compute_dtypes=each.compute_dtypes - {"int8"}) for each in able]
+    assert {products for _, products in quantized(FACTS, able)} == {"kept"}
+    assert quantized(FACTS, unable)[:2] == [("openvino", "convolutions"), ("onnxruntime", "convolutions")]
+    assert len(quantized(FACTS, unable)) == len(quantized(FACTS, able)) + 2
+    assert quantized(replace(FACTS, product_share=0.01), unable) == quantized(FACTS, able)
+
+
 def test_recurrent_layers_are_tried_in_integers_beside_the_others() -> None:
     def tried(facts: GraphFacts) -> list[tuple[str, list[str]]]:
         specs = [spec("onnxruntime"), spec("openvino")]
