@@ -36,7 +36,7 @@ def main() -> None:
         "# Products as convolutions",
         "",
         f"int8 by `quantize_static` with rounding for the outputs; {CALIBRATION} samples calibrate, all",
-        f"others judge, computed by ONNX Runtime. {cpu_name()} {able} VNNI, {usable_cores()} threads, batch 1;",
+        f"others judge, by ONNX Runtime. {cpu_name()} {able} VNNI, {usable_cores()} threads, batch 1;",
         "`faster`: than float32 on the same runtime in the same rounds, with its 95 % interval. Written by",
         "`benchmarks/products.py`.",
         "",
