@@ -42,7 +42,7 @@ from hasten.methods._qdq.saturation import Rounded, saturation
 from hasten.numerics.affine import Affine, Grid
 from hasten.numerics.ranges import Histogram
 from hasten.numerics.rounding import Moments
-from hasten.rewrites import pointwise
+from hasten.rewrites import merge_transposes, pointwise, share_duplicates
 
 FACTS = Facts(
     summary="int8 weights and activations, with ranges from calibration samples",
@@ -267,11 +267,15 @@ class _Work:
 
 
 def _convolved(graph: Graph) -> Graph:
-    """A copy whose products with constant matrices are convolutions, by the same names."""
+    """A copy whose products with constant matrices are convolutions, by the same names.
+
+    Products that read one value, as those in front of an attention do, read one transposed value.
+    """
     copy = graph.copy()
     name_nodes(copy)
     passes.LiftConstantsToInitializersPass()(copy.ir_model)
-    pointwise.apply(copy)
+    for rewrite in (pointwise, share_duplicates, merge_transposes):
+        rewrite.apply(copy)
     return copy
 
 

@@ -199,6 +199,8 @@ def test_products_as_convolutions_are_integers_of_both_runtimes(quantize, tmp_pa
     if layout == "both":
         assert fused(convolved.graph, tmp_path)["QLinearConv"] == len(weighted)
     assert error(graph, convolved.graph) < 2 * error(graph, kept.graph)
+    reads = {layer.inputs[0] for layer in convolved.graph.ir_model.graph if layer.op_type == "Conv"}
+    assert len(reads) == len(weighted) - 2  # three of them read one value
     assert {spec.name for spec in convolved.graph.outputs} == {spec.name for spec in graph.outputs}
 
 
