@@ -1,6 +1,6 @@
 """How much faster than int8 of the whole network, with nothing but its ONNX file and 200 unlabelled inputs?
 
-    python -m benchmarks.beyond_int8 --models OUT_DIR --out FILE.md [NAME]...
+    python -m benchmarks.beyond_int8 --models OUT_DIR --out FILE.md [--mended METHOD]... [NAME]...
 
 ``OUT_DIR`` is what ``benchmarks/models.py`` wrote. Branches or channels go, or what a search by the layers'
 times in int8 says; what is left is made up for by least squares alone, by `reconstruct` (block by block) or
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from benchmarks.timings import layer_times, ratio, timed
 from hasten.core.target import cpu_name, sums_saturate, usable_cores
 from hasten.graph.cost import total_macs
 
+_MENDED = ("reconstruct", "distill")
 _DISTILL: dict[str, dict[str, Any]] = {
     "efficientnet_lite0": {"epochs": 8, "augment": ["flip", "crop"], "features": "matched", "held_back": 0.0},
     "minilm": {"epochs": 4, "features": "matched", "held_back": 0.0},
@@ -30,6 +31,7 @@ _SMALLER: dict[str, tuple[tuple[hasten.Step, ...], ...]] = {
     "efficientnet_lite0": (
         (hasten.Step("prune_layers", {"count": 2}),),
         (hasten.Step("prune_channels", {"macs": 0.9}),),
+        (hasten.Step("prune_channels", {"macs": 0.9}), hasten.Step("prune_layers", {"count": 2})),
         (hasten.Step("search_structure", {"left": 0.88, "align": 16}),),
     ),
     "minilm": (
@@ -51,6 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mended", action="append", choices=_MENDED, help="also; by each if none is named")
     parser.add_argument("names", nargs="*", choices=[*_SMALLER, []], help="some; all by default")
     arguments = parser.parse_args()
     lines = [
@@ -65,20 +68,20 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in arguments.names or _SMALLER:
-        for line in _rows(case(name, arguments.models / name)):
+        for line in _rows(case(name, arguments.models / name), arguments.mended or _MENDED):
             lines.append(line)
             print(line, flush=True)
             arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _rows(known: Case) -> Iterator[str]:
+def _rows(known: Case, mended: Sequence[str]) -> Iterator[str]:
     one = {key: array[:1] for key, array in known.seen.items()}
     whole, macs = known.quality(known.clean), total_macs(known.clean, one)
     begin = f"| {known.name} |"
     rest = f"| {known.metric} | {len(known.labels)} |"
     yield f"{begin} float32 | 100 % {rest} {whole:.4f} | | | |"
     graphs, told = [], []
-    for steps in _ways(known):
+    for steps in _ways(known, mended):
         began = time.monotonic()
         graph = hasten.apply(known.clean, hasten.Recipe(steps), known.seen, threads=usable_cores()).graph
         took, found = time.monotonic() - began, known.quality(graph)
@@ -92,15 +95,16 @@ def _rows(known: Case) -> Iterator[str]:
         yield f"{line} | {ratio(timing) if number else f'{timing.latency_ms.median:.2f} ms'} | {took:.0f} |"
 
 
-def _ways(known: Case) -> Iterator[tuple[hasten.Step, ...]]:
+def _ways(known: Case, mended: Sequence[str]) -> Iterator[tuple[hasten.Step, ...]]:
     yield (_INT8,)
     if _BEST is not _INT8:
         yield (_BEST,)
     for steps in _SMALLER[known.name]:
         smaller = tuple(_priced(step, known) for step in steps)
         yield (*smaller, _BEST)
-        yield (*smaller, hasten.Step("reconstruct"), _BEST)
-        yield (*smaller, hasten.Step("distill", _DISTILL[known.name]), _BEST)
+        for method in mended:
+            params = _DISTILL[known.name] if method == "distill" else {}
+            yield (*smaller, hasten.Step(method, params), _BEST)
 
 
 def _priced(step: hasten.Step, known: Case) -> hasten.Step:
