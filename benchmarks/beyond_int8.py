@@ -1,6 +1,6 @@
 """How much faster than int8 of the whole network, with nothing but its ONNX file and 200 unlabelled inputs?
 
-    python -m benchmarks.beyond_int8 --models OUT_DIR --out FILE.md [--mended METHOD]... [NAME]...
+    python -m benchmarks.beyond_int8 --models OUT_DIR --out FILE.md [NAME]... [--mended [METHOD]...]
 
 ``OUT_DIR`` is what ``benchmarks/models.py`` wrote. Branches or channels go, or what a search by the layers'
 times in int8 says; what is left is made up for by least squares alone, by `reconstruct` (block by block) or
@@ -53,7 +53,9 @@ def main() -> None:
     )
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--mended", action="append", choices=_MENDED, help="also; by each if none is named")
+    parser.add_argument(
+        "--mended", nargs="*", choices=_MENDED, default=_MENDED, help="also, by each of these"
+    )
     parser.add_argument("names", nargs="*", choices=[*_SMALLER, []], help="some; all by default")
     arguments = parser.parse_args()
     lines = [
@@ -68,7 +70,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in arguments.names or _SMALLER:
-        for line in _rows(case(name, arguments.models / name), arguments.mended or _MENDED):
+        for line in _rows(case(name, arguments.models / name), arguments.mended):
             lines.append(line)
             print(line, flush=True)
             arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
