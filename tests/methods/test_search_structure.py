@@ -255,7 +255,8 @@ def test_what_layers_take_in_8_bits_decides_which_do(tmp_path):
     in_int8 = {slow: 11.0} | dict.fromkeys(others, 2.0)
     left = (len(times) * 10.0 - 8.0 * len(others)) / (len(times) * 10.0)
     found = run(graph, context, left=left + 1e-6, among=["bits"], times=times, in_int8=in_int8)
-    assert in_8_bits(found.graph) == set(others)
+    assert slow not in in_8_bits(found.graph)
+    assert len(in_8_bits(found.graph)) == len(others)  # which of the rest is a matter of harm
 
 
 @pytest.mark.parametrize(
