@@ -16,7 +16,7 @@ from pathlib import Path
 import hasten
 from benchmarks.rounding import CALIBRATION, Case, case
 from benchmarks.timings import ratio, timed
-from hasten.core.target import cpu_flags, cpu_name, usable_cores
+from hasten.core.target import cpu_name, sums_saturate, usable_cores
 
 _MODELS = ("minilm", "efficientnet_lite0")
 _LAYOUTS = {"openvino": "openvino", "onnxruntime": "both"}
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("names", nargs="*", choices=[*_MODELS, []], help="some; all by default")
     arguments = parser.parse_args()
-    able = "with" if cpu_flags() & {"avx512_vnni", "avx_vnni"} else "without"
+    able = "without" if sums_saturate() else "with"
     lines = [
         "# Products as convolutions",
         "",

@@ -49,13 +49,14 @@ def _convolve(editor: Editor, product: Linear, dims: int) -> None:
     assert original is not None
     weight = product.weight if node.attributes.get_int("transB", 0) else product.weight.T
     kernel = rounded(weight.reshape(*weight.shape, *[1] * max(dims - 2, 1)), original.dtype)
-    if kernel is None:
+    vector = None if bias is None else rounded(bias, original.dtype)
+    if kernel is None or (bias is not None and vector is None):
         editor.refused(node, "its weights exceed the range of their type")
         return
     label = layer_name(node)
     inputs = [_channels_first(editor, node, dims), editor.constant(kernel, f"{label}.kernel")]
-    if bias is not None:
-        inputs.append(editor.constant(bias.astype(original.dtype), f"{label}.bias"))
+    if vector is not None:
+        inputs.append(editor.constant(vector, f"{label}.bias"))
     made = editor.insert(last, "Conv", inputs)
     convolution = made.producer()
     assert convolution is not None

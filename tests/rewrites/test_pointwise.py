@@ -61,3 +61,11 @@ def test_the_convolution_has_the_name_and_the_value_its_own():
 )
 def test_what_stays(text):
     refused(graph(text, w=W), pointwise.apply)
+
+
+@pytest.mark.parametrize("factor", ["alpha", "beta"])
+def test_weights_that_a_factor_makes_too_large_stay(factor):
+    made = graph(
+        f"(float[n,6] x) => (float[n,4] y) {{ y = Gemm<{factor}=1e30>(x, w, b) }}", w=1e20 * W, b=1e20 * B
+    )
+    assert "exceed the range" in refused(made, pointwise.apply).skipped[0].reason
