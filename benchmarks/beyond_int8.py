@@ -16,8 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import hasten
-from benchmarks.rounding import CALIBRATION, Case, case
+from benchmarks.rounding import CALIBRATION, Case, answers, case
 from benchmarks.timings import layer_times, ratio, timed
 from hasten.core.target import cpu_name, sums_saturate, usable_cores
 from hasten.graph.cost import total_macs
@@ -63,12 +65,14 @@ def main() -> None:
         "# Beyond int8, without labels",
         "",
         f"From the ONNX file and {CALIBRATION} inputs without labels; judged on `n` others, in int8, by ONNX",
-        "Runtime. `faster`: than int8 of the whole network in the same rounds, with its 95 % interval:",
-        f"OpenVINO, {usable_cores()} threads of {cpu_name()}, batch 1. `seconds`: to make it, int8",
-        "included. Written by `benchmarks/beyond_int8.py`.",
+        "Runtime. `lost`: of float32's quality, by a paired bootstrap; `error`: of the outputs, squared,",
+        "over their variance, which tells apart what so few samples do not. `faster`: than int8 of the",
+        f"whole network in the same rounds: OpenVINO, {usable_cores()} threads of {cpu_name()}, batch 1.",
+        "Intervals hold 95 %. `seconds`: to make it, int8 included. Written by",
+        "`benchmarks/beyond_int8.py`.",
         "",
-        "| model | made by | MACs left | metric | n | quality in int8 | lost | faster | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | made by | MACs left | metric | n | quality in int8 | lost | error | faster | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in arguments.names or _SMALLER:
         for line in _rows(case(name, arguments.models / name), arguments.mended):
@@ -79,17 +83,23 @@ def main() -> None:
 
 def _rows(known: Case, mended: Sequence[str]) -> Iterator[str]:
     one = {key: array[:1] for key, array in known.seen.items()}
-    whole, macs = known.quality(known.clean), total_macs(known.clean, one)
+    whole, macs = answers(known.clean, known.unseen), total_macs(known.clean, one)
+    quality = known.quality(known.clean)
     begin = f"| {known.name} |"
     rest = f"| {known.metric} | {len(known.labels)} |"
-    yield f"{begin} float32 | 100 % {rest} {whole:.4f} | | | |"
+    yield f"{begin} float32 | 100 % {rest} {quality:.4f} | | | | |"
     graphs, told = [], []
     for steps in _ways(known, mended):
         began = time.monotonic()
         graph = hasten.apply(known.clean, hasten.Recipe(steps), known.seen, threads=usable_cores()).graph
-        took, found = time.monotonic() - began, known.quality(graph)
+        took, found = time.monotonic() - began, answers(graph, known.unseen)
         left = f"{total_macs(graph, one) / macs:.1%}"
-        line = f"{begin} {_words(steps)} | {left} {rest} {found:.4f} | {whole - found:+.4f}"
+        lost, (low, high) = known.lost(whole, found)
+        error = np.square(found - whole).mean() / whole.var()
+        line = (
+            f"{begin} {_words(steps)} | {left} {rest} {quality - lost:.4f} "
+            f"| {lost:+.4f} ({low:+.4f} to {high:+.4f}) | {error:.4f}"
+        )
         print(line, f"{took:.0f} s", flush=True)
         graphs.append(graph)
         told.append((line, took))
