@@ -14,7 +14,9 @@ from hasten.graph.shapes import observed_shapes
 OVERHEAD, PER_MAC, PER_MOVED = 2.0, 1e-4, 1e-3
 
 
-def times_of(graph: Graph, feeds: dict[str, np.ndarray], overhead: float = OVERHEAD) -> dict[str, float]:
+def times_of(
+    graph: Graph, feeds: dict[str, np.ndarray], overhead: float = OVERHEAD, per_mac: float = PER_MAC
+) -> dict[str, float]:
     """What each layer takes."""
     named = graph.copy()
     name_nodes(named)
@@ -28,5 +30,5 @@ def times_of(graph: Graph, feeds: dict[str, np.ndarray], overhead: float = OVERH
         count = COUNTERS.get(node.op_type)
         if count is not None:
             moved = sum(prod(s) for v in (*node.inputs, *node.outputs) if (s := shape(v)) is not None)
-            found[layer_name(node)] = overhead + PER_MAC * count(node, shape) + PER_MOVED * moved
+            found[layer_name(node)] = overhead + per_mac * count(node, shape) + PER_MOVED * moved
     return found

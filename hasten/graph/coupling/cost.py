@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 
@@ -18,6 +19,20 @@ from hasten.graph.names import layer_name
 from hasten.numerics.latency import LatencyModel, Work
 
 Gone = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """Operators that stand for a layer.
+
+    macs, weights: the multiply-accumulates and the numbers in weights that they have, over the layer's.
+    between: numbers that each makes for the next. operators: how many they are.
+    """
+
+    macs: float
+    weights: float
+    between: float
+    operators: int
 
 
 class Tally(ABC):
@@ -113,17 +128,14 @@ class Costs(Tally):
         wanted = self._nodes if names is None else names
         return {name: self._scales[name] * self._model.of(self._work(name, gone)) for name in wanted}
 
-    def instead(
-        self, name: str, share: float, moved: float, operators: int, gone: Gone | None = None
-    ) -> float:
-        """The cost of operators that do a layer's work differently.
-
-        share: of the layer's multiply-accumulates that they have. moved: numbers that they move besides those
-            that it does. operators: how many they are.
-        """
-        work = self._work(name, self._none if gone is None else gone)
-        made = Work(share * work.macs, work.moved + moved, operators)
-        return self._scales[name] * self._model.of(made)
+    def instead(self, name: str, other: Substitute, gone: Gone | None = None) -> float:
+        """The cost of operators that do a layer's work differently."""
+        gone = self._none if gone is None else gone
+        work = self._work(name, gone)
+        weight = prod(self._shape(gone, self._nodes[name].inputs[1]) or ())
+        # What one operator makes, the next reads.
+        moved = work.moved + (other.weights - 1) * weight + 2 * other.between
+        return self._scales[name] * self._model.of(Work(other.macs * work.macs, moved, other.operators))
 
     def _work(self, name: str, gone: Gone) -> Work:
         node = self._nodes[name]

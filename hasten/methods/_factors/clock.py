@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from hasten.core.errors import MethodError
 from hasten.graph import Graph
-from hasten.graph.coupling.cost import Costs
+from hasten.graph.coupling.cost import Costs, Substitute
 from hasten.methods._factors.forms import Cost
 
 
@@ -31,8 +31,8 @@ class Clock:
         """The time of what costs so much in place of this layer, which costs the second."""
 
         def time(cost: Cost, whole: Cost) -> float:
-            # What an operator between makes, the next reads.
-            moved = cost.parameters - whole.parameters + 2 * (cost.made - whole.made)
-            return self._costs.instead(layer, cost.macs / whole.macs, moved, cost.operators)
+            macs, weights = cost.macs / whole.macs, cost.parameters / whole.parameters
+            other = Substitute(macs, weights, cost.made - whole.made, cost.operators)
+            return self._costs.instead(layer, other)
 
         return time

@@ -13,7 +13,7 @@ from hasten.graph import Graph
 from hasten.graph.names import name_nodes
 from hasten.methods import Context
 from hasten.methods._factors.choice import Choice, offers
-from hasten.methods._factors.forms import Form, Positions, forms_of
+from hasten.methods._factors.forms import Cost, Form, Positions, forms_of
 from hasten.methods._factors.harm import SAMPLES, Harm
 from hasten.methods._factors.layers import Factorable, Unfit, find_layers
 from hasten.methods._factors.solve import LARGEST, Solved, Solver, run_once
@@ -27,15 +27,15 @@ from hasten.numerics.rounding import Moments
 class Offer:
     """A rank of a layer.
 
-    first, last: the multiply-accumulates of the factor that reads what the layer reads, and of that which
-        makes what it makes, over the whole layer's. between: numbers that the first makes.
-    axis: of the layer's outputs in its weight. harm: the error of the model's outputs, over their variance.
+    first, last: of the factor that reads what the layer reads, and of that which makes what it makes. whole:
+        of the layer. axis: of its outputs in its weight. harm: the error of the model's outputs, over their
+        variance.
     """
 
     rank: int
-    first: float
-    last: float
-    between: int
+    first: Cost
+    last: Cost
+    whole: Cost
     axis: int
     harm: float
 
@@ -83,11 +83,4 @@ def offered(
 def _offer(solved: Solved, choice: Choice, weight: float) -> Offer:
     form = solved.form(choice)
     first, last = form.costs(choice.rank)
-    return Offer(
-        choice.rank,
-        first.macs / form.whole.macs,
-        last.macs / form.whole.macs,
-        first.made,
-        solved.layer.axis,
-        weight * choice.lost,
-    )
+    return Offer(choice.rank, first, last, form.whole, solved.layer.axis, weight * choice.lost)

@@ -48,7 +48,7 @@ def decisions(graph: Graph, samples: Calibration, quantize: Quantize, context: C
     for name in board.layers:
         harm = outputs.wrong(partial(answer, name))
         if np.isfinite(harm):
-            yield Decision("bits", name, (_FLOAT, _INT8), (0.0, harm), parts=((1.0, 0.0), (_SHARE, 0.0)))
+            yield Decision("bits", name, (_FLOAT, _INT8), (0.0, harm), shares=(1.0, _SHARE))
 
 
 def priced(
@@ -60,8 +60,7 @@ def priced(
         return tuple(decisions)
     usual = float(np.median(list(known.values())))
     return tuple(
-        replace(d, parts=((1.0, 0.0), (known.get(d.name, usual), 0.0))) if d.kind == "bits" else d
-        for d in decisions
+        replace(d, shares=(1.0, known.get(d.name, usual))) if d.kind == "bits" else d for d in decisions
     )
 
 

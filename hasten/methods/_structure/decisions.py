@@ -26,15 +26,27 @@ Choice: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class Factors:
+    """Two in the place of a layer.
+
+    macs, weights: the multiply-accumulates and the numbers in weights, over the layer's, of the one that
+        reads what it reads and of the one that makes what it makes. between: numbers that the first makes.
+    """
+
+    macs: tuple[float, float]
+    weights: tuple[float, float]
+    between: int
+
+
+@dataclass(frozen=True)
 class Decision:
     """One number to choose.
 
     values: of the options, each taking more away than that before: units left of a width, 1 or 0 for a branch
         that stays or goes, the rank of a layer (0: whole), the bits it computes in. harms: the outputs' error
         with each alone, over their variance, 0 for the first.
-    parts: for a rank, what the first factor costs and what the last does, over the whole layer's cost; for
-        bits, what the layer costs, and nothing. between: for a rank, the numbers that the first factor makes.
-    axis: of the layer's outputs in its weight.
+    factors: for ranks, those of each option but the first. axis: of the layer's outputs in its weight.
+    shares: for bits, what the layer costs, over its cost in floats.
     nodes: for a branch, those that go with it.
     """
 
@@ -42,9 +54,9 @@ class Decision:
     name: str
     values: tuple[int, ...]
     harms: tuple[float, ...]
-    parts: tuple[tuple[float, float], ...] = ()
-    between: tuple[int, ...] = ()
+    factors: tuple[Factors, ...] = ()
     axis: int = 0
+    shares: tuple[float, ...] = ()
     nodes: tuple[str, ...] = ()
 
 

@@ -16,12 +16,12 @@ from hasten.core.data import Calibration
 from hasten.graph import Graph
 from hasten.methods import Context
 from hasten.methods._branches.opened import alone
-from hasten.methods._factors.offers import offered
+from hasten.methods._factors.offers import Offer, offered
 from hasten.methods._narrow.work import Aim, needs
 from hasten.methods._observe.outputs import Outputs
 from hasten.methods._observe.samples import apart
 from hasten.methods._structure import bits
-from hasten.methods._structure.decisions import DECISIONS, FORM, Decision, Kind, Scope, harm
+from hasten.methods._structure.decisions import DECISIONS, FORM, Decision, Factors, Kind, Scope, harm
 from hasten.methods._structure.evolve import Evolution
 from hasten.methods._structure.make import made
 from hasten.methods._structure.prices import Prices
@@ -68,12 +68,20 @@ def _measured(graph: Graph, samples: Calibration, scope: Scope, context: Context
                 name,
                 (0, *(offer.rank for offer in offers)),
                 (0.0, *(offer.harm for offer in offers)),
-                parts=((1.0, 0.0), *((offer.first, offer.last) for offer in offers)),
-                between=(0, *(offer.between for offer in offers)),
+                factors=tuple(_factors(offer) for offer in offers),
                 axis=offers[0].axis,
             )
     if "bits" in scope.kinds:
         yield from bits.decisions(graph, samples, scope.quantize, context)
+
+
+def _factors(offer: Offer) -> Factors:
+    first, last, whole = offer.first, offer.last, offer.whole
+    return Factors(
+        macs=(first.macs / whole.macs, last.macs / whole.macs),
+        weights=(first.parameters / whole.parameters, last.parameters / whole.parameters),
+        between=first.made,
+    )
 
 
 def _widths(

@@ -9,7 +9,7 @@ import numpy as np
 from hasten.core.errors import MethodError
 from hasten.graph import Graph
 from hasten.graph.coupling import Coupling, couple
-from hasten.graph.coupling.cost import Costs, Gone
+from hasten.graph.coupling.cost import Costs, Gone, Substitute
 from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
 from hasten.methods._narrow.refit import ready
@@ -82,7 +82,7 @@ class Prices:
             if decision.kind == "ranks":
                 rank = decision, option
             elif decision.kind == "bits":
-                narrowed = decision.parts[option][0]
+                narrowed = decision.shares[option]
             else:
                 # A cost depends on how many units are gone, not on which.
                 units = self._widths[decision.name].units
@@ -94,7 +94,8 @@ class Prices:
         """What two factors cost in the place of the narrower layer; where that is more, it stays one."""
         left = self._costs.left(decision.name, gone)
         made, read = left[decision.axis], left[1 - decision.axis]
-        first, last = decision.parts[option]
-        # What the first makes, the second reads.
-        share, moved = (first * read + last * made) / (read * made), 2 * decision.between[option]
-        return self._costs.instead(decision.name, share, moved, 2, gone)
+        factors = decision.factors[option - 1]
+        macs, weights = (
+            (first * read + last * made) / (read * made) for first, last in (factors.macs, factors.weights)
+        )
+        return self._costs.instead(decision.name, Substitute(macs, weights, factors.between, 2), gone)
