@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from hasten.methods._structure.evolve import Evolution
 from hasten.methods._structure.make import made
 from hasten.methods._structure.prices import Prices
 
+_FIELDS = [field.name for field in fields(Decision)]
 _OPTIONS = 12
 """Of a width at most, closer together where little goes: more are closer than their harms are known."""
 _TRIED = (0.8, 0.9, 0.96)
@@ -40,7 +41,8 @@ _BRANCH_SAMPLES = 32
 
 def measured(graph: Graph, calibration: Calibration, scope: Scope, context: Context) -> tuple[Decision, ...]:
     """All decisions of these kinds; raises MethodError where the graph cannot be run."""
-    told = f"{graph.fingerprint} {calibration.indices} {sorted(scope.kinds)} {scope}"
+    # What another version of hasten left in the folder may say less of a decision.
+    told = f"{graph.fingerprint} {calibration.indices} {sorted(scope.kinds)} {scope} {_FIELDS}"
     path = context.work / f"structure-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     if not path.exists():
         single = tuple(_measured(graph, calibration.take(scope.samples), scope, context))
