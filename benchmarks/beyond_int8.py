@@ -84,10 +84,9 @@ def main() -> None:
 def _rows(known: Case, mended: Sequence[str]) -> Iterator[str]:
     one = {key: array[:1] for key, array in known.seen.items()}
     whole, macs = answers(known.clean, known.unseen), total_macs(known.clean, one)
-    quality = known.quality(known.clean)
     begin = f"| {known.name} |"
     rest = f"| {known.metric} | {len(known.labels)} |"
-    yield f"{begin} float32 | 100 % {rest} {quality:.4f} | | | | |"
+    yield f"{begin} float32 | 100 % {rest} {known.score(whole):.4f} | | | | |"
     graphs, told = [], []
     for steps in _ways(known, mended):
         began = time.monotonic()
@@ -97,7 +96,7 @@ def _rows(known: Case, mended: Sequence[str]) -> Iterator[str]:
         lost, (low, high) = known.lost(whole, found)
         error = np.square(found - whole).mean() / whole.var()
         line = (
-            f"{begin} {_words(steps)} | {left} {rest} {quality - lost:.4f} "
+            f"{begin} {_words(steps)} | {left} {rest} {known.score(found):.4f} "
             f"| {lost:+.4f} ({low:+.4f} to {high:+.4f}) | {error:.4f}"
         )
         print(line, f"{took:.0f} s", flush=True)

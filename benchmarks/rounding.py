@@ -65,8 +65,12 @@ class Case:
 
     def quality(self, model: hasten.Graph) -> float:
         """The metric on the samples that judge."""
+        return self.score(answers(model, self.unseen))
+
+    def score(self, found: Any) -> float:
+        """The metric of answers to these samples."""
         judge = spearman if self.metric == "Spearman" else accuracy
-        return judge(answers(model, self.unseen), self.labels)
+        return judge(found, self.labels)
 
     def lost(self, before: Any, after: Any) -> tuple[float, tuple[float, float]]:
         """By how much answers are worse than others, with the 95 % interval of a paired bootstrap."""
