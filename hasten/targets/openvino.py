@@ -170,7 +170,7 @@ class Compiled:
     """A compiled model; see ``hasten.targets.Runner``."""
 
     def __init__(self, model: Any, compiled: Any, path: Path, options: Options) -> None:
-        self._compiled = compiled
+        self._model, self._compiled = model, compiled
         self._path, self._options = path, options
         self._local = threading.local()
         self.inputs = _specs(model, compiled.inputs, "inputs")
@@ -178,14 +178,14 @@ class Compiled:
         self.callers = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._names = [s.name for s in self.outputs]
         self._raw = [i for i, s in enumerate(self.outputs) if s.dtype == "bfloat16"]
-        self._layers = _layers(model)
 
     def kernels(self, feeds: Mapping[str, Array]) -> tuple[Kernel, ...]:
         """What an opening of its own, with counters on, executes for these feeds. Raises TrialError."""
-        from hasten.targets.openvino_kernels import read
+        from hasten.targets.openvino_kernels import Names, read
 
         opened = _compile(self._path, self._options, {"PERF_COUNT": True})
-        return read(opened._compiled, opened._request(), lambda: opened.run(feeds), self._layers)
+        names = Names.of(opened._model, _layers(opened._model))
+        return read(opened._compiled, opened._request(), lambda: opened.run(feeds), names)
 
     def _request(self) -> Any:
         """This thread's request, made at its first inference."""

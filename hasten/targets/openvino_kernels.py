@@ -7,7 +7,8 @@ https://docs.openvino.ai/2025/api/c_cpp_api/group__ov__runtime__cpp__api.html.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hasten.core.record import Kernel
@@ -31,13 +32,44 @@ _INNER = re.compile(r"(/WithoutBiases|/Dequantization(Subtract|Multiply)|(_origi
 """What OpenVINO appends to the name of an operator for the parts that it takes it apart into."""
 
 
-def read(
-    compiled: Any, request: Any, run: Callable[[], object], names: Mapping[str, str]
-) -> tuple[Kernel, ...]:
+@dataclass(frozen=True)
+class Names:
+    """What the operations of a model are to its kernels.
+
+    exported: what OpenVINO calls an operation, to what the exported graph calls it, where they differ.
+    products: of a sum with a product that nothing else reads, the product, both by OpenVINO's names.
+    """
+
+    exported: Mapping[str, str]
+    products: Mapping[str, str]
+
+    @classmethod
+    def of(cls, model: Any, exported: Mapping[str, str]) -> Names:
+        """Those of a model as it was read, before it is compiled."""
+        products = {}
+        for op in model.get_ops():
+            for port in op.inputs() if op.get_type_name() == "Add" else ():
+                source = port.get_source_output()
+                if source.node.get_type_name() == "MatMul" and len(source.get_target_inputs()) == 1:
+                    products[op.friendly_name] = source.node.friendly_name
+        return cls(exported, products)
+
+    def layers(self, kind: str, originals: Sequence[str]) -> tuple[str, ...]:
+        """The nodes of the exported graph that a kernel stands for, by the operations that it names.
+
+        A product of floats with a bias becomes one fully connected kernel, which names the bias's sum alone.
+        """
+        if kind.startswith("FullyConnected"):
+            own = [self.products[name] for name in originals if name in self.products]
+            originals = [*own, *originals]
+        inner = (_INNER.sub("", name) for name in originals)
+        return tuple(dict.fromkeys(self.exported.get(name, name) for name in inner))
+
+
+def read(compiled: Any, request: Any, run: Callable[[], object], names: Names) -> tuple[Kernel, ...]:
     """Every operation that is executed in an inference, in order.
 
-    compiled: opened with PERF_COUNT. run: one inference on ``request``. names: what OpenVINO calls an
-    operation, to what the exported graph calls it, where they differ.
+    compiled: opened with PERF_COUNT. run: one inference on ``request``.
     """
     times: dict[str, list[float]] = {}
 
@@ -63,23 +95,17 @@ def _plain(value: Any) -> Any:
     return value.astype(str) if hasattr(value, "astype") else value
 
 
-def _kernel(name: str, info: Mapping[str, str], time_us: float | None, names: Mapping[str, str]) -> Kernel:
-    primitive = info.get("primitiveType", "")
+def _kernel(name: str, info: Mapping[str, str], time_us: float | None, names: Names) -> Kernel:
+    primitive, kind = info.get("primitiveType", ""), info.get("layerType", "")
     originals = [n for n in info.get("originalLayersNames", "").split(",") if n]
-    layers = dict.fromkeys(_layer(n, names) for n in originals)
     return Kernel(
         name=name,
-        op_type=info.get("layerType", ""),
+        op_type=kind,
         kind=primitive,
         precision=_precision(primitive, info.get("runtimePrecision", "")),
-        layers=tuple(layers),
+        layers=names.layers(kind, originals),
         time_us=time_us,
     )
-
-
-def _layer(name: str, names: Mapping[str, str]) -> str:
-    name = _INNER.sub("", name)
-    return names.get(name, name)
 
 
 def _precision(primitive: str, element: str) -> str:

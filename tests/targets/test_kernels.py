@@ -72,6 +72,27 @@ def test_a_float_model_runs_in_float(name, tmp_path):
     assert not any(converts(kernel) for kernel in kernels)
 
 
+def test_a_product_that_takes_its_bias_along_is_named(name, tmp_path):
+    """Its kernel's time is the product's, not that of adding the bias."""
+    rng = np.random.default_rng(0)
+    constants = [("w", rng.normal(size=(32, 64)).astype("f")), ("b", rng.normal(size=64).astype("f"))]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"], name="product"),
+        helper.make_node("Add", ["y", "b"], ["sum"], name="bias"),
+        helper.make_node("Relu", ["sum"], ["out"], name="clipped"),
+    ]
+    graph = build(
+        nodes,
+        [("x", TensorProto.FLOAT, ("n", 4, 32))],
+        [("out", TensorProto.FLOAT, ("n", 4, 64))],
+        constants,
+    )
+    kernels = opened(name, graph, tmp_path).kernels({"x": rng.normal(size=(2, 4, 32)).astype("f")})
+    (multiplies,) = [e for e in executed(kernels, layer_costs(graph)) if "product" in e.kernel.layers]
+    assert (multiplies.layer, multiplies.intended) == ("product", "float32")
+    assert multiplies.kernel.time_us is not None
+
+
 def test_a_pair_that_does_not_fuse_is_found(name, tmp_path):
     constants = [("scale", np.float32(0.01)), ("zero", np.uint8(128))]
     nodes = [
