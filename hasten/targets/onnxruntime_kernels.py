@@ -31,6 +31,8 @@ _DTYPES = {
 }
 _RENAMED = re.compile(r"(_token_\d+|_nchwc|_nhwc|/\w*)$")
 """What its rewrites append to the name of a node, one after the other."""
+_BLOCKED = "_nchwc"
+"""What they append to the name of a value, for a node that makes it in blocks of channels."""
 
 
 @dataclass
@@ -133,15 +135,25 @@ class _Origin:
     """Which nodes of the exported graph a node of the optimized one stands for.
 
     By name, as most rewrites keep that of the node they begin at; and by value: all that lies between the
-    values that it reads and those that it writes, where these still have their names.
+    values that it reads and those that it writes, where these still have their names. Those in blocks of
+    channels have lost them, and the nodes that make them are named after what they made.
     """
 
     def __init__(self, original: Any, optimized: Iterable[Any]) -> None:
         self._names = {node.name for node in original.node if node.name}
         self._producer = {out: node for node in original.node for out in node.output if out}
         kernels = list(optimized)
-        self._made = {out for node in kernels for out in node.output if out}
+        self._blocked = {
+            node.output[0]: value
+            for node in kernels
+            if node.name.endswith(_BLOCKED) and (value := node.name.removesuffix(_BLOCKED)) in self._producer
+        }
+        self._made = {value for node in kernels for value in self._values(node.output)}
         self._claimed = {n for node in kernels if (n := self._by_name(node))}
+
+    def _values(self, names: Iterable[str]) -> set[str]:
+        """What the exported graph calls these values of the optimized one."""
+        return {self._blocked.get(name, name) for name in names if name}
 
     def _by_name(self, node: Any) -> str | None:
         name, shorter = "", str(node.name)
@@ -155,8 +167,9 @@ class _Origin:
         """Names in the exported graph, the node's own first."""
         own = self._by_name(node)
         found = {own: None} if own else {}
-        stop = (self._made - set(node.output)) | set(node.input)
-        waiting, seen = [v for v in node.output if v in self._producer], set(stop)
+        made = self._values(node.output)
+        stop = (self._made - made) | self._values(node.input)
+        waiting, seen = [v for v in made if v in self._producer], stop
         while waiting:
             value = waiting.pop()
             maker = self._producer[value]

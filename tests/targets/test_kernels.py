@@ -65,9 +65,11 @@ def test_an_excluded_layer_runs_in_float(name, tmp_path):
 
 
 def test_a_float_model_runs_in_float(name, tmp_path):
-    graph = models.classifier()
+    graph = models.classifier(channels=16)
     kernels = opened(name, graph, tmp_path).kernels({"image": IMAGE[:2]})
     assert len(kernels) >= 2
+    layers = [name for kernel in kernels if kernel.time_us is not None for name in kernel.layers]
+    assert (layers.count("Conv:c"), layers.count("Gemm:logits")) == (1, 1)
     assert {kernel.precision for kernel in kernels} == {"float32"}
     assert not any(converts(kernel) for kernel in kernels)
 
