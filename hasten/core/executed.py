@@ -18,7 +18,7 @@ _ELEMENTWISE = frozenset({"Subgraph", "Eltwise"})
 _ROUNDING = re.compile(r"\.(de)?quantize(#\d+)?$")
 """Names that quantization gives to nodes that round; a runtime may compile them like other such functions."""
 _STEP = re.compile(r"(Convert|Subtract|Multiply)_\d+")
-"""What OpenVINO calls the steps of a DequantizeLinear, which have no name of their own."""
+"""What OpenVINO calls the steps of a dequantization that it moves while it compiles."""
 _BITS = {
     "float64": 64,
     "float32": 32,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from hasten.core.tensor import TensorSpec
 from hasten.targets.failure import one_line, runtime
 from hasten.targets.files import entries
 from hasten.targets.integers import integer_instructions
+from hasten.targets.openvino_kernels import INNER, PART, Names, read
 
 if TYPE_CHECKING:
     from hasten.graph import Graph
@@ -104,6 +105,8 @@ def export(graph: Graph, folder: Path, options: Options) -> Artifact:
             model = ov.Core().read_model(source)
             _keep_names(model, [s.name for s in graph.inputs], [s.name for s in graph.outputs])
             _keep_layers(model, plain)
+            nodes = {node.name for node in plain.ir_model.graph if node.name}
+            _name_parts(model, nodes.union(s.name for s in graph.outputs))
             ov.save_model(model, folder / "model.xml", compress_to_fp16=options.compress)
         except RuntimeError as error:
             raise TrialError(f"OpenVINO cannot convert this graph: {one_line(error)}") from error
@@ -135,6 +138,19 @@ def _keep_layers(model: Any, graph: Graph) -> None:
         producer = value.producer()
         if producer is not None and producer.name and producer.name != value.name:
             model.set_rt_info(producer.name, [_LAYERS, f"{i}"])
+
+
+def _name_parts(model: Any, known: Collection[str]) -> None:
+    """Name what a node was taken apart into after the node: its last part has the node's name already."""
+    ends = {"Parameter", "Constant", "Result"}
+    for op in reversed(model.get_ordered_ops()):
+        if op.get_type_name() in ends or INNER.sub("", op.friendly_name) in known:
+            continue
+        readers = (port.get_node() for out in op.outputs() for port in out.get_target_inputs())
+        after = next((node.friendly_name for node in readers if node.get_type_name() not in ends), None)
+        if after is not None:
+            node, _, _ = after.partition(PART)
+            op.set_friendly_name(f"{node}{PART}{op.friendly_name}")
 
 
 def open(artifact: Artifact, folder: Path, options: Options) -> Compiled:
@@ -186,8 +202,6 @@ class Compiled:
 
     def kernels(self, feeds: Mapping[str, Array]) -> tuple[Kernel, ...]:
         """What an opening of its own, with counters on, executes for these feeds. Raises TrialError."""
-        from hasten.targets.openvino_kernels import Names, read
-
         opened = _compile(self._path, self._options, {"PERF_COUNT": True})
         names = Names.of(opened._model, _layers(opened._model))
         return read(opened._compiled, opened._request(), lambda: opened.run(feeds), names)

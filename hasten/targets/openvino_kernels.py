@@ -28,8 +28,10 @@ _PRECISIONS = {
     "boolean": "bool",
 }
 _NO_KERNELS = frozenset({"Input", "Output", "Const", "Constant", "Parameter", "Result"})
-_INNER = re.compile(r"(/WithoutBiases|/Dequantization(Subtract|Multiply)|(_original)?/transpose_b)+$")
+INNER = re.compile(r"(/WithoutBiases|/Dequantization(Subtract|Multiply)|(_original)?/transpose_b)+$")
 """What OpenVINO appends to the name of an operator for the parts that it takes it apart into."""
+PART = " > "
+"""Between the name of a node and OpenVINO's own for a part that reading the model made of it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Names:
         if kind.startswith("FullyConnected"):
             own = [self.products[name] for name in originals if name in self.products]
             originals = [*own, *originals]
-        inner = (_INNER.sub("", name) for name in originals)
+        inner = (INNER.sub("", name).partition(PART)[0] for name in originals)
         return tuple(dict.fromkeys(self.exported.get(name, name) for name in inner))
 
 

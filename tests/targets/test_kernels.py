@@ -95,6 +95,20 @@ def test_a_product_that_takes_its_bias_along_is_named(name, tmp_path):
     assert multiplies.kernel.time_us is not None
 
 
+def test_what_a_node_was_taken_apart_into_has_its_name(name, tmp_path):
+    nodes = [
+        helper.make_node("Sin", ["x"], ["a"], name="before"),
+        helper.make_node("LayerNormalization", ["a", "scale"], ["b"], name="norm", axis=-1),
+        helper.make_node("HardSwish", ["b"], ["y"], name="after"),
+    ]
+    floats = [(value, TensorProto.FLOAT, [4, 64]) for value in ("x", "y")]
+    graph = build(nodes, floats[:1], floats[1:], [("scale", np.linspace(1, 2, 64, dtype="f"))])
+    kernels = opened(name, graph, tmp_path).kernels({"x": np.ones((4, 64), np.float32)})
+    named = [layer for kernel in kernels for layer in kernel.layers]
+    assert "norm" in named
+    assert set(named) <= {"before", "norm", "after"}
+
+
 def test_a_pair_that_does_not_fuse_is_found(name, tmp_path):
     constants = [("scale", np.float32(0.01)), ("zero", np.uint8(128))]
     nodes = [
