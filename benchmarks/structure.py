@@ -24,7 +24,7 @@ from hasten import data as data_room
 from hasten import methods
 from hasten.core.data import Calibration
 from hasten.core.errors import MethodError
-from hasten.core.target import cpu_name, usable_cores
+from hasten.core.target import cpu_name, sums_saturate, usable_cores
 from hasten.graph.cost import total_macs
 
 _KINDS = {
@@ -35,7 +35,12 @@ _KINDS = {
 _LEFT = 0.7
 _IN_INT8 = 0.8
 """Of what the whole model in int8 takes by its layers' times."""
-_QUANTIZE: dict[str, Any] = {"rounding": "outputs", "layout": "openvino"}
+_QUANTIZE: dict[str, Any] = {
+    "rounding": "outputs",
+    "layout": "openvino",
+    # CPUs that do not multiply bytes have the better kernels for convolutions.
+    "products": "convolutions" if sums_saturate() else "kept",
+}
 _TARGET = "openvino"
 
 
