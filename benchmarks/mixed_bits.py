@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contenders import CASES, Case, source_of
+from benchmarks.timings import OPENVINO_INT8
 from hasten import measuring
 from hasten.core.budget import Budget
 from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Scorecard
-from hasten.core.target import usable_cores
+from hasten.core.target import cpu_name, usable_cores
 from hasten.measuring import Conditions
 from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.forms import CHANGED, choose_forms, forms_of
@@ -37,7 +38,7 @@ _PARTS = (0.5, 0.2, 0.05)
 _BLAMED = 5
 _LIMIT_S = 60.0
 """Time that the harm of the layers may take to measure."""
-_INT8 = Step("quantize_static", {"rounding": "outputs", "layout": "openvino"})
+_INT8 = Step("quantize_static", OPENVINO_INT8)
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def main() -> None:
     lines = [
         "# Layers in int8 and in float32, chosen exactly",
         "",
-        "OpenVINO on two threads, batch 1, all versions of a model in the same rounds; judged on the "
-        "holdout. `error`: of the outputs,",
+        f"OpenVINO on {usable_cores()} threads of {cpu_name()}, batch 1, all versions of a model in the same "
+        "rounds; judged on the holdout. `error`: of the outputs,",
         "‖y - ŷ‖² / ‖y‖² on calibration samples. `front`: no other version of the model has less error and "
         "less time. Written by",
         "`benchmarks/mixed_bits.py`.",

@@ -19,12 +19,12 @@ from typing import Any
 import hasten
 from benchmarks.factorize import judged
 from benchmarks.rounding import CALIBRATION, Case, case
-from benchmarks.timings import layer_times, ratio, timed
+from benchmarks.timings import OPENVINO_INT8, layer_times, ratio, timed
 from hasten import data as data_room
 from hasten import methods
 from hasten.core.data import Calibration
 from hasten.core.errors import MethodError
-from hasten.core.target import cpu_name, sums_saturate, usable_cores
+from hasten.core.target import cpu_name, usable_cores
 from hasten.graph.cost import total_macs
 
 _KINDS = {
@@ -35,12 +35,6 @@ _KINDS = {
 _LEFT = 0.7
 _IN_INT8 = 0.8
 """Of what the whole model in int8 takes by its layers' times."""
-_QUANTIZE: dict[str, Any] = {
-    "rounding": "outputs",
-    "layout": "openvino",
-    # CPUs that do not multiply bytes have the better kernels for convolutions.
-    "products": "convolutions" if sums_saturate() else "kept",
-}
 _TARGET = "openvino"
 
 
@@ -79,13 +73,13 @@ def _rows(known: Case, work: Path) -> Iterator[str]:
     calibration = Calibration(store, range(len(store)))
     context = methods.Context(calibration=calibration, work=work, threads=usable_cores())
     one = {key: array[:1] for key, array in known.seen.items()}
-    rounded = _made(known.clean, hasten.Step("quantize_static", _QUANTIZE), context)
+    rounded = _made(known.clean, hasten.Step("quantize_static", OPENVINO_INT8), context)
     times, in_int8 = (
         layer_times(graph, known.clean, known.seen, _TARGET, usable_cores())
         for graph in (known.clean, rounded)
     )
     share = sum(in_int8.values()) / sum(times.values())
-    quantized = {"in_int8": in_int8, "quantize": _QUANTIZE}
+    quantized = {"in_int8": in_int8, "quantize": OPENVINO_INT8}
     kinds = _KINDS[known.name]
     ways: list[tuple[str, float, tuple[hasten.Step, ...]]] = [
         (", ".join(among), _LEFT, (_search(_LEFT, times, among),))
@@ -94,8 +88,8 @@ def _rows(known: Case, work: Path) -> Iterator[str]:
     left = _IN_INT8 * share
     first = _search(_IN_INT8, times, kinds)
     ways += [
-        ("all of it in 8 bits", share, (hasten.Step("quantize_static", _QUANTIZE),)),
-        (f"{', '.join(kinds)}; then 8 bits", left, (first, hasten.Step("quantize_static", _QUANTIZE))),
+        ("all of it in 8 bits", share, (hasten.Step("quantize_static", OPENVINO_INT8),)),
+        (f"{', '.join(kinds)}; then 8 bits", left, (first, hasten.Step("quantize_static", OPENVINO_INT8))),
         (f"{', '.join(kinds)}, bits", left, (_search(left, times, (*kinds, "bits"), **quantized),)),
     ]
     graphs, told = [known.clean], []

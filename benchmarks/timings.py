@@ -11,9 +11,18 @@ import hasten
 from hasten import data as data_room
 from hasten import measuring, targets
 from hasten.core.data import split
+from hasten.core.target import sums_saturate
 from hasten.graph.cost import layer_costs
 from hasten.measuring import Conditions, Subject, Timing
 from hasten.search.layers import shared_us
+
+OPENVINO_INT8: dict[str, Any] = {
+    "rounding": "outputs",
+    "layout": "openvino",
+    "products": "convolutions" if sums_saturate() else "kept",
+}
+"""What `quantize_static` is told for OpenVINO: CPUs that do not multiply bytes have the better kernels for
+convolutions."""
 
 
 def timed(
