@@ -11,6 +11,7 @@ import hasten
 from hasten import data as data_room
 from hasten import measuring, targets
 from hasten.core.data import split
+from hasten.core.record import Kernel
 from hasten.core.target import sums_saturate
 from hasten.graph.cost import layer_costs
 from hasten.measuring import Conditions, Subject, Timing
@@ -54,19 +55,24 @@ def timed(
     return timings
 
 
+def kernels(graph: hasten.Graph, samples: Mapping[str, Any], target: str, threads: int) -> tuple[Kernel, ...]:
+    """What a target executes for one sample, each with its time by the profiler."""
+    with tempfile.TemporaryDirectory(prefix="hasten-kernels-") as name:
+        work = Path(name)
+        options = targets.options(target, {"threads": threads})
+        subject = Subject(targets.find(target).export(graph, work, options), work, "kernels")
+        store, _ = data_room.ingest(dict(samples), graph.inputs, work / "store", seed=0)
+        selection = split(store, 0).selection
+        return measuring.kernels(subject, selection, Conditions(threads=threads), work / "kernels")
+
+
 def layer_times(
     graph: hasten.Graph, whole: hasten.Graph, samples: Mapping[str, Any], target: str, threads: int
 ) -> dict[str, float]:
     """What each layer takes on a target, in µs, of the profiler; whole: the graph that has the layers."""
-    with tempfile.TemporaryDirectory(prefix="hasten-layers-") as name:
-        work = Path(name)
-        options = targets.options(target, {"threads": threads})
-        subject = Subject(targets.find(target).export(graph, work, options), work, "layers")
-        store, _ = data_room.ingest(dict(samples), graph.inputs, work / "store", seed=0)
-        selection = split(store, 0).selection
-        found = measuring.kernels(subject, selection, Conditions(threads=threads), work / "kernels")
     one = {key: array[:1] for key, array in samples.items()}
-    return shared_us(found, {layer.name: layer.macs for layer in layer_costs(whole, one)})
+    macs = {layer.name: layer.macs for layer in layer_costs(whole, one)}
+    return shared_us(kernels(graph, samples, target, threads), macs)
 
 
 def ratio(timing: Timing) -> str:
