@@ -59,11 +59,13 @@ class Names:
     def layers(self, kind: str, originals: Sequence[str]) -> tuple[str, ...]:
         """The nodes of the exported graph that a kernel stands for, by the operations that it names.
 
-        A product of floats with a bias becomes one fully connected kernel, which names the bias's sum alone.
+        A product of floats with a bias becomes one fully connected kernel, whose names begin with the sum.
         """
         if kind.startswith("FullyConnected"):
-            own = [self.products[name] for name in originals if name in self.products]
-            originals = [*own, *originals]
+            originals = [
+                *(self.products[name] for name in originals[:1] if name in self.products),
+                *originals,
+            ]
         inner = (INNER.sub("", name).partition(PART)[0] for name in originals)
         return tuple(dict.fromkeys(self.exported.get(name, name) for name in inner))
 
