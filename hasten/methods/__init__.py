@@ -77,6 +77,7 @@ class Facts:
     needs_float: it works on float weights, so it must come before a method that yields integers.
     yields: dtypes that compute or are stored afterwards and were not before.
     amount: of a method that can be applied again and again to take away more.
+    moves: the hyper-parameter, if there is one, that lays inner values out differently.
     """
 
     summary: str
@@ -85,6 +86,7 @@ class Facts:
     needs_float: bool = True
     yields: frozenset[str] = frozenset()
     amount: Amount | None = None
+    moves: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,15 @@ def parameters(step: Step, where: str = "step") -> Any:
         key = ".".join([where, step.method, *(str(part) for part in first["loc"])])
         why = first["msg"].removeprefix("Value error, ")  # what pydantic puts before a method's own words
         raise RecipeError(f"{key}: {why} (given {first.get('input')!r})") from error
+
+
+def comparable(step: Step) -> Step:
+    """The step whose inner values can be compared with those before it, by their names.
+
+    It computes the same numbers, laid out as they were.
+    """
+    moves = find(step.method).FACTS.moves
+    return Step(step.method, {name: value for name, value in step.params.items() if name != moves})
 
 
 def validate(recipe: Recipe) -> None:

@@ -49,6 +49,7 @@ FACTS = Facts(
     exact=False,
     needs=frozenset({"calibration"}),
     yields=frozenset({"int8"}),
+    moves="products",
 )
 
 OLDEST_OPSET = {"int8": 13, "int4": 21, "uint16": 21}

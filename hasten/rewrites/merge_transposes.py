@@ -84,7 +84,10 @@ def _merge(editor: Editor, node: ir.Node) -> None:
     if above:
         above[-1].replace_input_with(0, x)
         for inner in above:
-            inner.outputs[0].shape = None
+            value = inner.outputs[0]
+            value.shape = None
+            # Who looks for the value by its name would find it laid out differently.
+            value.name = editor.unique(f"{value.name}.turned")
         source = above[0].outputs[0]
     else:
         source = x

@@ -126,7 +126,10 @@ def choose_forms(
     """
     before = forms.left.recipe
     start = workshop.apply(before)
-    made = {form: workshop.apply(Recipe((*before.steps, step))) for form, step in forms.steps.items()}
+    made = {
+        form: workshop.apply(Recipe((*before.steps, methods.comparable(step))))
+        for form, step in forms.steps.items()
+    }
     paths: dict[str, Json] = {form: str(built.path) for form, built in made.items()}
     names: dict[str, Json] = {form: [*_layers(form, start, built)] for form, built in made.items()}
     aim: dict[str, Json] = {

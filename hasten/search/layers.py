@@ -77,7 +77,8 @@ def layer_errors(workshop: Workshop, recipe: Recipe) -> tuple[LayerError, ...]:
     yields = [bool(methods.find(step.method).FACTS.yields) for step in recipe.steps]
     if not any(yields):
         return ()
-    before, after = workshop.apply(Recipe(recipe.steps[: yields.index(True)])), workshop.apply(recipe)
+    before = workshop.apply(Recipe(recipe.steps[: yields.index(True)]))
+    after = workshop.apply(Recipe(tuple(methods.comparable(step) for step in recipe.steps)))
     sites: dict[str, Json] = {site.name: site.what for site in new_sites(before, after)}
     place: dict[str, Json] = {**workshop.place(before), "changed": str(after.path), "sites": sites}
     found = [LayerError(**error) for error in workshop.ask("sensitivity:errors_in_child", place)]

@@ -73,6 +73,27 @@ def test_one_switch_is_the_method_applied_to_one_layer(make, tmp_path):
             np.testing.assert_allclose(got[output], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_products_as_convolutions_are_compared_as_products(tmp_path):
+    """What lies differently in the changed graph has another name there, and but for ties the same numbers."""
+    graph = attention()
+    name_nodes(graph)
+    step = Step("quantize_static", {"layout": "openvino", "products": "convolutions"})
+    change = changed_by(graph, step, tmp_path)
+    assert any(node.op_type == "Conv" for node in change.graph.ir_model.graph)
+    board = board_of(graph, changed_by(graph, methods.comparable(step), tmp_path))
+    assert set(board.layers) == {site.name for site in change.sites}
+    feeds = feeds_of(graph)
+    wanted = run(change.graph, feeds)
+    got = switched(board, feeds, dict.fromkeys(board.layers, "int8"))
+    for output, whole in run(graph, feeds).items():
+        apart = np.linalg.norm(got[output] - wanted[output])
+        assert apart <= 0.3 * np.linalg.norm(wanted[output] - whole)
+    # Layers between values that lie as they did can be switched all the same.
+    mixed = board_of(graph, change)
+    for output, expected in switched(mixed, feeds, dict.fromkeys(mixed.layers, "int8")).items():
+        assert expected.shape == wanted[output].shape
+
+
 def test_a_layer_that_was_merged_with_what_follows_is_switched_behind_that(tmp_path):
     """As a product is that becomes one operator with its bias."""
     net = Net()

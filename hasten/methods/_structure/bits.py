@@ -32,7 +32,8 @@ _SAMPLES = 32
 
 def decisions(graph: Graph, samples: Calibration, quantize: Quantize, context: Context) -> Iterator[Decision]:
     """One for each layer that can compute in 8 bits, with what that alone does to the outputs."""
-    change = methods.apply(Recipe([Step(METHOD, quantize)]), graph, replace(context, calibration=samples))
+    step = methods.comparable(Step(METHOD, quantize))
+    change = methods.apply(Recipe([step]), graph, replace(context, calibration=samples))
     layers = {layer_name(node) for node in graph.ir_model.graph if node.op_type in OPERATORS}
     changed = layers & {site.name for site in change.sites}
     if not changed:
