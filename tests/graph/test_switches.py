@@ -74,7 +74,7 @@ def test_one_switch_is_the_method_applied_to_one_layer(make, tmp_path):
 
 
 def test_products_as_convolutions_are_compared_as_products(tmp_path):
-    """What lies differently in the changed graph has another name there, and but for ties the same numbers."""
+    """What lies differently in the changed graph has another name; its numbers are the same but for ties."""
     graph = attention()
     name_nodes(graph)
     step = Step("quantize_static", {"layout": "openvino", "products": "convolutions"})
