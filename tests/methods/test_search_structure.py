@@ -242,6 +242,18 @@ def test_bits_are_chosen_with_the_rest(tmp_path):
     assert all("quantiz" not in skip.reason for skip in some.skipped if skip.name in layers)
 
 
+def test_bits_of_products_that_become_convolutions(tmp_path):
+    graph = heads_net()
+    context = opened(graph, tmp_path)
+    quantize = {"layout": "openvino", "products": "convolutions"}
+    kept = run(graph, context, left=0.6, among=["bits"], quantize={"layout": "openvino"})
+    change = run(graph, context, left=0.6, among=["bits"], quantize=quantize)
+    convolved = {node.name for node in change.graph.ir_model.graph if node.op_type == "Conv"}
+    # What computes a product says nothing about the harm of rounding it.
+    assert in_8_bits(change.graph) == in_8_bits(kept.graph) != set()
+    assert convolved >= in_8_bits(change.graph)
+
+
 def test_a_layer_of_lower_rank_is_quantized_with_its_factors(tmp_path):
     graph = residual_net()
     context = opened(graph, tmp_path)
