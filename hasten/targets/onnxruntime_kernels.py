@@ -29,8 +29,8 @@ _DTYPES = {
     "string": "str",
     "uint16": "int16",
 }
-_RENAMED = re.compile(r"(_token_\d+|_nchwc|_nhwc|/\w*)$")
-"""What its rewrites append to the name of a node, one after the other."""
+_RENAMED = (re.compile(r"(_token_\d+|_nchwc|_nhwc)$"), re.compile(r"/\w*$"))
+"""What its rewrites append to the name of a node, one after the other; names have slashes of their own."""
 _BLOCKED = "_nchwc"
 """What they append to the name of a value, for a node that makes it in blocks of channels."""
 
@@ -156,12 +156,10 @@ class _Origin:
         return {self._blocked.get(name, name) for name in names if name}
 
     def _by_name(self, node: Any) -> str | None:
-        name, shorter = "", str(node.name)
-        while name != shorter:
-            name, shorter = shorter, _RENAMED.sub("", shorter)
-            if name in self._names:
-                return name
-        return None
+        name = str(node.name)
+        while name and name not in self._names:
+            name = next((less for ending in _RENAMED if (less := ending.sub("", name)) != name), "")
+        return name or None
 
     def of(self, node: Any) -> tuple[str, ...]:
         """Names in the exported graph, the node's own first."""

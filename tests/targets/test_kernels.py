@@ -95,6 +95,17 @@ def test_a_product_that_takes_its_bias_along_is_named(name, tmp_path):
     assert multiplies.kernel.time_us is not None
 
 
+def test_a_quantized_layer_is_found_whatever_its_name(name, tmp_path):
+    """ONNX Runtime turns its axes, and appends to a name that has slashes of its own."""
+    graph = models.classifier(channels=16)
+    convolution = next(node for node in graph.ir_model.graph if node.op_type == "Conv")
+    convolution.name = "net/body/conv"
+    recipe = Recipe.parse({"steps": [{"quantize_static": {}}]})
+    made = api.apply(graph, recipe, {"image": IMAGE}).graph
+    kernels = opened(name, made, tmp_path).kernels({"image": IMAGE[:1]})
+    assert any("net/body/conv" in k.layers and "Conv" in k.op_type and k.time_us is not None for k in kernels)
+
+
 def test_what_a_node_was_taken_apart_into_has_its_name(name, tmp_path):
     nodes = [
         helper.make_node("Sin", ["x"], ["a"], name="before"),
