@@ -191,7 +191,7 @@ class Compiled:
     """A compiled model; see ``hasten.targets.Runner``."""
 
     def __init__(self, model: Any, compiled: Any, path: Path, options: Options) -> None:
-        self._model, self._compiled = model, compiled
+        self._compiled = compiled
         self._path, self._options = path, options
         self._local = threading.local()
         self.inputs = _specs(model, compiled.inputs, "inputs")
@@ -203,7 +203,8 @@ class Compiled:
     def kernels(self, feeds: Mapping[str, Array]) -> tuple[Kernel, ...]:
         """What an opening of its own, with counters on, executes for these feeds. Raises TrialError."""
         opened = _compile(self._path, self._options, {"PERF_COUNT": True})
-        names = Names.of(opened._model, _layers(opened._model))
+        model = runtime("openvino", "openvino").Core().read_model(self._path)
+        names = Names.of(model, _layers(model))
         return read(opened._compiled, opened._request(), lambda: opened.run(feeds), names)
 
     def _request(self) -> Any:
