@@ -15,11 +15,10 @@ from pathlib import Path
 
 import hasten
 from benchmarks.rounding import CALIBRATION, Case, case
-from benchmarks.timings import ratio, timed
+from benchmarks.timings import LAYOUTS, ratio, timed
 from hasten.core.target import cpu_name, sums_saturate, usable_cores
 
 _MODELS = ("minilm", "efficientnet_lite0")
-_LAYOUTS = {"openvino": "openvino", "onnxruntime": "both"}
 
 
 def main() -> None:
@@ -51,7 +50,7 @@ def main() -> None:
 
 
 def _rows(known: Case) -> Iterator[str]:
-    for runtime, layout in _LAYOUTS.items():
+    for runtime, layout in LAYOUTS.items():
         told, graphs = ["float32"], [known.clean]
         for products in ("kept", "convolutions"):
             params = {"rounding": "outputs", "layout": layout, "products": products}

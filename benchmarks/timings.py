@@ -24,6 +24,8 @@ OPENVINO_INT8: dict[str, Any] = {
 }
 """What `quantize_static` is told for OpenVINO: CPUs that do not multiply bytes have the better kernels for
 convolutions."""
+LAYOUTS = {"openvino": "openvino", "onnxruntime": "both"}
+"""The `layout` of `quantize_static` for each runtime."""
 
 
 def timed(

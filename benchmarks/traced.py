@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 
 import hasten
-from benchmarks.timings import OPENVINO_INT8, kernels
+from benchmarks.timings import LAYOUTS, OPENVINO_INT8, kernels
 from hasten.core.data import Array
 from hasten.core.record import Kernel
 from hasten.core.target import cpu_name, usable_cores
 from hasten.graph.cost import layer_costs
 
 _SAMPLES = 64
-_LAYOUTS = {"openvino": "openvino", "onnxruntime": "both"}
 
 
 def main() -> None:
@@ -59,7 +58,7 @@ def _rows(name: str, folder: Path) -> Iterator[str]:
     with np.load(folder / "data.npz") as file:
         samples = {spec.name: file[spec.name][:_SAMPLES] for spec in graph.inputs}
     clean = hasten.apply(graph, hasten.Recipe([hasten.Step("optimize_graph")]), samples).graph
-    for target, layout in _LAYOUTS.items():
+    for target, layout in LAYOUTS.items():
         params = {**OPENVINO_INT8, "layout": layout, "rounding": "nearest"}
         whole = hasten.apply(clean, hasten.Recipe([hasten.Step("quantize_static", params)]), samples).graph
         for version, made in (("float32", clean), ("int8", whole)):

@@ -151,9 +151,9 @@ class _Origin:
         self._made = {value for node in kernels for value in self._values(node.output)}
         self._claimed = {n for node in kernels if (n := self._by_name(node))}
 
-    def _values(self, names: Iterable[str]) -> set[str]:
+    def _values(self, names: Iterable[str]) -> list[str]:
         """What the exported graph calls these values of the optimized one."""
-        return {self._blocked.get(name, name) for name in names if name}
+        return [self._blocked.get(name, name) for name in names if name]
 
     def _by_name(self, node: Any) -> str | None:
         name = str(node.name)
@@ -166,8 +166,8 @@ class _Origin:
         own = self._by_name(node)
         found = {own: None} if own else {}
         made = self._values(node.output)
-        stop = (self._made - made) | self._values(node.input)
-        waiting, seen = [v for v in made if v in self._producer], stop
+        seen = self._made.difference(made).union(self._values(node.input))
+        waiting = [v for v in made if v in self._producer]
         while waiting:
             value = waiting.pop()
             maker = self._producer[value]
