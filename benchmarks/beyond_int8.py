@@ -121,14 +121,9 @@ def _priced(step: hasten.Step, known: Case) -> hasten.Step:
     """The step, which counts by the layers' times in int8 if it searches."""
     if step.method != "search_structure":
         return step
-    params: dict[str, Any] = {**step.params, "times": _times(known)}
+    times = layer_times(known.clean, known.seen, "openvino", usable_cores(), [_BEST])
+    params: dict[str, Any] = {**step.params, "times": times}
     return hasten.Step(step.method, params)
-
-
-def _times(known: Case) -> dict[str, float]:
-    """Of the layers in int8, by which what is searched counts."""
-    rounded = hasten.apply(known.clean, hasten.Recipe([_BEST]), known.seen, threads=usable_cores()).graph
-    return layer_times(rounded, known.clean, known.seen, "openvino", usable_cores())
 
 
 def _words(steps: tuple[hasten.Step, ...]) -> str:

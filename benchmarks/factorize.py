@@ -157,7 +157,7 @@ def timed_by(params: dict[str, Any], known: Case, threads: int) -> dict[str, Any
     """The parameters with the times of the layers on a target in place of its name."""
     if "times" not in params:
         return params
-    return {**params, "times": layer_times(known.clean, known.clean, known.seen, params["times"], threads)}
+    return {**params, "times": layer_times(known.clean, known.seen, params["times"], threads)}
 
 
 def _ratio(timing: Timing, *, first: bool) -> str:

@@ -26,6 +26,7 @@ from hasten.core.data import Calibration
 from hasten.core.errors import MethodError
 from hasten.core.target import cpu_name, usable_cores
 from hasten.graph.cost import total_macs
+from hasten.numerics.latency import Time, taken
 
 _KINDS = {
     "resnet56": ("channels", "branches", "ranks"),
@@ -73,12 +74,11 @@ def _rows(known: Case, work: Path) -> Iterator[str]:
     calibration = Calibration(store, range(len(store)))
     context = methods.Context(calibration=calibration, work=work, threads=usable_cores())
     one = {key: array[:1] for key, array in known.seen.items()}
-    rounded = _made(known.clean, hasten.Step("quantize_static", OPENVINO_INT8), context)
     times, in_int8 = (
-        layer_times(graph, known.clean, known.seen, _TARGET, usable_cores())
-        for graph in (known.clean, rounded)
+        layer_times(known.clean, known.seen, _TARGET, usable_cores(), behind)
+        for behind in ([], [hasten.Step("quantize_static", OPENVINO_INT8)])
     )
-    share = sum(in_int8.values()) / sum(times.values())
+    share = sum(map(taken, in_int8.values())) / sum(map(taken, times.values()))
     quantized = {"in_int8": in_int8, "quantize": OPENVINO_INT8}
     kinds = _KINDS[known.name]
     ways: list[tuple[str, float, tuple[hasten.Step, ...]]] = [
@@ -124,13 +124,9 @@ def _rows(known: Case, work: Path) -> Iterator[str]:
         yield f"{line} | {ratio(timing)} | {took:.0f} |"
 
 
-def _search(left: float, times: dict[str, float], among: tuple[str, ...], **more: Any) -> hasten.Step:
+def _search(left: float, times: dict[str, Time], among: tuple[str, ...], **more: Any) -> hasten.Step:
     params: dict[str, Any] = {"left": round(left, 4), "times": times, "among": list(among), **more}
     return hasten.Step("search_structure", params)
-
-
-def _made(graph: hasten.Graph, step: hasten.Step, context: methods.Context) -> hasten.Graph:
-    return methods.apply(hasten.Recipe([step]), graph, context).graph
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from hasten.core.record import Kernel
 from hasten.core.target import sums_saturate
 from hasten.graph.cost import layer_costs
 from hasten.measuring import Conditions, Subject, Timing
-from hasten.search.layers import shared_us
+from hasten.numerics.latency import Time
+from hasten.search.families import SLIM
+from hasten.search.layers import times
 
 OPENVINO_INT8: dict[str, Any] = {
     "rounding": "outputs",
@@ -57,24 +59,42 @@ def timed(
     return timings
 
 
-def kernels(graph: hasten.Graph, samples: Mapping[str, Any], target: str, threads: int) -> tuple[Kernel, ...]:
-    """What a target executes for one sample, each with its time by the profiler."""
+def kernels(
+    graphs: Sequence[hasten.Graph], samples: Mapping[str, Any], target: str, threads: int
+) -> list[tuple[Kernel, ...]]:
+    """What a target executes of each graph for one sample, with times by the profiler, read in turns."""
     with tempfile.TemporaryDirectory(prefix="hasten-kernels-") as name:
-        work = Path(name)
+        work, subjects = Path(name), []
         options = targets.options(target, {"threads": threads})
-        subject = Subject(targets.find(target).export(graph, work, options), work, "kernels")
-        store, _ = data_room.ingest(dict(samples), graph.inputs, work / "store", seed=0)
+        for number, graph in enumerate(graphs):
+            folder = work / str(number)
+            folder.mkdir()
+            subjects.append(Subject(targets.find(target).export(graph, folder, options), folder, str(number)))
+        store, _ = data_room.ingest(dict(samples), graphs[0].inputs, work / "store", seed=0)
         selection = split(store, 0).selection
-        return measuring.kernels(subject, selection, Conditions(threads=threads), work / "kernels")
+        return measuring.kernels(subjects, selection, Conditions(threads=threads), work / "kernels")
 
 
 def layer_times(
-    graph: hasten.Graph, whole: hasten.Graph, samples: Mapping[str, Any], target: str, threads: int
-) -> dict[str, float]:
-    """What each layer takes on a target, in µs, of the profiler; whole: the graph that has the layers."""
+    graph: hasten.Graph,
+    samples: Mapping[str, Any],
+    target: str,
+    threads: int,
+    behind: Sequence[hasten.Step] = (),
+) -> dict[str, Time]:
+    """What each layer takes on a target, in µs of the profiler, and what at about half of all widths.
+
+    behind: what is done to the graph before it runs there.
+    """
     one = {key: array[:1] for key, array in samples.items()}
-    macs = {layer.name: layer.macs for layer in layer_costs(whole, one)}
-    return shared_us(kernels(graph, samples, target, threads), macs)
+    slim = hasten.apply(graph, hasten.Recipe(SLIM), samples, threads=threads).graph
+    versions = [
+        hasten.apply(each, hasten.Recipe(tuple(behind)), samples, threads=threads).graph if behind else each
+        for each in (graph, slim)
+    ]
+    layers = [layer_costs(each, one) for each in (graph, slim)]
+    seen = zip(layers, kernels(versions, samples, target, threads), strict=True)
+    return times(*seen)
 
 
 def ratio(timing: Timing) -> str:

@@ -62,7 +62,7 @@ def _rows(name: str, folder: Path) -> Iterator[str]:
         params = {**OPENVINO_INT8, "layout": layout, "rounding": "nearest"}
         whole = hasten.apply(clean, hasten.Recipe([hasten.Step("quantize_static", params)]), samples).graph
         for version, made in (("float32", clean), ("int8", whole)):
-            seen = kernels(made, samples, target, usable_cores())
+            (seen,) = kernels([made], samples, target, usable_cores())
             yield f"| {name} | {version} | {target} | {_told(made, samples, seen)} |"
 
 

@@ -155,11 +155,15 @@ class Trial(Scorecard):
 
 
 class LayerCost(Record):
-    """Cost of one layer; ``macs`` are multiply-accumulates, ``dtype`` is what it computes in."""
+    """Cost of one layer; ``macs`` are multiply-accumulates, ``dtype`` is what it computes in.
+
+    moved: numbers that it reads and writes, its weights included.
+    """
 
     name: str
     op_type: str
     macs: int
+    moved: int = 0
     parameters: int
     weight_bytes: int
     dtype: str

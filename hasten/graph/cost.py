@@ -18,7 +18,7 @@ from hasten.core.data import Array
 from hasten.core.errors import MethodError
 from hasten.core.record import LayerCost
 from hasten.graph.graph import Graph, dtype_name
-from hasten.graph.macs import COUNTERS, Shape
+from hasten.graph.macs import COUNTERS, Shape, moved
 from hasten.graph.names import layer_name
 from hasten.graph.shapes import infer, observed_shapes
 
@@ -125,6 +125,7 @@ def _costs(graph: ir.Graph, shapes: _Shapes) -> Iterator[LayerCost]:
                 name=layer_name(node),
                 op_type=node.op_type,
                 macs=macs,
+                moved=moved(node, shapes.of),
                 parameters=parameters,
                 weight_bytes=sum(tensor.nbytes for tensor in weights),
                 dtype=_compute_dtype(node),

@@ -18,6 +18,12 @@ ShapeOf: TypeAlias = Callable[[ir.Value | None], Shape]
 Counter: TypeAlias = Callable[[ir.Node, ShapeOf], int]
 
 
+def moved(node: ir.Node, of: ShapeOf) -> int:
+    """The numbers that a node reads and writes; operands of unknown shape count as none."""
+    shapes = (of(value) for value in (*node.inputs, *node.outputs))
+    return sum(prod(shape) for shape in shapes if shape is not None)
+
+
 def _input(node: ir.Node, index: int) -> ir.Value | None:
     return node.inputs[index] if index < len(node.inputs) else None
 

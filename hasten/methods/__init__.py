@@ -50,8 +50,10 @@ TABLE = {
 }
 """Name to module. Other packages add theirs through the entry point group ``hasten.methods``."""
 
-Times: TypeAlias = Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
-"""What layers take where the model will run, by name and in any one unit."""
+_Taken: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Times: TypeAlias = Mapping[str, _Taken | tuple[_Taken, _Taken, _Taken, _Taken]]
+"""What layers take where the model will run, by name and in any one unit. Of some perhaps also what a
+narrower version takes, and its shares of the work: ``hasten.numerics.latency.Time``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from hasten import methods
 from hasten.core.errors import TrialError
 from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Trial
+from hasten.numerics.latency import Time
 from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.facts import GraphFacts
-from hasten.search.layers import shared_us
+from hasten.search.layers import Seen, times
 from hasten.search.shares import Size
 from hasten.search.trial import Lab
 
@@ -31,6 +33,11 @@ _METHODS: Mapping[Family, frozenset[str]] = {
 _ALL = frozenset().union(*_METHODS.values())
 _LEARNING = frozenset({"reconstruct", "distill", "finetune"})
 """What teaches a smaller model, directly behind the last of what made it smaller."""
+SLIM = (
+    Step("prune_channels", {"macs": 0.3, "importance": "l1", "scope": "local", "fit": False}),
+    Step("prune_heads", {"heads": 0.5, "importance": "l1", "scope": "local", "fit": False}),
+)
+"""What makes about half of all widths in a moment, of no use but to see how the times of layers fall."""
 
 
 def families(facts: GraphFacts) -> tuple[Family, ...]:
@@ -111,15 +118,30 @@ def _times(lab: Lab, place: Trial) -> dict[str, Json]:
     """What the layers of the whole model take there; nothing where that is not known, or not the aim."""
     if lab.budget.objective == "size":
         return {}
-    recipe = whole(place.recipe)
-    try:
-        layers = lab.workshop.cost(lab.workshop.apply(recipe)).layers
-        kernels = lab.kernels(lab.subject(Candidate(recipe, place.target, place.options)))
-    except TrialError:
-        return {}
-    found = shared_us(kernels, {layer.name: layer.macs for layer in layers})
-    times: dict[str, Json] = {name: float(f"{us:.3g}") for name, us in found.items()}
-    return {"times": times} if times else {}
+    head, behind = _parted(place.recipe, _ALL)
+    versions = [Recipe((*head, *behind))]
+    if slim := tuple(step for step in SLIM if _changes(lab, Recipe((*head, step)))):
+        # What learns takes long, and is as fast before.
+        runs = (step for step in behind if "gradients" not in methods.find(step.method).FACTS.needs)
+        versions.append(Recipe((*head, *slim, *runs)))
+    for recipes in (versions, versions[:1]):  # the narrower one may fail where the whole runs
+        try:
+            found = times(*_seen(lab, [Candidate(each, place.target, place.options) for each in recipes]))
+        except TrialError:
+            continue
+        rounded: dict[str, Json] = {name: _rounded(time) for name, time in found.items()}
+        return {"times": rounded} if rounded else {}
+    return {}
+
+
+def _seen(lab: Lab, candidates: Sequence[Candidate]) -> Iterator[Seen]:
+    layers = [lab.workshop.cost(lab.workshop.apply(each.recipe)).layers for each in candidates]
+    yield from zip(layers, lab.kernels(*map(lab.subject, candidates)), strict=True)
+
+
+def _rounded(time: Time) -> Json:
+    each = [float(f"{us:.3g}") for us in (time if isinstance(time, tuple) else (time,))]
+    return each[0] if len(each) == 1 else [*each]
 
 
 def _changes(lab: Lab, recipe: Recipe) -> bool:

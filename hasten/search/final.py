@@ -113,7 +113,7 @@ def _explained(lab: Lab, outcome: Outcome, trial: Trial) -> Outcome:
     errors: tuple[LayerError, ...] = ()
     unknown: list[str] = []
     try:
-        kernels = lab.kernels(lab.subject(Candidate(trial.recipe, trial.target, trial.options)))
+        (kernels,) = lab.kernels(lab.subject(Candidate(trial.recipe, trial.target, trial.options)))
     except TrialError as error:
         unknown.append(f"What {trial.target} executes for it could not be read: {error}.")
     try:

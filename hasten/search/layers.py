@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import TypeAlias
 
 from hasten import methods
 from hasten.core.executed import executed
 from hasten.core.recipe import Json, Recipe, Step
-from hasten.core.record import Kernel, LayerError
+from hasten.core.record import Kernel, LayerCost, LayerError
+from hasten.numerics.latency import Time, Work, beside
 from hasten.search.build import Workshop
 from hasten.search.candidate import Candidate
 from hasten.search.forms import new_sites
 from hasten.search.trial import Lab
+
+Seen: TypeAlias = tuple[Iterable[LayerCost], Iterable[Kernel]]
+"""The layers of a version, and the kernels that compute them."""
 
 
 def saved(lab: Lab, left: Candidate, step: Step) -> dict[str, float]:
@@ -21,19 +26,34 @@ def saved(lab: Lab, left: Candidate, step: Step) -> dict[str, float]:
     In bytes where size is the objective, otherwise in µs where the candidate runs. Raises TrialError.
     """
     changed = replace(left, recipe=Recipe((*left.recipe.steps, step)))
-    return difference(_costs(lab, left), _costs(lab, changed))
-
-
-def _costs(lab: Lab, candidate: Candidate) -> dict[str, float]:
     if lab.budget.objective == "size":
-        layers = lab.workshop.cost(lab.workshop.apply(candidate.recipe)).layers
-        return {layer.name: float(layer.weight_bytes) for layer in layers}
-    return times_us(lab.kernels(lab.subject(candidate)))
+        return difference(_bytes(lab.workshop, left), _bytes(lab.workshop, changed))
+    return difference(*map(times_us, lab.kernels(lab.subject(left), lab.subject(changed))))
+
+
+def _bytes(workshop: Workshop, candidate: Candidate) -> dict[str, float]:
+    layers = workshop.cost(workshop.apply(candidate.recipe)).layers
+    return {layer.name: float(layer.weight_bytes) for layer in layers}
 
 
 def difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """Before minus after, of what both know."""
     return {name: before[name] - after[name] for name in before if name in after}
+
+
+def times(version: Seen, narrower: Seen | None = None) -> dict[str, Time]:
+    """What the layers of a version take, in µs, and what those of a narrower one do, if there is one."""
+    works, took = _worked(version)
+    if narrower is None:
+        return dict(took)
+    less, faster = _worked(narrower)
+    return beside(works, took, {name: (less[name], us) for name, us in faster.items()})
+
+
+def _worked(version: Seen) -> tuple[dict[str, Work], dict[str, float]]:
+    layers, kernels = version
+    macs = {layer.name: layer.macs for layer in layers}
+    return {layer.name: Work(layer.macs, layer.moved) for layer in layers}, shared_us(kernels, macs)
 
 
 def times_us(kernels: Iterable[Kernel]) -> dict[str, float]:
@@ -63,7 +83,7 @@ def shared_us(kernels: Iterable[Kernel], macs: Mapping[str, int]) -> dict[str, f
 
 def fell_back(lab: Lab, candidate: Candidate) -> frozenset[str]:
     """The layers that the runtime computes in more bits than the graph says. Raises TrialError."""
-    kernels = lab.kernels(lab.subject(candidate))
+    (kernels,) = lab.kernels(lab.subject(candidate))
     layers = lab.workshop.cost(lab.workshop.apply(candidate.recipe)).layers
     return frozenset(each.layer for each in executed(kernels, layers) if each.finding == "fell back")
 

@@ -117,9 +117,9 @@ class Lab:
         """Numbers of the samples of a role that were lost and gained; raises TrialError."""
         return measuring.flipped(self.metric, reference, answers, data)
 
-    def kernels(self, subject: Subject) -> tuple[Kernel, ...]:
-        """What the runtime executes for a subject, on a batch of Selection; raises TrialError."""
-        return measuring.kernels(subject, self.selection, self.conditions, self.work / "kernels")
+    def kernels(self, *subjects: Subject) -> list[tuple[Kernel, ...]]:
+        """What the runtime executes for each subject, on a batch of Selection; raises TrialError."""
+        return measuring.kernels(subjects, self.selection, self.conditions, self.work / "kernels")
 
     def card(self, subject: Subject, answers: Predictions | None, quality: Quality | None) -> dict[str, Any]:
         """The fields of a Scorecard; timing is made beside the baseline. Raises TrialError."""

@@ -63,7 +63,7 @@ class Scripted:
     def flipped(self, answers: str, reference: str, holdout: Holdout) -> tuple[tuple[int], tuple[int]]:
         return (3,), (5,)
 
-    def kernels(self, subject: str) -> tuple[()]:
+    def kernels(self, *subjects: str) -> list[tuple[()]]:
         raise TrialError("no profile")
 
 

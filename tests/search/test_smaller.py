@@ -12,6 +12,7 @@ import pytest
 
 from hasten import methods
 from hasten.core.budget import Budget
+from hasten.core.errors import TrialError
 from hasten.core.measurement import Comparison, Measurement
 from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Kernel, LayerCost, Trial
@@ -19,7 +20,7 @@ from hasten.measuring import Conditions
 from hasten.search.build import Built, Cost, Training
 from hasten.search.candidate import Candidate
 from hasten.search.facts import GraphFacts
-from hasten.search.families import Family, families
+from hasten.search.families import SLIM, Family, families
 from hasten.search.shares import Shares
 from hasten.search.smaller import Shrinker
 from tests.search.test_choose import quality
@@ -47,9 +48,16 @@ def shrinker(
     samples: int = 30,
     seconds: float = 1000.0,
     families: tuple[Family, ...] = ("narrower", "shallower", "thinner"),
+    unprofiled: int = 1,
 ) -> Shrinker:
+    """unprofiled: the versions of which kernels can be read in one go."""
+
+    def slim(recipe: Recipe) -> bool:
+        return any(step in SLIM for step in recipe.steps)
+
     def apply(recipe: Recipe) -> Built:
-        return Built(Path(recipe.fingerprint), last_effective=works(recipe.steps[-1].method))
+        path = Path(recipe.fingerprint).with_suffix(".slim" if slim(recipe) else "")
+        return Built(path, last_effective=works(recipe.steps[-1].method))
 
     def cost(built: Built) -> Cost:
         layers = ("Conv_a", 900), ("Relu_a", 0), ("Conv_b", 100)
@@ -58,7 +66,8 @@ def shrinker(
                 LayerCost(
                     name=name,
                     op_type="Conv",
-                    macs=macs,
+                    macs=macs // (4 if built.path.suffix else 1),
+                    moved=10 // (2 if built.path.suffix else 1),
                     parameters=0,
                     weight_bytes=0,
                     dtype="float32",
@@ -66,21 +75,26 @@ def shrinker(
                 )
                 for name, macs in layers
             ),
-            parameters=int(str(built.path), 16),  # as many as no other graph has
+            parameters=int(built.path.stem, 16),  # as many as no other graph has
             nonzero_parameters=0,
         )
 
-    def kernels(subject: Candidate) -> tuple[Kernel, ...]:
-        return (
-            Kernel(
-                name="a",
-                op_type="Conv",
-                kind="brgemm",
-                precision="int8",
-                layers=("Conv_a", "Relu_a"),
-                time_us=12.3456,
-            ),
-        )
+    def kernels(*subjects: Candidate) -> list[tuple[Kernel, ...]]:
+        if len(subjects) > unprofiled:
+            raise TrialError("so many cannot be read")
+        return [
+            (
+                Kernel(
+                    name="a",
+                    op_type="Conv",
+                    kind="brgemm",
+                    precision="int8",
+                    layers=("Conv_a", "Relu_a"),
+                    time_us=(4.56 if slim(subject.recipe) else 12.3456),
+                ),
+            )
+            for subject in subjects
+        ]
 
     return Shrinker(
         # What is asked of it needs only this.
@@ -130,6 +144,24 @@ def test_layers_count_by_their_times_where_the_best_runs() -> None:
     for method, family in (("restructure", "separable"), ("factorize", "thinner")):
         (first, *_) = walk(shrinker(lambda m, own=method: m == own, families=(family,)), lambda c: (2.1, 0.5))
         assert share(first, method, "times") == {"Conv_a": 12.3}
+
+
+def test_a_narrower_model_tells_how_the_times_of_layers_fall() -> None:
+    learned = Recipe((CLEAN, INT8, Step("quantize_aware")))
+    maker = shrinker(lambda m: m == "prune_channels", unprofiled=2)
+    read: list[tuple[Recipe, ...]] = []
+    kernels = maker.lab.kernels
+
+    def watched(*subjects: Candidate) -> list[tuple[Kernel, ...]]:
+        read.append(tuple(subject.recipe for subject in subjects))
+        return kernels(*subjects)  # type: ignore[arg-type]
+
+    maker.lab.kernels = watched  # type: ignore[method-assign, assignment]
+    done = [trial(Candidate(learned, "openvino"), 2.0, 0.0)]
+    first = next(iter(maker.propose(done)))
+    # Of a narrower model nothing learns: it is as fast before.
+    assert share(first, name="times") == {"Conv_a": [12.3, 4.56, 0.25, 0.5]}
+    assert read[0] == (learned, Recipe((CLEAN, SLIM[0], INT8)))
 
 
 def test_parameters_count_where_size_does() -> None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from hasten.graph.coupling.coupling import Coupling, Width
 from hasten.graph.graph import Graph
-from hasten.graph.macs import COUNTERS
+from hasten.graph.macs import COUNTERS, moved
 from hasten.graph.names import layer_name
-from hasten.numerics.latency import LatencyModel, Work
+from hasten.numerics.latency import LatencyModel, Time, Work
 
 Gone = NDArray[np.bool_]
 
@@ -91,8 +91,8 @@ class Costs(Tally):
     coupling: None where no units go.
     times: of nodes, measured where the graph will run, in any unit. Where some are given, costs are times
     instead: of each node that has one, and of layers that have none as a model says that is fitted to the
-    others (``hasten.numerics.latency``). How they fall with the units left is the model's too. Raises
-    ValueError for times of no node.
+    others (``hasten.numerics.latency``). How they fall with the units left is the model's too, made to
+    meet what a layer took that was measured narrower. Raises ValueError for times of no node.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Costs(Tally):
         graph: Graph,
         coupling: Coupling | None,
         shapes: Mapping[str, tuple[int, ...]],
-        times: Mapping[str, float] | None = None,
+        times: Mapping[str, Time] | None = None,
     ) -> None:
         self._shapes = shapes
         self._axes = {} if coupling is None else coupling.axes
@@ -108,25 +108,23 @@ class Costs(Tally):
         named = {layer_name(node): node for node in graph.ir_model.graph}
         self._nodes = {name: n for name, n in named.items() if n.op_type in COUNTERS or name in times}
         self._none = np.zeros(0 if coupling is None else coupling.count, dtype=bool)
-        self._model = LatencyModel(0.0, 1.0, 0.0)
-        self._scales = dict.fromkeys(self._nodes, 1.0)
+        self._models = dict.fromkeys(self._nodes, LatencyModel(0.0, 1.0, 0.0))
         if times:
             self._fit(times)
         self.whole = self.of(self._none)
 
-    def _fit(self, times: Mapping[str, float]) -> None:
+    def _fit(self, times: Mapping[str, Time]) -> None:
         works = {name: self._work(name, self._none) for name in self._nodes if name in times}
         if not works:
             raise ValueError(f"no layer is called {next(iter(times))!r}; they are {sorted(self._nodes)}")
-        self._model = LatencyModel.fit(list(works.values()), [times[name] for name in works])
-        for name, work in works.items():
-            modelled = self._model.of(work)
-            self._scales[name] = times[name] / modelled if modelled else 0.0
+        model = LatencyModel.fit(list(works.values()), [times[name] for name in works])
+        self._models = dict.fromkeys(self._nodes, model)
+        self._models |= {name: model.through(work, times[name]) for name, work in works.items()}
 
     def of(self, gone: Gone, names: Iterable[str] | None = None) -> dict[str, float]:
         """The costs of these layers."""
         wanted = self._nodes if names is None else names
-        return {name: self._scales[name] * self._model.of(self._work(name, gone)) for name in wanted}
+        return {name: self._models[name].of(self._work(name, gone)) for name in wanted}
 
     def instead(self, name: str, other: Substitute, gone: Gone | None = None) -> float:
         """The cost of operators that do a layer's work differently."""
@@ -134,16 +132,14 @@ class Costs(Tally):
         work = self._work(name, gone)
         weight = prod(self._shape(gone, self._nodes[name].inputs[1]) or ())
         # What one operator makes, the next reads.
-        moved = work.moved + (other.weights - 1) * weight + 2 * other.between
-        return self._scales[name] * self._model.of(Work(other.macs * work.macs, moved, other.operators))
+        numbers = work.moved + (other.weights - 1) * weight + 2 * other.between
+        return self._models[name].of(Work(other.macs * work.macs, numbers, other.operators))
 
     def _work(self, name: str, gone: Gone) -> Work:
         node = self._nodes[name]
         shape = partial(self._shape, gone)
         count = COUNTERS.get(node.op_type)
-        shapes = (shape(value) for value in (*node.inputs, *node.outputs))
-        moved = sum(prod(lengths) for lengths in shapes if lengths is not None)
-        return Work(0 if count is None else count(node, shape), moved)
+        return Work(0 if count is None else count(node, shape), moved(node, shape))
 
     def _shape(self, gone: Gone, value: ir.Value | None) -> tuple[int, ...] | None:
         whole = None if value is None else self._shapes.get(str(value.name))

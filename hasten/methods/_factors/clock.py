@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from hasten.core.errors import MethodError
 from hasten.graph import Graph
 from hasten.graph.coupling.cost import Costs, Substitute
+from hasten.methods import Times
 from hasten.methods._factors.forms import Cost
 
 
@@ -16,9 +17,7 @@ class Clock:
     Raises MethodError for times of no layer.
     """
 
-    def __init__(
-        self, graph: Graph, shapes: Mapping[str, tuple[int, ...]], times: Mapping[str, float]
-    ) -> None:
+    def __init__(self, graph: Graph, shapes: Mapping[str, tuple[int, ...]], times: Times) -> None:
         if not shapes:
             raise MethodError("times say nothing of a model that cannot be run; give --data")
         try:

@@ -15,7 +15,7 @@ from hasten.graph import Graph
 from hasten.graph.coupling import Coupling, Side, Width, couple, shrink
 from hasten.graph.coupling.cost import Costs, Counts, Sizes, Tally
 from hasten.graph.shapes import observed_shapes
-from hasten.methods import Change, Context
+from hasten.methods import Change, Context, Times
 from hasten.methods._narrow import nested
 from hasten.methods._narrow.choose import Chooser, Limits
 from hasten.methods._narrow.readers import Read, covariances, reads
@@ -50,7 +50,7 @@ class Aim:
     side: Side
     by: Literal["macs", "parameters", "units"]
     left: float
-    times: Mapping[str, float] = field(default_factory=dict)
+    times: Times = field(default_factory=dict)
     widths: Mapping[str, int]
     importance: Importance
     scope: Scope

@@ -15,10 +15,11 @@ from hasten.graph import Graph
 from hasten.graph.layer import OPERATORS
 from hasten.graph.names import layer_name
 from hasten.graph.switches import Switchboard
-from hasten.methods import Change, Context
+from hasten.methods import Change, Context, Times
 from hasten.methods._factors.write import factored_from
 from hasten.methods._observe.outputs import Outputs
 from hasten.methods._structure.decisions import Decision
+from hasten.numerics.latency import taken
 
 METHOD = "quantize_static"
 Quantize = Mapping[str, Json]
@@ -52,11 +53,10 @@ def decisions(graph: Graph, samples: Calibration, quantize: Quantize, context: C
             yield Decision("bits", name, (_FLOAT, _INT8), (0.0, harm), shares=(1.0, _SHARE))
 
 
-def priced(
-    decisions: Sequence[Decision], times: Mapping[str, float], in_int8: Mapping[str, float]
-) -> tuple[Decision, ...]:
+def priced(decisions: Sequence[Decision], times: Times, in_int8: Times) -> tuple[Decision, ...]:
     """The decisions with what layers take in 8 bits over what they take; the usual of it where not known."""
-    known = {name: in_int8[name] / times[name] for name in in_int8.keys() & times.keys() if times[name] > 0}
+    whole, narrow = ({name: taken(time) for name, time in each.items()} for each in (times, in_int8))
+    known = {name: narrow[name] / whole[name] for name in narrow.keys() & whole.keys() if whole[name] > 0}
     if not known:
         return tuple(decisions)
     usual = float(np.median(list(known.values())))

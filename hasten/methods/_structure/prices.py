@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from hasten.graph import Graph
 from hasten.graph.coupling import Coupling, couple
 from hasten.graph.coupling.cost import Costs, Gone, Substitute
 from hasten.graph.shapes import observed_shapes
-from hasten.methods import Context
+from hasten.methods import Context, Times
 from hasten.methods._narrow.refit import ready
 from hasten.methods._structure.decisions import Choice, Decision
 
@@ -38,7 +38,7 @@ class Prices:
         graph: Graph,
         decisions: Sequence[Decision],
         context: Context,
-        times: Mapping[str, float] | None = None,
+        times: Times | None = None,
     ) -> Prices:
         """Prices at the shapes of the first calibration sample; times: as of ``Costs``.
 

@@ -175,6 +175,13 @@ def test_what_a_width_touches_and_what_it_saves():
     assert timed.whole == pytest.approx({"Conv:a": 9.0, "Conv:b": 15.0, "Conv:y": 5.0}, rel=0.05)
     assert timed.of(gone) == pytest.approx({"Conv:a": 7.5, "Conv:b": 7.5, "Conv:y": 3.0}, rel=0.1)
     assert timed.touched(first) == {"Conv:a", "Conv:b"}
+    # At a quarter of its work the first takes as long as ever, the last a third: 1.0 + 4.0 / 4.
+    narrower = {"Conv:a": (9.0, 9.0, 0.25, 0.5), "Conv:y": (5.0, 2.0, 0.25, 0.25)}
+    stays = Costs(made, coupling, observed_shapes(made, feeds_for(made, free=1)), narrower)
+    assert (stays.whole["Conv:a"], stays.of(gone)["Conv:a"]) == (9.0, 9.0)
+    assert stays.whole["Conv:y"] == pytest.approx(5.0)
+    assert 1.0 + 4.0 * 6 / 10 <= stays.of(gone)["Conv:y"] < 4.5
+    assert stays.touched(first) == {"Conv:b"}
     counts = Counts(coupling.widths)
     assert counts.whole == {"Conv:a": 6, "Conv:b": 5}
     assert counts.of(gone) == {"Conv:a": 5, "Conv:b": 3}
