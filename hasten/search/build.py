@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from hasten.core.data import Calibration, Roles
@@ -113,13 +114,17 @@ def training_in_child(graph: str, store: str, settings: dict[str, int]) -> dict[
 
 @dataclass(frozen=True)
 class Built:
-    """A recipe applied: the graph file and what changed; whether its last step did anything."""
+    """A recipe applied: the graph file and what changed; whether its last step did anything.
+
+    seconds: what applying all of it took.
+    """
 
     path: Path
     sites: tuple[Site, ...] = ()
     skipped: tuple[Skip, ...] = ()
     notes: tuple[str, ...] = ()
     last_effective: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,7 @@ class Workshop:
 
     def _step(self, before: Built, recipe: Recipe) -> Built:
         step: Step = recipe.steps[-1]
+        began = monotonic()
         out = self._graphs / f"{recipe.fingerprint}.onnx"
         answer = self.ask(
             "build:apply_in_child",
@@ -215,6 +221,7 @@ class Workshop:
             before.skipped + tuple(Skip(**s) for s in answer["skipped"]),
             before.notes + tuple(answer["notes"]),
             last_effective=bool(sites),
+            seconds=before.seconds + monotonic() - began,
         )
 
     def export(

@@ -38,6 +38,8 @@ SLIM = (
     Step("prune_heads", {"heads": 0.5, "importance": "l1", "scope": "local", "fit": False}),
 )
 """What makes about half of all widths in a moment, of no use but to see how the times of layers fall."""
+_ASIDE = 0.1
+"""Part of the time that may go by to make it."""
 
 
 def families(facts: GraphFacts) -> tuple[Family, ...]:
@@ -62,17 +64,17 @@ class Smaller:
     size: Size
 
 
-def smaller(lab: Lab, family: Family, share: float, place: Trial) -> Smaller | None:
+def smaller(lab: Lab, family: Family, share: float, place: Trial, left_s: float) -> Smaller | None:
     """The recipe of ``place`` with this share left by a family, in place of what it left before.
 
     What it had learned since it was made smaller falls away; what a quantized one learned stays. None where
-    nothing can be made smaller so.
+    nothing can be made smaller so. left_s: the time there is to make things smaller.
     """
     # What is searched decides about all that the other families take away, and so takes their place.
     head, behind = _parted(place.recipe, _ALL if family == "searched" else _METHODS[family])
     steps: tuple[Step, ...] = ()
     try:
-        for step in _steps(lab, family, round(share, 3), place):
+        for step in _steps(lab, family, round(share, 3), place, left_s):
             # Each behind those before it, as the recipe will have them: nothing is then made twice.
             if _changes(lab, Recipe((*head, *steps, step))):
                 steps = (*steps, step)
@@ -96,34 +98,36 @@ def whole(recipe: Recipe) -> Recipe:
     return Recipe((*head, *behind))
 
 
-def _steps(lab: Lab, family: Family, share: float, place: Trial) -> Iterator[Step]:
+def _steps(lab: Lab, family: Family, share: float, place: Trial, left_s: float) -> Iterator[Step]:
     size = lab.budget.objective == "size"
+    # Bytes follow from parameters, time from multiply-accumulates or times.
+    times = {} if size or family == "shallower" else _times(lab, place, left_s)
     match family:
         case "narrower":
-            # Bytes follow from parameters, time from multiply-accumulates or times.
-            counts: dict[str, Json] = {"parameters": share} if size else {"macs": share, **_times(lab, place)}
-            yield Step("prune_channels", counts)
+            yield Step("prune_channels", {"parameters": share} if size else {"macs": share, **times})
             yield Step("prune_heads", {"heads": share})
         case "shallower":
             yield Step("prune_layers", {"ratio": round(1 - share, 3)})
         case "separable":
-            yield Step("restructure", {"macs": share, **_times(lab, place)})
+            yield Step("restructure", {"macs": share, **times})
         case "thinner":
-            yield Step("factorize", {"rank": "macs", "keep": share, **_times(lab, place)})
+            yield Step("factorize", {"rank": "macs", "keep": share, **times})
         case "searched" if not size:  # it counts time or multiply-accumulates, never bytes
-            yield Step("search_structure", {"left": share, "tries": 2, **_times(lab, place)})
+            yield Step("search_structure", {"left": share, "tries": 2, **times})
 
 
-def _times(lab: Lab, place: Trial) -> dict[str, Json]:
-    """What the layers of the whole model take there; nothing where that is not known, or not the aim."""
-    if lab.budget.objective == "size":
-        return {}
+def _times(lab: Lab, place: Trial, left_s: float) -> dict[str, Json]:
+    """What the layers of the whole model take there, and of a narrower one if there is time to make it.
+
+    Nothing where it is not known.
+    """
     head, behind = _parted(place.recipe, _ALL)
+    # What learns takes long, and is as fast before.
+    runs = tuple(step for step in behind if "gradients" not in methods.find(step.method).FACTS.needs)
     versions = [Recipe((*head, *behind))]
-    if slim := tuple(step for step in SLIM if _changes(lab, Recipe((*head, step)))):
-        # What learns takes long, and is as fast before.
-        runs = (step for step in behind if "gradients" not in methods.find(step.method).FACTS.needs)
-        versions.append(Recipe((*head, *slim, *runs)))
+    if _patient(lab, Recipe((*head, *runs)), left_s):
+        slim = tuple(step for step in SLIM if _changes(lab, Recipe((*head, step))))
+        versions += [Recipe((*head, *slim, *runs))] if slim else []
     for recipes in (versions, versions[:1]):  # the narrower one may fail where the whole runs
         try:
             found = times(*_seen(lab, [Candidate(each, place.target, place.options) for each in recipes]))
@@ -132,6 +136,14 @@ def _times(lab: Lab, place: Trial) -> dict[str, Json]:
         rounded: dict[str, Json] = {name: _rounded(time) for name, time in found.items()}
         return {"times": rounded} if rounded else {}
     return {}
+
+
+def _patient(lab: Lab, recipe: Recipe, left_s: float) -> bool:
+    """Whether such a recipe is applied once more in a small part of the time."""
+    try:
+        return lab.workshop.apply(recipe).seconds <= _ASIDE * left_s
+    except TrialError:
+        return False
 
 
 def _seen(lab: Lab, candidates: Sequence[Candidate]) -> Iterator[Seen]:

@@ -121,7 +121,7 @@ class Shrinker:
             took_s = sum(other.took_s for other in now.known.values())
         if share is None or share > MOST or began + took_s > now.until:
             return None
-        made = smaller(self.lab, family, share, place)
+        made = smaller(self.lab, family, share, place, now.until - began)
         shares.made(share, made.steps if made else (), monotonic() - began)
         if made is None:
             return None
