@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from hasten.core.recipe import Json
 from hasten.core.record import RunRecord, Site, Skip, Trial
 from hasten.report import figures
 from hasten.report.claim import Claim, runs_on
 
 NAMES_SHOWN = 60
 """Names listed in a group before the rest is left to hasten.json."""
+
+_FEW = 4
+"""Entries of a hyper-parameter that are written out."""
 
 STATUS_ORDER = ("chosen", "original", "ok", "rejected", "no effect", "failed", "aside")
 
@@ -134,13 +138,22 @@ def _row(record: RunRecord, trial: Trial, number: int, chosen: str | None) -> Ro
 
 
 def parameters(trial: Trial) -> str:
-    """The hyper-parameters that a recipe names, on one line: ``quantize_static: range=mse``."""
+    """The hyper-parameters that a recipe names, on one line: ``quantize_static: range=mse``.
+
+    Of long tables (the times of all layers) only how long they are.
+    """
     given = [
-        f"{step.method}: {', '.join(f'{key}={value}' for key, value in step.params.items())}"
+        f"{step.method}: {', '.join(f'{key}={_short(value)}' for key, value in step.params.items())}"
         for step in trial.recipe.steps
         if step.params
     ]
     return "; ".join(given)
+
+
+def _short(value: Json) -> Json:
+    if isinstance(value, (Mapping, list)) and len(value) > _FEW:
+        return f"({len(value)} entries)"
+    return value
 
 
 def _status(kind: str, trial: Trial) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from hasten.core.errors import OutputError, RecordError
+from hasten.core.recipe import Step
 from hasten.core.record import RunRecord
-from hasten.report import render, write
+from hasten.report import render, rows, write
 
 from . import parts, records
 
@@ -231,3 +232,12 @@ def test_write_says_what_to_do_where_it_cannot(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"report\.html"):
         write(records.record(), tmp_path / "report.html")
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_long_tables_of_hyper_parameters_are_not_written_out() -> None:
+    times = {f"layer_{number}": 4.5 for number in range(50)}
+    steps = [Step("prune_channels", {"macs": 0.7, "times": times}), Step("factorize", {"times": {"a": 1.0}})]
+    made = parts.trial("t1", steps, "openvino")
+    assert (
+        rows.parameters(made) == "prune_channels: macs=0.7, times=(50 entries); factorize: times={'a': 1.0}"
+    )
