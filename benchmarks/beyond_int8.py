@@ -34,9 +34,9 @@ _SMALLER: dict[str, tuple[tuple[hasten.Step, ...], ...]] = {
         (hasten.Step("prune_layers", {"count": 2}),),
         (hasten.Step("prune_channels", {"macs": 0.9}),),
         (hasten.Step("prune_channels", {"macs": 0.9}), hasten.Step("prune_layers", {"count": 2})),
-        (hasten.Step("search_structure", {"left": 0.87, "align": 16}),),
-        (hasten.Step("search_structure", {"left": 0.83, "align": 16}),),
-        (hasten.Step("search_structure", {"left": 0.8, "align": 16}),),
+        (hasten.Step("search_structure", {"left": 0.87}),),
+        (hasten.Step("search_structure", {"left": 0.83}),),
+        (hasten.Step("search_structure", {"left": 0.8}),),
     ),
     "minilm": (
         (hasten.Step("prune_layers", {"count": 4}),),
