@@ -24,7 +24,7 @@ _SMALLER, _TAKES = (0.25, 0.5), 0.5
 """Believed of each layer: with a quarter of its multiply-accumulates and half of the numbers moved, as at
 half of all widths, it takes half of its time."""
 _TELLING = 0.9
-"""Share of a layer's work up to which a narrower version of it tells what of its time stays."""
+"""Share of a layer's work up to which a version of it is narrower, and tells what of its time stays."""
 
 Time: TypeAlias = float | tuple[float, float, float, float]
 """What a layer takes; or that, what a narrower version of it takes, and that version's shares of the layer's
@@ -115,7 +115,7 @@ def beside(
     for name, (less, faster) in narrower.items():
         whole = works.get(name)
         if whole is not None and name in times and whole.moved:
-            macs = less.macs / whole.macs if whole.macs else 0.0
+            macs = less.macs / whole.macs if whole.macs else 1.0
             found[name] = (times[name], faster, macs, less.moved / whole.moved)
     return found
 
@@ -130,5 +130,7 @@ def _points(work: Work, time: Time) -> list[tuple[Work, float, bool]]:
     if not isinstance(time, tuple):
         return [(work, time, True)]
     whole, narrower, macs, moved = time
+    if min(macs, moved) > _TELLING:
+        return [(work, whole, True)]
     less = Work(macs * work.macs, moved * work.moved, work.operators)
     return [(work, whole, False), (less, narrower, False)]

@@ -101,19 +101,19 @@ def whole(recipe: Recipe) -> Recipe:
 def _steps(lab: Lab, family: Family, share: float, place: Trial, left_s: float) -> Iterator[Step]:
     size = lab.budget.objective == "size"
     # Bytes follow from parameters, time from multiply-accumulates or times.
-    times = {} if size or family == "shallower" else _times(lab, place, left_s)
+    timed = {} if size or family == "shallower" else _times(lab, place, left_s)
     match family:
         case "narrower":
-            yield Step("prune_channels", {"parameters": share} if size else {"macs": share, **times})
+            yield Step("prune_channels", {"parameters": share} if size else {"macs": share, **timed})
             yield Step("prune_heads", {"heads": share})
         case "shallower":
             yield Step("prune_layers", {"ratio": round(1 - share, 3)})
         case "separable":
-            yield Step("restructure", {"macs": share, **times})
+            yield Step("restructure", {"macs": share, **timed})
         case "thinner":
-            yield Step("factorize", {"rank": "macs", "keep": share, **times})
+            yield Step("factorize", {"rank": "macs", "keep": share, **timed})
         case "searched" if not size:  # it counts time or multiply-accumulates, never bytes
-            yield Step("search_structure", {"left": share, "tries": 2, **times})
+            yield Step("search_structure", {"left": share, "tries": 2, **timed})
 
 
 def _times(lab: Lab, place: Trial, left_s: float) -> dict[str, Json]:

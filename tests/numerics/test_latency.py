@@ -101,5 +101,10 @@ def test_a_version_that_is_no_narrower_changes_nothing() -> None:
     assert beside({"a": work}, {"a": 6.0}, {"a": (work, 5.0)}) == {"a": (6.0, 5.0, 1.0, 1.0)}
     model = LatencyModel(2.0, 4e-6, 0.0)
     assert model.through(work, (6.0, 5.0, 1.0, 1.0)) == model.through(work, 6.0)
+    assert LatencyModel.fit([work], [(6.0, 5.0, 1.0, 1.0)]) == LatencyModel.fit([work], [6.0])
+    # What has no multiply-accumulates is narrower by what it moves.
+    assert beside({"a": Work(0.0, 100.0)}, {"a": 6.0}, {"a": (Work(0.0, 50.0), 5.0)}) == {
+        "a": (6.0, 5.0, 1.0, 0.5)
+    }
     assert beside({"a": work}, {"a": 6.0}, {}) == {"a": 6.0}
     assert beside({"a": work}, {}, {"a": (work, 5.0)}) == {}
