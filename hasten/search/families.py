@@ -38,7 +38,7 @@ SLIM = (
     Step("prune_heads", {"heads": 0.5, "importance": "l1", "scope": "local", "fit": False}),
 )
 """What makes about half of all widths in a moment, of no use but to see how the times of layers fall."""
-_ASIDE = 0.1
+_ASIDE = 0.3
 """Part of the time that may go by to make it."""
 
 
