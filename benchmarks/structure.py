@@ -3,9 +3,9 @@
     python -m benchmarks.structure --models OUT_DIR --work FOLDER --out FILE.md [NAME]...
 
 ``OUT_DIR`` is what ``benchmarks/models.py`` wrote. 200 samples are looked at, without labels, and nothing is
-trained; 700 others judge. Layers' times are OpenVINO's, of the whole model in float32 and in int8. Then bits
-are searched with the rest, beside the structure first and int8 of all of it behind. Versions are timed in
-the same rounds.
+trained; 700 others judge. Layers' times are OpenVINO's, of the whole model and of one of about half its
+widths, in float32 and in int8. Then bits are searched with the rest, beside the structure first and int8 of
+all of it behind. Versions are timed in the same rounds.
 """
 
 from __future__ import annotations

@@ -128,9 +128,10 @@ def _times(lab: Lab, place: Trial, left_s: float) -> dict[str, Json]:
     if _patient(lab, Recipe((*head, *runs)), left_s):
         slim = tuple(step for step in SLIM if _changes(lab, Recipe((*head, step))))
         versions += [Recipe((*head, *slim, *runs))] if slim else []
-    for recipes in (versions, versions[:1]):  # the narrower one may fail where the whole runs
+    candidates = [Candidate(recipe, place.target, place.options) for recipe in versions]
+    for count in range(len(candidates), 0, -1):  # the narrower one may fail where the whole runs
         try:
-            found = times(*_seen(lab, [Candidate(each, place.target, place.options) for each in recipes]))
+            found = times(*_seen(lab, candidates[:count]))
         except TrialError:
             continue
         rounded: dict[str, Json] = {name: _rounded(time) for name, time in found.items()}
