@@ -11,6 +11,8 @@ from hasten.train.settings import Settings
 
 PACE = "pace"
 """In a group of weights: what the learning rate is multiplied by."""
+_LEAST_PACE = 1e-3
+"""Where a weight is zero, as new biases are (Shazeer and Stern 2018, section 8: ε₂)."""
 
 
 def make(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -20,7 +22,8 @@ def make(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2. It moves every
     number by about the learning rate, whatever the gradient's size, and the scale of a rounding may be
     smaller than that: scales move by a share of what they are (a relative step size, as in Shazeer and Stern
-    2018, "Adafactor", section 8).
+    2018, "Adafactor", section 8). With ``relative`` all weights do: where normalizations are folded into
+    convolutions, one layer's numbers are a hundred times another's.
     """
     scales: set[str] = getattr(module, "scales", set())
     decayed: list[nn.Parameter] = []
@@ -29,11 +32,17 @@ def make(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     for name, weight in module.named_parameters():
         if not weight.requires_grad:
             continue
-        if name in scales and settings.optimizer == "adamw":
+        wide = sum(size > 1 for size in weight.shape) > 1
+        if settings.optimizer == "adamw" and name in scales:
             pace = float(weight.detach().abs().mean())
             groups.append({"params": [weight], "weight_decay": 0.0, PACE: pace})
+        elif settings.optimizer == "adamw" and settings.relative:
+            pace = max(float(weight.detach().square().mean().sqrt()), _LEAST_PACE)
+            # The rate that the pace is in also shrinks weights, which is a share of them already.
+            decay = settings.weight_decay / pace if wide else 0.0
+            groups.append({"params": [weight], "weight_decay": decay, PACE: pace})
         else:
-            (decayed if sum(size > 1 for size in weight.shape) > 1 else others).append(weight)
+            (decayed if wide else others).append(weight)
     groups += [
         {"params": weights, "weight_decay": decay, PACE: 1.0}
         for weights, decay in ((decayed, settings.weight_decay), (others, 0.0))

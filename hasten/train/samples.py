@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from hasten.bridge.dtypes import from_numpy
 from hasten.core.data import Array, Dataset
 from hasten.core.errors import DataError
+
+_LEAST_AREA, _ASPECT = 0.35, 4 / 3
+"""Of the part that ``zoom`` shows: least share of the area, and how much wider or higher it may be."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,16 @@ class Samples:
             rng = np.random.default_rng([self._seed, epoch, index])
             flipped = "flip" in self._augment and rng.random() < 0.5
             moved = rng.uniform(-1, 1, 2) if "crop" in self._augment else None
+            box = _box(rng) if "zoom" in self._augment else None
             for name in pictures:
                 if row == 0:
                     changed[name] = changed[name].copy()
                 picture = changed[name][row]
                 if flipped:
                     picture = picture[..., ::-1].copy()
-                changed[name][row] = picture if moved is None else _moved(picture, moved)
+                if moved is not None:
+                    picture = _moved(picture, moved)
+                changed[name][row] = picture if box is None else _zoomed(picture, box)
         return changed
 
 
@@ -90,6 +97,29 @@ def _moved(picture: Array, shares: Array) -> Array:
         :, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
     ]
     return result
+
+
+def _box(rng: np.random.Generator) -> Array:
+    """Height, width, top and left of a part of a picture, as shares of its height and width.
+
+    A part of the area and an aspect by chance: Szegedy et al. 2015, "Going Deeper with Convolutions", section
+    6, with larger parts, since what is learned here is often a model's answers to few pictures.
+    """
+    area, aspect = rng.uniform(_LEAST_AREA, 1), np.exp(rng.uniform(-1, 1) * np.log(_ASPECT))
+    height, width = min(1.0, np.sqrt(area * aspect)), min(1.0, np.sqrt(area / aspect))
+    top, left = rng.uniform(0, 1 - height), rng.uniform(0, 1 - width)
+    return np.array([height, width, top, left])
+
+
+def _zoomed(picture: Array, box: Array) -> Array:
+    """The part of a picture (C, H, W), resized to the whole's size; its numbers stay in their range."""
+    _, rows, columns = picture.shape
+    height, top = max(1, round(box[0] * rows)), int(box[2] * rows)
+    width, left = max(1, round(box[1] * columns)), int(box[3] * columns)
+    part = torch.from_numpy(picture[:, top : top + height, left : left + width].astype(np.float32))
+    resized = interpolate(part[None], (rows, columns), mode="bilinear", align_corners=False, antialias=True)
+    whole = resized[0].numpy()
+    return (np.rint(whole) if picture.dtype.kind in "iu" else whole).astype(picture.dtype)
 
 
 def _tensor(name: str, array: Array) -> Tensor:

@@ -22,10 +22,12 @@ class Basics:
     epochs: passes over the training samples. batch_size: samples of one optimizer step, over all processes
         and parts.
     learning_rate: after the warm-up. optimizer: ``adamw`` (β 0.9 and 0.999) or ``sgd``.
+    relative: the learning rate of each weight is ``learning_rate`` times its root mean square; for ``adamw``,
+        which else moves all numbers of a model alike, be they small or large.
     weight_decay: decoupled for ``adamw``, an L2 penalty for ``sgd``; of weights, not of biases and scales.
     ema: decay of the exponential moving average of the weights, or None.
     augment: what is done to pictures (NCHW), the same for student and teacher: ``flip`` left to right,
-        ``crop`` after padding an eighth of the size with zeros.
+        ``crop`` after padding an eighth of the size with zeros, ``zoom`` to 35 % of the area or more.
     trainable: pattern of the names of the weights to train (``*`` and ``?``), or None for all.
     precision: of the arithmetic; weights and optimizer stay float32. float16 scales the loss, needs a GPU.
     device: ``auto`` is cuda when there, else cpu.
@@ -35,12 +37,19 @@ class Basics:
     batch_size: Count = 32
     learning_rate: Positive = 1e-4
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    relative: bool = False
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    augment: tuple[Literal["flip", "crop"], ...] = ()
+    augment: tuple[Literal["flip", "crop", "zoom"], ...] = ()
     trainable: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.relative and self.optimizer == "sgd":
+            raise ValueError("relative is for adamw; sgd's steps follow the gradients: leave one of them out")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from small_graphs import calibration_for, conv_net
@@ -216,6 +217,27 @@ def test_convolutions_with_augmented_pictures(tmp_path):
         np.testing.assert_array_equal(
             fitted.graph.weights[name].const_value.numpy(), graph.weights[name].const_value.numpy()
         )
+
+
+def test_with_relative_rates_a_net_learns_alike_however_its_layers_share_their_size(data):
+    """relu(a x) = a relu(x) for a > 0: two nets that answer alike, one with weights 64 times apart."""
+    apart = classifier()
+    for name, factor in (("w1", 1 / 64), ("b1", 1 / 64), ("w2", 64)):
+        value = apart.weights[name]
+        value.const_value = ir.tensor(value.const_value.numpy() * np.float32(factor), name=name)
+    settings = {"epochs": 3, "clip_norm": None, "weight_decay": 0.01, **QUICK}
+    losses = {
+        relative: [
+            fit(graph, data, settings=Settings(relative=relative, **settings)).history.losses
+            for graph in (classifier(), apart)
+        ]
+        for relative in (True, False)
+    }
+    np.testing.assert_allclose(*losses[True], rtol=1e-3)
+    assert losses[True][0][-1] < 0.7 * losses[True][0][0]
+    assert abs(losses[False][0][-1] - losses[False][1][-1]) > 0.1 * losses[False][0][-1]
+    with pytest.raises(ValueError, match="relative is for adamw"):
+        Settings(optimizer="sgd", relative=True)
 
 
 def test_events_say_how_far_it_is(data):

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from hasten.core.data import Calibration, StoreWriter
 from hasten.train import losses, optimizer
 from hasten.train.losses import softened_divergence
 from hasten.train.objective import Objective, Part, Term
 from hasten.train.order import Order, hold_back, share
-from hasten.train.samples import Batch, Samples
+from hasten.train.samples import Batch, Samples, _box
 from hasten.train.schedule import factor
 from hasten.train.settings import Settings
 from hasten.train.weights import Average
@@ -211,8 +212,6 @@ def test_held_back_samples_are_not_trained_on():
 
 
 def test_pictures_are_flipped_and_moved_the_same_whatever_the_batch(tmp_path):
-    from hasten.core.data import Calibration, StoreWriter
-
     writer = StoreWriter(tmp_path / "pictures", ["image"])
     pictures = RNG.uniform(1, 2, size=(6, 3, 16, 16)).astype(np.float32)
     for picture in pictures:
@@ -229,6 +228,33 @@ def test_pictures_are_flipped_and_moved_the_same_whatever_the_batch(tmp_path):
         assert min(inside.shape[1:]) >= 14
         values = set(picture.reshape(-1).tolist())
         assert set(inside.reshape(-1).tolist()) <= values
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
+def test_pictures_are_zoomed_as_pillow_resizes_their_parts(tmp_path, dtype):
+    from PIL import Image
+
+    writer = StoreWriter(tmp_path / "pictures", ["image"])
+    pictures = RNG.uniform(1, 200, size=(8, 3, 24, 40)).astype(dtype)
+    for picture in pictures:
+        writer.append({"image": picture})
+    samples = Samples(Calibration(writer.close(), range(8)), ("zoom",), seed=3)
+    zoomed = samples.load(range(8), 1).inputs["image"].numpy()
+    assert zoomed.dtype == dtype
+    np.testing.assert_array_equal(zoomed[2:3], samples.load([2], 1).inputs["image"].numpy())
+    areas = []
+    for index, found in enumerate(zoomed):
+        height, width, top, left = _box(np.random.default_rng([3, 1, index]))
+        areas.append(height * width)
+        rows, columns = round(height * 24), round(width * 40)
+        part = pictures[index, 0, int(top * 24) :, int(left * 40) :][:rows, :columns].astype(np.float32)
+        assert part.shape == (rows, columns)
+        wanted = np.asarray(Image.fromarray(part).resize((40, 24), Image.Resampling.BILINEAR))
+        # Rounded to whole numbers, or to the 11 bits of a half.
+        np.testing.assert_allclose(
+            found[0], wanted, atol={"f": 1e-3, "e": 0.07, "B": 0.5}[np.dtype(dtype).char]
+        )
+    assert 0.3 < min(areas) < max(areas) <= 1
 
 
 def test_the_shape_of_a_sample_is_read_from_its_header(tmp_path):
