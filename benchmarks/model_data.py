@@ -12,7 +12,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Arrays", "cifar10", "imagenet", "photographs", "sts_pairs", "sts_sentences", "unit_photographs"]
+__all__ = [
+    "Arrays",
+    "cifar10",
+    "folder",
+    "imagenet",
+    "photographs",
+    "sts_pairs",
+    "sts_sentences",
+    "unit_photographs",
+]
 
 Arrays = dict[str, NDArray[Any]]
 _Scale = Callable[[NDArray[Any]], NDArray[Any]]
@@ -67,8 +76,23 @@ def unit_photographs(data_dir: Path, count: int, side: int) -> NDArray[np.float3
 def imagenet(data_dir: Path) -> Arrays:
     """Return the ImageNet sample: `image` (1000, 3, 224, 224), (x - 127) / 128, and `labels` int64."""
     rows = _read(data_dir / "data/imagenet1k-sample/validation.parquet")
-    crops = (_centre_crop(_picture(row), 224) for row in rows)
-    return {"image": _stack(crops, lambda x: (x.astype(np.float32) - 127) / 128), "labels": _labels(rows)}
+    return {"image": _as_lite0_reads(map(_picture, rows)), "labels": _labels(rows)}
+
+
+def folder(path: Path) -> NDArray[np.float32]:
+    """Return all pictures in a folder, short side 256, as `imagenet` does: (count, 3, 224, 224)."""
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in {".png", ".jpg", ".jpeg"})
+    return _as_lite0_reads(_short_side(Image.open(file).convert("RGB"), 256) for file in files)
+
+
+def _as_lite0_reads(pictures: Iterable[Image.Image]) -> NDArray[np.float32]:
+    crops = (_centre_crop(picture, 224) for picture in pictures)
+    return _stack(crops, lambda x: (x.astype(np.float32) - 127) / 128)
+
+
+def _short_side(picture: Image.Image, side: int) -> Image.Image:
+    share = side / min(picture.size)
+    return picture.resize((round(picture.width * share), round(picture.height * share)))
 
 
 def cifar10(data_dir: Path, count: int | None = 4000, split: str = "test") -> Arrays:

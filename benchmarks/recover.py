@@ -136,7 +136,7 @@ def applied(
     """As ``hasten.apply``, but on all the pictures: it takes 20,000 at most."""
     with tempfile.TemporaryDirectory(prefix="recover-") as folder:
         work = Path(folder)
-        store, _ = ingest(train, graph.inputs, work / "store", limit=len(train["labels"]))
+        store, _ = ingest(train, graph.inputs, work / "store", limit=len(next(iter(train.values()))))
         samples = Roles.everything(store).calibration
         context = Context(
             calibration=samples, work=work, original=original, seed=seed, threads=threads, batch=1
