@@ -1,14 +1,15 @@
 """How much faster than int8 of the whole network, with nothing but its ONNX file and 200 unlabelled inputs?
 
     python -m benchmarks.beyond_int8 --models OUT_DIR --out FILE.md [NAME]... [--mended [METHOD]...]
-    python -m benchmarks.beyond_int8 --models OUT_DIR --out FILE.md --more PICTURES efficientnet_lite0
+    python -m benchmarks.beyond_int8 --models OUT_DIR --out FILE.md --shares SHARE... [--more PICTURES]
 
 ``OUT_DIR`` is what ``benchmarks/models.py`` wrote. Branches or channels go, or what a search by the layers'
 times in int8 says; what is left is made up for by least squares alone, by `reconstruct` (block by block) or
 by `distill`, and all is quantized (without VNNI with convolutions for products); 200 samples are looked
 at, without their labels, all others judge. Latency is OpenVINO's, one sample, all in the same rounds.
 
-``--more``: one smaller version, by least squares alone, taught by the 200, and by these pictures besides,
+``--shares``: EfficientNet-Lite0 with these shares of its multiply-accumulates in channels and without two
+branches, by least squares alone, taught by the 200, and, with ``--more``, by a folder of pictures besides,
 which need no labels either.
 """
 
@@ -60,8 +61,6 @@ _SMALLER: dict[str, tuple[tuple[hasten.Step, ...], ...]] = {
         (hasten.Step("prune_layers", {"count": 5}), hasten.Step("prune_channels", {"macs": 0.8})),
     ),
 }
-_TAUGHT = (hasten.Step("prune_channels", {"macs": 0.84}), hasten.Step("prune_layers", {"count": 2}))
-"""The version of EfficientNet-Lite0 that is taught by more pictures, too."""
 _BEST = hasten.Step("quantize_static", OPENVINO_INT8)
 _INT8 = hasten.Step("quantize_static", {**OPENVINO_INT8, "products": "kept"})
 
@@ -77,11 +76,11 @@ def main() -> None:
         "--mended", nargs="*", choices=_MENDED, default=_MENDED, help="also, by each of these"
     )
     parser.add_argument("--more", type=Path, help="a folder of pictures that `distill` learns from as well")
+    parser.add_argument("--shares", type=float, nargs="+", default=[], help="of EfficientNet-Lite0, taught")
     parser.add_argument("names", nargs="*", choices=[*_SMALLER, []], help="some; all by default")
     arguments = parser.parse_args()
-    if arguments.more and arguments.names != ["efficientnet_lite0"]:
-        parser.error("--more is for efficientnet_lite0")
     more = None if arguments.more is None else folder(arguments.more)
+    names = ["efficientnet_lite0"] if arguments.shares else arguments.names or [*_SMALLER]
     lines = [
         "# Beyond int8, without labels",
         "",
@@ -95,9 +94,10 @@ def main() -> None:
         "| model | made by | MACs left | metric | n | quality in int8 | lost | error | faster | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in arguments.names or _SMALLER:
+    for name in names:
         known = case(name, arguments.models / name)
-        ways = _ways(known, arguments.mended) if more is None else _taught(known, more)
+        shares = arguments.shares
+        ways = _taught(known, shares, more) if shares else _ways(known, arguments.mended)
         for line in _rows(known, ways):
             lines.append(line)
             print(line, flush=True)
@@ -179,13 +179,19 @@ def _ways(known: Case, mended: Sequence[str]) -> Iterator[Way]:
             yield Way((*smaller, hasten.Step(method, params), _BEST), known.seen)
 
 
-def _taught(known: Case, more: Any) -> Iterator[Way]:
+def _taught(known: Case, shares: Sequence[float], more: Any | None) -> Iterator[Way]:
     yield from _plain(known)
     distill = hasten.Step("distill", _DISTILL[known.name])
-    yield Way((*_TAUGHT, _BEST), known.seen)
-    yield Way((*_TAUGHT, distill, _BEST), known.seen)
-    both = {key: np.concatenate([array, more]) for key, array in known.seen.items()}
-    yield Way((*_TAUGHT, distill, _BEST), both)
+    for share in shares:
+        smaller = (
+            hasten.Step("prune_channels", {"macs": share}),
+            hasten.Step("prune_layers", {"count": 2}),
+        )
+        yield Way((*smaller, _BEST), known.seen)
+        yield Way((*smaller, distill, _BEST), known.seen)
+        if more is not None:
+            both = {key: np.concatenate([array, more]) for key, array in known.seen.items()}
+            yield Way((*smaller, distill, _BEST), both)
 
 
 def _priced(step: hasten.Step, known: Case) -> hasten.Step:

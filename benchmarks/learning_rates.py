@@ -1,4 +1,4 @@
-"""How does a smaller network learn again: with normalizations or without, and at which rate?
+"""How does a smaller network learn again: with normalizations or without, and at which rate, of what?
 
     python -m benchmarks.learning_rates --models OUT_DIR --data DATA_DIR --out FILE.md [NAME]...
 
@@ -29,6 +29,9 @@ _NAMES = ("resnet20", "fashion_mnist", "vgg16", "resnet56")
 _HOW: tuple[dict[str, Any], ...] = (
     {"learning_rate": 3e-4},
     {"learning_rate": 1e-3},
+    {"learning_rate": 1e-3, "relative": True},
+    {"learning_rate": 3e-3, "relative": True},
+    {"learning_rate": 1e-2, "relative": True},
     {"learning_rate": 3e-4, "normalize": True},
     {"learning_rate": 1e-3, "normalize": True},
     {"learning_rate": 3e-3, "normalize": True},
@@ -83,7 +86,8 @@ def _rows(name: str, arguments: argparse.Namespace) -> Iterator[str]:
             took = (time.monotonic() - began) / len(taught)
             normalizes = "yes" if "normalize" in how else "no"
             each = ", ".join(_percent(graph, test) for graph in taught)
-            yield f"{told} `{method}` | {normalizes} | {how['learning_rate']:g} | {each} | {took:.0f} |"
+            rate = f"{how['learning_rate']:g}{' of the weight' if 'relative' in how else ''}"
+            yield f"{told} `{method}` | {normalizes} | {rate} | {each} | {took:.0f} |"
 
 
 def _case(name: str, arguments: argparse.Namespace) -> tuple[Path, Arrays, Arrays]:
