@@ -79,6 +79,8 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[], help="of EfficientNet-Lite0, taught")
     parser.add_argument("names", nargs="*", choices=[*_SMALLER, []], help="some; all by default")
     arguments = parser.parse_args()
+    if arguments.more and not arguments.shares:
+        parser.error("--more needs --shares: which versions learn from the pictures")
     more = None if arguments.more is None else folder(arguments.more)
     names = ["efficientnet_lite0"] if arguments.shares else arguments.names or [*_SMALLER]
     lines = [
