@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,9 @@ from torch import Tensor
 from hasten.bridge.operator import Call, Factory, Function
 from hasten.bridge.quantizer import Granularity, Grid, carried_grid, grid_of
 from hasten.bridge.roles import constant_of
+
+LEVELS = "hasten.bridge.levels"
+"""The mark, in the ``meta`` of a QuantizeLinear, of the lowest and the highest integer it may give."""
 
 _PER_TENSOR = Granularity()
 
@@ -108,7 +113,7 @@ def substitutes(graph: ir.Graph) -> dict[ir.Node, Factory]:
         if not uses or quantized.is_graph_output():
             continue
         if all(use.idx == 0 and _undoes(use.node, node, graph) for use in uses):
-            found[node] = _fake_quantize_linear
+            found[node] = partial(_fake_quantize_linear, levels=node.meta.get(LEVELS))
             found.update({use.node: _pass for use in uses})
     return found
 
@@ -145,12 +150,14 @@ def _same(one: ir.Value | None, other: ir.Value | None) -> bool:
     return a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b)
 
 
-def _fake_quantize_linear(call: Call) -> Function:
-    """QuantizeLinear, its result dequantized."""
+def _fake_quantize_linear(call: Call, levels: tuple[int, int] | None) -> Function:
+    """QuantizeLinear, its result dequantized. levels: the lowest and the highest integer, or the type's."""
     granularity, known = Granularity.of(call), grid_of(call)
 
     def run(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
         grid = known or carried_grid(zero_point.dtype if zero_point is not None else torch.uint8)
+        if levels is not None:
+            grid = replace(grid, low=levels[0], high=levels[1])
         # The small floats have no zero point other than zero.
         return fake_quantize(x, scale, zero_point if grid.integral else None, grid, granularity)
 

@@ -56,7 +56,8 @@ class Program:
                 found = step.function(*given)
             outputs = step.outputs
             if len(outputs) == 1 and not isinstance(found, tuple):
-                values[outputs[0]] = found
+                if outputs[0] >= 0:
+                    values[outputs[0]] = found
             else:
                 for slot, value in zip(outputs, found, strict=False):
                     if slot >= 0:

@@ -10,6 +10,8 @@ import onnx_ir as ir
 LEARNED = "hasten.bridge.learned"
 """The mark, in a value's ``meta``, of an initializer to be learned (True) or not, whatever its use."""
 
+_MASKS = 1e4
+"""What is added to scores that are to count for nothing is at least as large, without its sign."""
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 _WEIGHT_OF: dict[str, frozenset[int]] = {
@@ -60,8 +62,9 @@ def is_learned(value: ir.Value) -> bool:
     """Whether training changes this initializer.
 
     Floats of two elements and more are, and smaller ones where they are a layer's weight or bias; not what
-    sets a range or holds statistics, in any of its uses. One number in an arithmetic operator is part of the
-    formula (the 0.5 of a GELU), not a weight. A method's mark (``LEARNED``) decides before all these.
+    sets a range or holds statistics, in any of its uses, and no mask. One number in an arithmetic operator is
+    part of the formula (the 0.5 of a GELU), not a weight. A method's mark (``LEARNED``) decides before all
+    these.
     """
     tensor = value.const_value
     if tensor is None or tensor.dtype not in _FLOATS:
@@ -72,7 +75,15 @@ def is_learned(value: ir.Value) -> bool:
     uses = [(use.node.op_type, use.idx) for use in value.uses()]
     if any(index in _CONSTANT_OF.get(op_type, ()) for op_type, index in uses):
         return False
-    return tensor.size > 1 or any(index in _WEIGHT_OF.get(op_type, ()) for op_type, index in uses)
+    if any(index in _WEIGHT_OF.get(op_type, ()) for op_type, index in uses):
+        return True
+    return tensor.size > 1 and not _is_mask(tensor)
+
+
+def _is_mask(tensor: ir.TensorProtocol) -> bool:
+    """Whether numbers are so large that what they are added to no longer counts."""
+    numbers = tensor.numpy()
+    return bool(numbers.size) and not bool(np.all(np.abs(numbers.astype(np.float32)) < _MASKS))
 
 
 def is_scale(value: ir.Value) -> bool:

@@ -19,11 +19,11 @@ def write_back(graph: Graph, weights: Mapping[str, torch.Tensor]) -> Graph:
     the same to the byte. Raises ModelError for an unknown name or a changed shape.
     """
     changed = graph.copy()
-    stored = _stored(changed.ir_model)
+    places = stored(changed.ir_model)
     for name, tensor in weights.items():
-        if name not in stored:
+        if name not in places:
             raise ModelError(f"the graph has no weight {name!r} to write back to")
-        before = stored[name].tensor
+        before = places[name].tensor
         assert before is not None  # the module refused weights without a value
         if tuple(tensor.shape) != tuple(before.shape.numpy()):
             raise ModelError(
@@ -32,11 +32,11 @@ def write_back(graph: Graph, weights: Mapping[str, torch.Tensor]) -> Graph:
         same = tensor.detach().cpu()
         if not _same_bits(same, from_numpy(before.numpy())):
             array = to_numpy(same, before.dtype)
-            stored[name].put(ir.tensor(array, dtype=before.dtype, name=name))
+            places[name].put(ir.tensor(array, dtype=before.dtype, name=name))
     return changed
 
 
-def _stored(model: ir.Model) -> dict[str, _Initializer | _Constant]:
+def stored(model: ir.Model) -> dict[str, _Initializer | _Constant]:
     """Where every stored tensor lies, by name: initializers, and Constant nodes under their output's name."""
     places: dict[str, _Initializer | _Constant] = {}
     for graph in model.graphs():

@@ -188,6 +188,24 @@ class Dataset:
         """Whether the samples carry labels."""
         return LABELS in self.store.fields
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """How many axes a sample of each input has."""
+        inputs = (name for name in self.store.fields if name != LABELS)
+        return {name: len(self.store.shape(name, self.indices[0])) for name in inputs}
+
+    def fixed_batch(self, specs: Sequence[TensorSpec]) -> int | None:
+        """The only number of samples that a model with these inputs takes at a time; None when it takes any.
+
+        An input with as many axes as a sample has none for samples, and takes one.
+        """
+        axes = self.axes
+        known = [
+            (spec.shape, axes[spec.name]) for spec in specs if spec.shape is not None and spec.name in axes
+        ]
+        sizes = [1 if len(shape) == count else shape[0] for shape, count in known if shape or not count]
+        return min((size for size in sizes if isinstance(size, int)), default=None)
+
     def labels(self) -> Array:
         """All labels, stacked; raises DataError when there are none, or when their shapes differ."""
         if not self.has_labels:

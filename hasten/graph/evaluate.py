@@ -60,6 +60,8 @@ class Evaluator:
     def run(self, feeds: Mapping[str, Array], only: Sequence[str] | None = None) -> dict[str, Array]:
         """One inference; ``only`` restricts the outputs returned. Raises MethodError when it fails."""
         wanted = list(self.output_names if only is None else only)
+        if not wanted:
+            return {}  # an empty list means all of them to ONNX Runtime
         try:
             values = self._session.run(wanted, dict(feeds))
         except runtime_errors() as error:

@@ -21,6 +21,7 @@ from hasten.graph.emulate import emulated
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.graph import Graph
 from hasten.graph.names import layer_name
+from hasten.graph.shapes import forget
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Switchboard:
             for domain, version in graph.ir_model.opset_imports.items():
                 self.graph.ir_model.opset_imports.setdefault(domain, version)
         self._main.sort()
+        # What a form gives may be broadcast to another shape than what it stands for has.
+        forget(self.graph)
 
     def open(self, inner: Collection[str] = (), *, threads: int = 1) -> Evaluator:
         """An evaluator of the combined graph, with inner values as further outputs."""

@@ -150,18 +150,10 @@ def _rows(name: str, output: Array, size: int, count: int) -> Sequence[Array]:
 
 
 def fixed_batch(specs: Sequence[TensorSpec], data: Dataset) -> int | None:
-    """The only batch size a model takes, or None when it takes any."""
+    """The only batch size a model takes, or None when it takes any; raises TrialError without samples."""
     if not len(data):
         raise TrialError("there are no samples to run on")
-    sample = data.store.sample(data.indices[0])
-    for spec in specs:
-        if spec.shape is None or spec.name not in sample:
-            continue
-        if len(spec.shape) == sample[spec.name].ndim:
-            return 1
-        if spec.shape and isinstance(spec.shape[0], int):
-            return spec.shape[0]
-    return None
+    return data.fixed_batch(specs)
 
 
 def preload(store: str, batches: list[list[int]], batch: int) -> int | None:

@@ -79,15 +79,16 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
         threads=context.threads,
     )
     assert fitted.graph is not None
-    changed = fold(graph, unfolded, fitted.graph)
-    sites, skipped = _compared(graph, changed, unfolded)
+    changed = fold(unfolded, fitted.graph)
+    sites, skipped = _compared(unfolded, changed)
     if not sites:
         return Change(graph, skipped=skipped, notes=fitted.notes)
     return Change(changed, sites, skipped, (*fitted.notes, f"quantize_aware: {fitted.why}"))
 
 
-def _compared(before: Graph, after: Graph, unfolded: Unfolded) -> tuple[tuple[Site, ...], tuple[Skip, ...]]:
+def _compared(unfolded: Unfolded, after: Graph) -> tuple[tuple[Site, ...], tuple[Skip, ...]]:
     """What was learned, by layer where integers moved and by name where they did not, and what stayed."""
+    before = unfolded.quantized
     op_types = {node.name: node.op_type for node in before.ir_model.graph}
     layers = {weight.integers: weight.layers for weight in unfolded.weights}
     sites, skipped = [], []

@@ -75,14 +75,20 @@ class Params:
 def apply(graph: Graph, params: Params, context: Context) -> Change:
     """Train the graph block by block.
 
-    Raises MethodError for fewer than two samples, without an original, and where either graph does not run;
-    Unavailable where PyTorch or accelerate is missing.
+    Raises MethodError for fewer samples than twice what the model takes at a time, without an original, and
+    where either graph does not run; Unavailable where PyTorch or accelerate is missing.
     """
     if context.calibration is None:
         raise MethodError("reconstruct has no samples to learn from; give --data")
     if context.original is None:
         raise MethodError("reconstruct has no original to learn from")
     samples = drawn(context.calibration, params.samples)
+    size = samples.fixed_batch(graph.inputs) or 1
+    if len(samples) < 2 * size:
+        raise MethodError(
+            f"the model takes {size} samples at a time, and reconstruct learns from some and judges by "
+            f"others: it needs {2 * size} samples and has {len(samples)}"
+        )
     student = _student(graph, params)
     reason = _nothing_to_learn(student, graph, context.original, samples)
     if reason:
@@ -100,7 +106,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
 
 def _student(graph: Graph, params: Params) -> Student:
     unfolded = unfold(graph, None, learn_scales=params.learn_scales)
-    return Rounded(graph, unfolded) if unfolded.weights else Floats(graph)
+    return Rounded(unfolded) if unfolded.weights else Floats(graph)
 
 
 def _nothing_to_learn(student: Student, graph: Graph, original: Graph, samples: Calibration) -> str | None:

@@ -304,8 +304,10 @@ class _Work:
         there = {found.name: found for found in find_activations(self._whole.ir_model.graph)}
         samples = self._samples.take(_LOOKED_AT)
         seen = seen_by(self._whole, [there[found.name] for found in wanted], samples, self._context)
-        for done, found in enumerate(wanted):
-            self._context.progress(f"what could stand for {found.name}", done / len(wanted))
+        for done, name in enumerate(found.name for found in wanted):
+            self._context.progress(f"what could stand for {name}", done / len(wanted))
+            # Looked up anew: what it reads may be what stands for another by now.
+            found = _activation(self._graph, name)
             try:
                 made, harm = self._best(found, cheaper(found, seen[found.name], self._graph.opset))
             except Unfit as unfit:
@@ -332,17 +334,16 @@ class _Work:
         """The error of the model's outputs with this in place of one activation."""
         trial = self._whole.copy()
         refresh(trial)
-        found = next(each for each in find_activations(trial.ir_model.graph) if each.name == name)
-        option.write(Editor(trial), found)
+        option.write(Editor(trial), _activation(trial, name))
         return self._harm.outputs.error(trial)
 
     def notes(self) -> Iterator[str]:
         """What became of the whole model."""
         macs = total_macs(self._graph, self._feeds, threads=self._context.threads)
         yield (
-            f"restructure: {macs / self._macs:.1%} of the multiply-accumulates and "
-            f"{self._graph.parameters / self._original.parameters:.1%} of the parameters are left; the "
-            f"outputs are wrong by {self._error:.2g} of their variance{self._fitted}"
+            f"restructure: {macs / self._macs if self._macs else 1.0:.1%} of the multiply-accumulates and "
+            f"{self._graph.parameters / max(1, self._original.parameters):.1%} of the parameters are left; "
+            f"the outputs are wrong by {self._error:.2g} of their variance{self._fitted}"
         )
         if self._short:
             yield f"restructure: nothing leaves as few as {self._params.left:.1%}; these leave the fewest"
@@ -355,6 +356,10 @@ class _Work:
             for parameter, names in named.items()
             for name in sorted(set(names) - self._known)
         ]
+
+
+def _activation(graph: Graph, name: str) -> Activation:
+    return next(found for found in find_activations(graph.ir_model.graph) if found.name == name)
 
 
 def _named(forms: Sequence[Form], label: str) -> Choice:

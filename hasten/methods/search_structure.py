@@ -149,6 +149,10 @@ class _Work:
     def change(self) -> Change:
         """Search, make the best few, and keep the closest."""
         params, prices = self._params, self._prices
+        if not self._decisions or not prices.whole:
+            return Change(
+                self._graph, skipped=self._skipped(frozenset(), "nothing in it costs what could go")
+            )
         evolution = Evolution(self._decisions, prices, params.left * prices.whole, self._context.seed)
         choices = evolution.best(params.tries, params.population, params.generations)
         if not any(any(choice) for choice in choices):

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hasten.core.errors import InputError, OutputError
 
-VERSION = 1
+VERSION = 2
 _KEPT = 2
 _STATE = "state.json"
 Tensors = dict[str, Tensor]
@@ -45,7 +45,10 @@ class Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and remove those before the last two; raises OutputError, which leaves all."""
+    """Write a checkpoint and remove those before the last two; raises OutputError, which leaves all.
+
+    Those of later steps go as well: they are damaged, since the training went on from an earlier one.
+    """
     name = f"step-{checkpoint.step:08d}"
     partial = folder / f".{name}.partial"
     final = folder / name
@@ -78,7 +81,8 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
             f"cannot write a checkpoint to {folder}: {error.strerror}; the last whole one is {kept}: "
             "free space and go on with resume=True"
         ) from error
-    for old in found(folder)[_KEPT:]:
+    whole = [path for path in found(folder) if path.name <= name][:_KEPT]
+    for old in set(found(folder)).difference(whole):
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -89,10 +93,13 @@ def found(folder: Path) -> list[Path]:
 
 
 def open_folder(folder: Path, resume: bool) -> None:
-    """Refuse to write among the checkpoints of another training; raises OutputError."""
+    """Make the folder, or refuse to write among the checkpoints of another training; raises OutputError."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder} for checkpoints: {error.strerror}") from error
     if not resume and found(folder):
         raise OutputError(f"{folder} holds checkpoints: go on with resume=True, or give another folder")
-    os.makedirs(folder, exist_ok=True)
 
 
 def newest(folder: Path, device: torch.device) -> tuple[Checkpoint | None, tuple[str, ...]]:

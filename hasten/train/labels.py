@@ -20,8 +20,8 @@ def from_labels(outputs: Mapping[str, Sequence[Array]], labels: Sequence[Array])
     """The term and the metric of labels.
 
     outputs: of some samples, by name. labels: of all samples, those of ``outputs`` first. Classes (whole
-    numbers, or a 1 at the class) give cross entropy and accuracy; other numbers the squared error, over
-    their mean square. Raises DataError when no output fits, InputError when several do.
+    numbers that fit the scores, or a 1 at the class) give cross entropy and accuracy; other numbers the
+    squared error, over their mean square. Raises DataError when no output fits, InputError when several do.
     """
     whole = [label.reshape(()) if label.shape == (1,) else label for label in labels]
     if whole[0].dtype.kind in "OSU":
@@ -36,7 +36,7 @@ def from_labels(outputs: Mapping[str, Sequence[Array]], labels: Sequence[Array])
         low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
         try:
             reading = read(values[0], whole, low, high)
-            if whole[0].dtype.kind == "f" and not reading.one_hot:
+            if reading.kind == "threshold" and not _yes_or_no(whole):
                 raise DataError("the labels are numbers, not classes")
             readings[name] = reading
         except DataError as error:
@@ -115,6 +115,12 @@ def scale_of(values: Sequence[Array], axis: int) -> Scale:
 
 def _score_scale(reading: Reading) -> Scale:
     return "probabilities" if reading.threshold == 0.5 else "logits"
+
+
+def _yes_or_no(labels: Sequence[Array]) -> bool:
+    """Whether labels are 0 and 1; whole numbers that are negative are not labelled, fractions never are."""
+    least = 0.0 if labels[0].dtype.kind == "f" else -np.inf
+    return all(bool(np.all((label >= least) & (label <= 1))) for label in labels)
 
 
 def _share(decided: Tensor, label: Tensor) -> Tensor:

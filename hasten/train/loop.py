@@ -308,9 +308,8 @@ class Trainer:
         else:
             self.best_step = self.step
             if self._average:
-                with self._average.applied():
-                    averaged = weights.take(module)
-                weights.put(module, averaged)
+                self._average.settle()
+            weights.refuse_broken(module, f"after optimizer step {self.step}", self.task.settings)
         self._network.set_mode(False, False)
         module.zero_grad(set_to_none=True)
 
@@ -351,6 +350,7 @@ class Trainer:
                 "best_step": self.best_step,
                 "worse": self._worse,
                 "why": self.why,
+                "groups": optimizers.take_groups(self._optimizer.optimizer),
                 "processes": self._world,
             },
             dict(self.task.identity),
@@ -361,8 +361,7 @@ class Trainer:
 
         Raises InputError when it is of another training.
         """
-        device = self._accelerator.device
-        kept, notes = checkpoints.newest(folder, device)
+        kept, notes = checkpoints.newest(folder, self._accelerator.device)
         step = agreed(self._accelerator, kept.step if kept else None)
         if (kept.step if kept else None) != step:
             raise OutputError(
@@ -376,7 +375,8 @@ class Trainer:
         weights.put(module, kept.tensors["model"])
         if self._average:
             self._average.restore(kept.tensors["ema"], state["ema_updates"])
-        optimizers.put_state(self._optimizer.optimizer, module, kept.tensors.get("optimizer", {}))
+        tensors = kept.tensors.get("optimizer", {})
+        optimizers.put_state(self._optimizer.optimizer, module, tensors, state["groups"])
         if self._accelerator.scaler is not None and state["scaler"]:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.best_step, self.why = kept.step, state["best_step"], state["why"]

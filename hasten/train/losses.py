@@ -52,7 +52,10 @@ def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) ->
     """
     ours = functional.log_softmax(student / temperature, dim=-1)
     theirs = functional.log_softmax(teacher / temperature, dim=-1)
-    return temperature**2 * (theirs.exp() * (theirs - ours)).sum(dim=-1).mean(dim=1)
+    share = theirs.exp()
+    # A class that the teacher rules out (a score of -inf) adds nothing, whatever the student says of it.
+    apart = torch.where(share > 0, theirs - ours, 0.0)
+    return temperature**2 * (share * apart).sum(dim=-1).mean(dim=1)
 
 
 def rows(values: Tensor) -> Tensor:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hasten.bridge.module import GraphModule
-from hasten.core.data import Array
+from hasten.core.data import Array, Dataset
 from hasten.core.errors import InputError, ModelError
 from hasten.graph import Graph
 from hasten.train.samples import Batch
@@ -32,29 +33,39 @@ class Network(nn.Module):
         super().__init__()
         self.module = module
         self.inner = tuple(inner)
-        self._seen: dict[str, Tensor] = {}
         self.graph = module.graph if isinstance(module, GraphModule) else None
         self.outputs: tuple[str, ...] = ()
         if isinstance(module, GraphModule):
             self.outputs = module.output_names[: len(module.output_names) - len(inner)]
         else:
-            self._watch()
+            self._refuse_unknown()
 
     @classmethod
     def of(cls, model: Graph | nn.Module, inner: Sequence[str] = ()) -> Network:
         """The network of a graph or a module; raises ModelError for operators the bridge lacks."""
         return cls(GraphModule(model, inner) if isinstance(model, Graph) else model, inner)
 
-    def _watch(self) -> None:
+    def _refuse_unknown(self) -> None:
         known = dict(self.module.named_modules())
         for name in self.inner:
             if name not in known:
                 raise ModelError(f"the module has no submodule {name!r} to take features from")
 
-            def keep(module: nn.Module, given: Any, value: Any, name: str = name) -> None:
-                self._seen[name] = value
+    @contextmanager
+    def _watched(self) -> Iterator[dict[str, Any]]:
+        """What the submodules named in ``inner`` give, meanwhile."""
+        seen: dict[str, Any] = {}
 
-            known[name].register_forward_hook(keep)
+        def keep(module: nn.Module, given: Any, value: Any, name: str) -> None:
+            seen[name] = value
+
+        parts = dict(self.module.named_modules()) if self.inner else {}
+        hooks = [parts[name].register_forward_hook(partial(keep, name=name)) for name in self.inner]
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def forward(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs and inner values by name. Raises InputError when the inputs cannot be told apart."""
@@ -67,10 +78,11 @@ class Network(nn.Module):
             values = found if isinstance(found, tuple) else (found,)
             return dict(zip(self.module.output_names, values, strict=True))
         by_name = set(feeds) <= set(inspect.signature(self.module.forward).parameters)
-        found = self.module(**feeds) if by_name else self.module(*feeds.values())
+        with self._watched() as seen:
+            found = self.module(**feeds) if by_name else self.module(*feeds.values())
         named = _by_name(found)
         self.outputs = tuple(named)
-        return {**named, **{name: self._seen.pop(name) for name in self.inner}}
+        return {**named, **{name: _feature(name, seen.get(name)) for name in self.inner}}
 
     def masked(self, masks: Mapping[str, Array]) -> AbstractContextManager[None]:
         """The part of a graph that is left by these masks of its weights, as long as it lasts."""
@@ -132,6 +144,14 @@ class Network(nn.Module):
         return tuple(trained), frozen
 
 
+def _feature(name: str, value: Any) -> Tensor:
+    """What a submodule gave; raises ModelError where that is no tensor."""
+    if isinstance(value, Tensor):
+        return value
+    said = "was not called" if value is None else f"gives {type(value).__name__}, not a tensor"
+    raise ModelError(f"the submodule {name!r} {said}: take features from another")
+
+
 def _frozen(name: str, weight: nn.Parameter, pattern: str | None) -> str | None:
     if not weight.requires_grad:
         return "does not require a gradient"
@@ -155,36 +175,55 @@ def _by_name(found: Any) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Intake:
-    """How a model takes samples: ``fixed`` at a time (None: any number), with a batch axis or without."""
+    """How a model takes samples: ``fixed`` at a time (None: any number).
+
+    bare: inputs without an axis for the samples. rows: whether outputs have one.
+    """
 
     fixed: int | None = None
-    batched: bool = True
+    bare: frozenset[str] = frozenset()
+    rows: bool = True
+
+    @property
+    def most(self) -> int | None:
+        """The most samples that it takes at a time; None for any number."""
+        return 1 if self.bare else self.fixed
 
     def run(
         self, network: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], batch: Batch
     ) -> dict[str, Tensor]:
-        """Outputs with a row a sample; a fixed number is made up by repeating the last sample."""
-        rows = len(batch)
-        if not self.batched:
-            found = network({name: tensor[0] for name, tensor in batch.inputs.items()})
-            return {name: value.unsqueeze(0) for name, value in found.items()}
-        feeds = batch.inputs
-        missing = (self.fixed or rows) - rows
+        """Outputs with a row a sample; a fixed number is made up by repeating the last sample.
+
+        Several rows of an output for each sample (of its tokens, say) become an axis of their own.
+        """
+        feeds = {name: tensor[0] if name in self.bare else tensor for name, tensor in batch.inputs.items()}
+        count = len(batch)
+        missing = (self.fixed or count) - count
         if missing:
-            feeds = {n: torch.cat([t, t[-1:].expand(missing, *t.shape[1:])]) for n, t in feeds.items()}
+            feeds = {
+                n: t if n in self.bare else torch.cat([t, t[-1:].expand(missing, *t.shape[1:])])
+                for n, t in feeds.items()
+            }
         found = network(feeds)
-        return {name: value[:rows] if value.ndim else value for name, value in found.items()}
+        if not self.rows:
+            return {name: value.unsqueeze(0) for name, value in found.items()}
+        return {name: _by_sample(value, count, count + missing) for name, value in found.items()}
 
     @classmethod
-    def of(cls, model: Graph | nn.Module, axes: Mapping[str, int]) -> Intake:
-        """Read it off a graph's inputs; axes: of a sample of each input, without the batch axis."""
+    def of(cls, model: Graph | nn.Module, data: Dataset) -> Intake:
+        """Read it off a graph's inputs."""
         if not isinstance(model, Graph):
             return cls()
-        for spec in model.inputs:
-            if spec.shape is None or spec.name not in axes:
-                continue
-            if len(spec.shape) == axes[spec.name]:
-                return cls(1, batched=False)
-            if isinstance(spec.shape[0], int):
-                return cls(spec.shape[0])
-        return cls()
+        shapes = {spec.name: spec.shape for spec in model.inputs if spec.name in data.axes}
+        bare = {n for n, shape in shapes.items() if shape is not None and len(shape) == data.axes[n]}
+        return cls(data.fixed_batch(model.inputs), frozenset(bare), rows=not bare or len(bare) < len(shapes))
+
+
+def _by_sample(value: Tensor, count: int, run: int) -> Tensor:
+    """The rows of ``count`` samples out of an output for ``run`` samples."""
+    if not value.ndim or (len(value) == run == count):
+        return value
+    if len(value) == run:
+        return value[:count]
+    many, left = divmod(len(value), run)
+    return value if left or not many else value.reshape(run, many, *value.shape[1:])[:count]

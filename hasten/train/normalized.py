@@ -18,7 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from hasten.core.data import LABELS, Array, Dataset
+from hasten.core.data import Array, Dataset
 from hasten.core.errors import InputError
 from hasten.graph import Graph
 from hasten.graph.editor import Editor
@@ -26,7 +26,7 @@ from hasten.graph.names import layer_name
 from hasten.graph.reading import sole_user
 from hasten.rewrites.affine import affine
 from hasten.rewrites.linear import Linear, linear
-from hasten.train.network import Intake, Network
+from hasten.train.network import Network
 from hasten.train.order import Order, shapes_of
 from hasten.train.samples import Samples
 
@@ -61,11 +61,10 @@ def normalized(graph: Graph, data: Dataset, *, pattern: str | None = None) -> No
     data: what the first statistics are of. Raises InputError where no convolution can have one, and where
     the model takes a fixed number of samples, so that there are no batches to normalize.
     """
-    axes = {field: len(data.store.shape(field, data.indices[0])) for field in data.store.fields}
-    intake = Intake.of(graph, {field: rank for field, rank in axes.items() if field != LABELS})
-    if intake.fixed is not None:
+    fixed = data.fixed_batch(graph.inputs)
+    if fixed is not None:
         raise InputError(
-            f"normalize takes statistics of a batch, and the model takes {intake.fixed} sample(s) at a time: "
+            f"normalize takes statistics of a batch, and the model takes {fixed} sample(s) at a time: "
             "give it an axis of samples without a size, or leave normalize out"
         )
     made = graph.copy()
@@ -79,7 +78,7 @@ def normalized(graph: Graph, data: Dataset, *, pattern: str | None = None) -> No
     names = [str(operator.node.outputs[0].name) for operator in found]
     own: list[str] = []
     layers: list[str] = []
-    for operator, (mean, variance) in zip(found, _statistics(graph, names, data, intake), strict=True):
+    for operator, (mean, variance) in zip(found, _statistics(graph, names, data), strict=True):
         node = _insert(editor, operator, mean, variance)
         layers.append(str(node.name))
         own += [str(value.name) for value in node.inputs[1:] if value is not None]
@@ -139,9 +138,7 @@ def _fold(editor: Editor, node: ir.Node) -> None:
 
 
 @torch.no_grad()
-def _statistics(
-    graph: Graph, names: Sequence[str], data: Dataset, intake: Intake
-) -> list[tuple[Array, Array]]:
+def _statistics(graph: Graph, names: Sequence[str], data: Dataset) -> list[tuple[Array, Array]]:
     """Mean and variance of each channel of inner values, over samples and positions, in double precision."""
     network = Network.of(graph, names)
     network.set_mode(False, False)
@@ -151,7 +148,7 @@ def _statistics(
     parts = (part for step in range(len(order)) for part in order.parts(order.batch(step), 1, None))
     sums: list[list[Array]] = [[] for _ in names]
     for part in parts:
-        values = intake.run(network, samples.load(part, None))
+        values = network(samples.load(part, None).inputs)
         for name, held in zip(names, sums, strict=True):
             channels = _by_channel(values[name])
             count = torch.full((len(channels),), channels.shape[1])

@@ -70,13 +70,25 @@ def take_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str,
     }
 
 
-def put_state(optimizer: torch.optim.Optimizer, module: nn.Module, kept: dict[str, Tensor]) -> None:
-    """Put back what ``take_state`` gave."""
+def take_groups(optimizer: torch.optim.Optimizer) -> list[list[float]]:
+    """Pace and weight decay of each group; both may follow from what the weights were at first."""
+    return [[group[PACE], group["weight_decay"]] for group in optimizer.param_groups]
+
+
+def put_state(
+    optimizer: torch.optim.Optimizer,
+    module: nn.Module,
+    kept: dict[str, Tensor],
+    groups: list[list[float]],
+) -> None:
+    """Put back what ``take_state`` and ``take_groups`` gave."""
+    for group, (pace, decay) in zip(optimizer.param_groups, groups, strict=True):
+        group[PACE], group["weight_decay"] = pace, decay
     place = {name: i for i, name in enumerate(names(optimizer, module))}
     state: dict[int, dict[str, Tensor]] = {}
     for label, value in kept.items():
         name, _, key = label.rpartition(":")
         # Step counters stay on the CPU, where torch's optimizers keep them.
         state.setdefault(place[name], {})[key] = value.cpu() if key == "step" else value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    now = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": now})

@@ -68,14 +68,13 @@ class Preparation:
         self._subnetworks = subnetworks
         train, held = hold_back(data.indices, settings.held_back, settings.seed)
         self._train = train
+        # Data are often sorted: what they are like is told by samples from all over.
+        self._looked = Dataset(data.store, train).take(_LOOKED_AT).indices
         shapes = shapes_of(data, [*train, *held])
         self._order = Order({i: shapes[i] for i in train}, settings.batch_size, settings.seed)
         self._held_order = Order({i: shapes[i] for i in held}, settings.batch_size, settings.seed)
         self._held = held
         self._samples = Samples(data, settings.augment, settings.seed)
-        self._axes = {
-            field: len(data.store.shape(field, train[0])) for field in data.store.fields if field != LABELS
-        }
 
     def task(
         self,
@@ -88,13 +87,13 @@ class Preparation:
         """Everything decided; raises InputError or DataError when something does not fit together."""
         for model in (self._model, self._teacher):
             self._check_inputs(model)
-        intake = Intake.of(self._model, self._axes)
+        intake = Intake.of(self._model, self._data)
         teacher = Network.of(self._teacher, network.inner) if self._teacher is not None else None
-        teacher_intake = Intake.of(self._teacher, self._axes) if self._teacher is not None else intake
+        teacher_intake = Intake.of(self._teacher, self._data) if self._teacher is not None else intake
         seen = self._look(network, intake)
         taught = self._look(teacher, teacher_intake) if teacher is not None else {}
         objective = self._objective(network, teacher, seen, taught, loss)
-        sizes = [i.fixed for i in (intake, teacher_intake) if i.fixed]
+        sizes = [i.most for i in (intake, teacher_intake) if i.most]
         largest = min(sizes) * self._accelerator.num_processes if sizes else None
         return Task(
             network=network,
@@ -123,16 +122,17 @@ class Preparation:
         if not isinstance(model, Graph):
             return
         names = [spec.name for spec in model.inputs]
-        if not set(names) <= set(self._axes) and len(names) != len(self._axes):
-            raise DataError(f"the model takes {', '.join(names)}; the data have {', '.join(self._axes)}")
+        given = self._data.axes
+        if not set(names) <= set(given) and len(names) != len(given):
+            raise DataError(f"the model takes {', '.join(names)}; the data have {', '.join(given)}")
 
     def _look(self, network: Network, intake: Intake) -> dict[str, list[Array]]:
         """What a network makes of some samples, by name, an array a sample."""
         network.place(self._accelerator.device)
         network.set_mode(False, False)
         found: dict[str, list[Array]] = {}
-        looked = self._train[:_LOOKED_AT]
-        for part in self._order.parts(looked, max(1, len(looked) // self._settings.batch_size), intake.fixed):
+        looked = self._looked
+        for part in self._order.parts(looked, max(1, len(looked) // self._settings.batch_size), intake.most):
             batch = self._samples.load(part, None).to(self._accelerator.device)
             with torch.no_grad():
                 outputs = intake.run(network, batch)
@@ -158,8 +158,8 @@ class Preparation:
             terms.append(dataclasses.replace(made, weight=share))
         if teacher is not None and share < 1:
             pairs = teaching.pair_outputs(network.outputs, teacher.outputs)
-            learned, agreement = teaching.from_teacher(pairs, taught, settings)
-            learned += teaching.from_features(network.inner, taught, settings)
+            learned, agreement = teaching.from_teacher(pairs, seen, taught, settings)
+            learned += teaching.from_features(network.inner, seen, taught, settings)
             terms += [dataclasses.replace(term, weight=term.weight * (1 - share)) for term in learned]
             metric = metric or agreement
         return Objective(tuple(terms), metric)
@@ -175,6 +175,7 @@ class Preparation:
                 "there is nothing to learn from: the data have no labels; give a teacher (such as the model "
                 "before it was changed), a loss, or labels"
             )
+        self._refuse_places()
         first = self._order_of_look()
         rest = [i for i in self._data.indices if i not in set(first)]
         labels = [self._data.store.value(LABELS, i) for i in (*first, *rest)]
@@ -182,7 +183,16 @@ class Preparation:
 
     def _order_of_look(self) -> list[int]:
         """The samples of ``_look`` in the order that it saw them: those of one shape together."""
-        return [i for part in self._order.parts(self._train[:_LOOKED_AT], 1, None) for i in part]
+        return [i for part in self._order.parts(self._looked, 1, None) for i in part]
+
+    def _refuse_places(self) -> None:
+        """Raise DataError where pictures would be moved and what their labels say of places would not."""
+        axes = len(self._data.store.shape(LABELS, self._train[0]))
+        if self._settings.augment and axes > 1:
+            raise DataError(
+                f"a label has {axes} axes, so it speaks of places, and augment moves pictures alone: leave "
+                "augment out, or learn from a teacher (alpha 0)"
+            )
 
     def _identity(self, loss: Loss | None) -> dict[str, Any]:
         settings = {k: v for k, v in dataclasses.asdict(self._settings).items() if k not in CHANGEABLE}

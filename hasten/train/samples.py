@@ -53,6 +53,8 @@ class Samples:
         labels = gathered.labels
         if labels is not None and labels.dtype.kind in "OSU":
             labels = None
+        if labels is not None and labels.dtype.kind in "biu":
+            labels = labels.astype(np.int64)  # torch reckons with no other unsigned integers than bytes
         return Batch(
             {name: _tensor(name, array) for name, array in inputs.items()},
             None if labels is None else from_numpy(labels),

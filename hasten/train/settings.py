@@ -77,7 +77,8 @@ class Settings(Hyperparameters):
     """The settings of ``fit``: ``Hyperparameters``, and these.
 
     steps: optimizer steps, instead of epochs. accumulate: parts that a batch is computed in, one after the
-        other, to save memory; the result is that of the whole batch. momentum: of ``sgd``.
+        other, to save memory; the result is that of the whole batch, but relations of embeddings are those
+        within a part. momentum: of ``sgd``.
     schedule: how the learning rate falls, counted in optimizer steps. warmup: share of the steps in which
         it rises from zero.
     clip_norm: longest gradient, or None. held_back: none, unless asked for. evaluate_every: optimizer steps

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
+from hasten.bridge.write_back import stored
 from hasten.core.data import Array
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
@@ -14,9 +17,10 @@ def changed(before: Graph, fitted: Fitted) -> tuple[tuple[Site, ...], tuple[Skip
     """Weights that were trained, and the weights left with the reason."""
     assert fitted.graph is not None
     readers = _readers(before)
+    arrays = [_arrays(graph, fitted.trained) for graph in (before, fitted.graph)]
     sites, skipped = [], []
     for name in fitted.trained:
-        old, new = _array(before, name), _array(fitted.graph, name)
+        old, new = (each.get(name) for each in arrays)
         op_type = readers.get(name, "Constant")
         if old is None or new is None or not np.array_equal(old, new, equal_nan=True):
             sites.append(Site(name=name, op_type=op_type, what=_how_far(old, new)))
@@ -47,6 +51,8 @@ def _readers(graph: Graph) -> dict[str, str]:
     return found
 
 
-def _array(graph: Graph, name: str) -> Array | None:
-    value = graph.weights.get(name)
-    return None if value is None or value.const_value is None else value.const_value.numpy()
+def _arrays(graph: Graph, names: Collection[str]) -> dict[str, Array]:
+    """What is stored under these names, in the graph, its subgraphs and nodes."""
+    found = stored(graph.ir_model)
+    tensors = {name: found[name].tensor for name in names if name in found}
+    return {name: tensor.numpy() for name, tensor in tensors.items() if tensor is not None}

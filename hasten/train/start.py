@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -58,10 +60,12 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
         raise InputError("normalize is for graphs: a module has the normalizations it was written with")
     if subnetworks is not None and not (isinstance(model, Graph) and isinstance(teacher, Graph)):
         raise InputError("subnetworks are of a graph that learns from a graph")
+    if resume and folder is None:
+        raise InputError("resume needs the folder that the training keeps its checkpoints in: give folder")
     learns = settings.learn_statistics
     learns = settings.normalize or not isinstance(model, Graph) if learns is None else learns
     before = checkpoints.random_state()
-    homes = [(m, _device_of(m)) for m in (model, teacher) if isinstance(m, nn.Module)]
+    found = [_Found.of(m, with_modes=m is teacher) for m in (model, teacher) if isinstance(m, nn.Module)]
     try:
         with accelerated(settings, learns) as accelerator:
             torch.manual_seed(settings.seed + accelerator.process_index)
@@ -79,8 +83,8 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
             trainer.run()
     finally:
         checkpoints.restore_random_state(*before)
-        for module, device in homes:
-            module.to(device)
+        for each in found:
+            each.restore()
     if isinstance(model, Graph):
         network.to("cpu")
     graph = network.module.to_graph() if isinstance(network.module, GraphModule) else None
@@ -102,7 +106,28 @@ def _normalized(model: Model, data: Dataset, settings: Settings) -> Normalized |
     return normalized(model, data, pattern=settings.trainable)
 
 
-def _device_of(module: nn.Module) -> torch.device:
-    """Where a module is, and is to be afterwards."""
-    first = next(module.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
+@dataclass(frozen=True)
+class _Found:
+    """How a module of the user's was found: where, and by name what requires gradients and what trains."""
+
+    module: nn.Module
+    device: torch.device
+    trained: Mapping[str, bool]
+    modes: Mapping[str, bool] | None
+
+    @classmethod
+    def of(cls, module: nn.Module, *, with_modes: bool) -> _Found:
+        first = next(module.parameters(), None)
+        return cls(
+            module,
+            torch.device("cpu") if first is None else first.device,
+            {name: weight.requires_grad for name, weight in module.named_parameters()},
+            {name: part.training for name, part in module.named_modules()} if with_modes else None,
+        )
+
+    def restore(self) -> None:
+        self.module.to(self.device)
+        for name, weight in self.module.named_parameters():
+            weight.requires_grad_(self.trained[name])
+        for name, part in self.module.named_modules():
+            part.training = part.training if self.modes is None else self.modes[name]

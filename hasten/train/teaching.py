@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,7 @@ from hasten.graph.shapes import infer
 from hasten.numerics.kinds import see
 from hasten.train.labels import by_decision, scale_of
 from hasten.train.losses import (
+    Scale,
     attention_distance,
     cosine_distance,
     logits,
@@ -44,23 +46,30 @@ def pair_outputs(student: Sequence[str], teacher: Sequence[str]) -> dict[str, st
     )
 
 
-def from_teacher(
-    pairs: Mapping[str, str], values: Mapping[str, Sequence[Array]], settings: Settings
-) -> tuple[list[Term], Metric]:
-    """The terms of the outputs, and the metric of the first; raises InputError when none can be learned.
+Seen: TypeAlias = Mapping[str, Sequence[Array]]
+"""What a network makes of some samples: by name, an array a sample."""
 
-    values: of the teacher on some samples, by name; class scores, embeddings and other signals are told apart
-    as the measurement of agreement does.
+
+def from_teacher(
+    pairs: Mapping[str, str], given: Seen, wanted: Seen, settings: Settings
+) -> tuple[list[Term], Metric]:
+    """The terms of the outputs, and the metric of the first.
+
+    given, wanted: the student's values and the teacher's; class scores, embeddings and other signals are told
+    apart as the measurement of agreement does. Raises InputError when none can be learned, or their shapes
+    differ.
     """
     terms: list[Term] = []
     metrics: list[Metric] = []
     for ours, theirs in pairs.items():
-        seen = values.get(theirs)
+        seen = wanted.get(theirs)
         if not seen or seen[0].dtype.kind != "f":
             continue
+        _refuse_shapes(f"output {ours!r}", given.get(ours, ()), seen)
         sight = see(theirs, seen)
         if sight.kind == "top-1":
-            made, metric = _scores(ours, theirs, sight.axis, seen, settings.temperature)
+            scales = (_scale_beside(given[ours], seen, sight.axis), scale_of(seen, sight.axis))
+            made, metric = _scores(ours, theirs, sight.axis, scales, settings.temperature)
         elif sight.kind == "cosine":
             made, metric = _embedding(ours, theirs, seen)
         else:
@@ -72,14 +81,32 @@ def from_teacher(
     return terms, metrics[0]
 
 
-def _scores(
-    ours: str, theirs: str, axis: int, seen: Sequence[Array], temperature: float
-) -> tuple[list[Term], Metric]:
-    scale = scale_of(seen, axis)
+def _refuse_shapes(what: str, given: Sequence[Array], wanted: Sequence[Array]) -> None:
+    """Raise InputError where a student's values and a teacher's cannot be compared number by number."""
+    shapes = [sorted({value.shape for value in values}) for values in (given, wanted)]
+    if shapes[0] != shapes[1]:
+        said = (", ".join(map(str, each[:3])) or "no row a sample" for each in shapes)
+        raise InputError(f"{what}: {' of the student, '.join(said)} of the teacher: these cannot be compared")
 
+
+def _scale_beside(given: Sequence[Array], wanted: Sequence[Array], axis: int) -> Scale:
+    """Whether a student's scores are probabilities: where the teacher's are, unless they cannot be any.
+
+    Those of a rounded student need not add up to one.
+    """
+    if scale_of(wanted, axis) == "logits":
+        return scale_of(given, axis)
+    possible = all(bool(np.all((value >= 0) & (value <= 1.01))) for value in given)
+    return "probabilities" if possible else "logits"
+
+
+def _scores(
+    ours: str, theirs: str, axis: int, scales: tuple[Scale, Scale], temperature: float
+) -> tuple[list[Term], Metric]:
     def loss(outputs: Values, wanted: Values, batch: Batch) -> Tensor:
-        pair = [logits(by_decision(v, axis), scale) for v in (outputs[ours], wanted[theirs])]
-        return softened_divergence(pair[0], pair[1], temperature)
+        pair = zip((outputs[ours], wanted[theirs]), scales, strict=True)
+        student, teacher = (logits(by_decision(value, axis), scale) for value, scale in pair)
+        return softened_divergence(student, teacher, temperature)
 
     def same(outputs: Values, wanted: Values, batch: Batch) -> Tensor:
         decided = [by_decision(v, axis).argmax(dim=-1) for v in (outputs[ours], wanted[theirs])]
@@ -120,15 +147,20 @@ def _signal(ours: str, theirs: str, seen: Sequence[Array]) -> tuple[list[Term], 
     return [Term("teacher", 1.0, loss)], Metric("SQNR agreement", same)
 
 
-def from_features(
-    names: Sequence[str], values: Mapping[str, Sequence[Array]], settings: Settings
-) -> list[Term]:
-    """The terms of inner values, their weight shared out evenly; raises InputError for an unfit one."""
+def from_features(names: Sequence[str], given: Seen, wanted: Seen, settings: Settings) -> list[Term]:
+    """The terms of inner values, their weight shared out evenly; raises InputError for an unfit one.
+
+    Of those that were ``matched``, the unfit ones are left out, unless all are.
+    """
+    fit = [name for name in names if name in wanted and wanted[name][0].dtype.kind == "f"]
+    names = fit if fit and settings.features == "matched" else names
     terms = []
     for name in names:
-        seen = values.get(name)
+        seen = wanted.get(name)
         if not seen or seen[0].dtype.kind != "f":
             raise InputError(f"{name!r} gives no floating-point numbers, a row a sample, to learn from")
+        if not settings.attention:
+            _refuse_shapes(f"feature {name!r}", given.get(name, ()), seen)
         terms.append(_feature(name, seen, settings, len(names)))
     return terms
 

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from hasten.core.errors import TrainingError
+from hasten.train.settings import Settings
+
 
 def take(module: nn.Module) -> dict[str, Tensor]:
     """A copy of all weights and statistics, by name."""
@@ -20,6 +23,19 @@ def put(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     for name, tensor in module.state_dict().items():
         if isinstance(tensor, Tensor):
             tensor.copy_(weights[name])
+
+
+def refuse_broken(module: nn.Module, when: str, settings: Settings) -> None:
+    """Raise TrainingError where a trained weight holds what is no number.
+
+    A gradient may be none where the loss is a number, and after the last step no loss would tell.
+    """
+    for name, weight in module.named_parameters():
+        if weight.requires_grad and not bool(torch.isfinite(weight).all()):
+            raise TrainingError(
+                f"{name} holds no numbers {when}: lower learning_rate (now {settings.learning_rate:g}), or "
+                "hold samples back (held_back)"
+            )
 
 
 class Average:
@@ -61,6 +77,12 @@ class Average:
             yield
         finally:
             self._swap()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Leave the averaged weights in the module for good."""
+        for name, tensor in self.shadow.items():
+            self._weights[name].copy_(tensor)
 
     @torch.no_grad()
     def _swap(self) -> None:

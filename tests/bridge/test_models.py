@@ -222,3 +222,8 @@ def test_weight_of_another_shape_is_refused(any_graph):
     weight.data = weight.data.reshape(-1)[:1]
     with pytest.raises(ModelError, match=name):
         module.to_graph()
+
+
+def test_an_output_that_nothing_reads_changes_no_other():
+    graph = graph_of("(float[n, 8] x) => (float[n, 3] y)", "y = MatMul(x, w)  z = Softmax(y)", w=rows(8, 3))
+    assert_like_runtime(to_torch(graph), graph, {"x": rows(2, 8)})

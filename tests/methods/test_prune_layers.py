@@ -353,3 +353,16 @@ def apart(graph, original, context):
         found = np.concatenate(values_of(one, context, ["scores"])["scores"])
         scores.append(found - found.mean(axis=1, keepdims=True))
     return float(np.square(scores[1] - scores[0]).sum())
+
+
+@pytest.mark.parametrize("replace", ["best", "affine"])
+def test_a_branch_may_be_broadcast_where_it_is_added(context, replace):
+    """What stands for a mean over tokens has a row a token, of which there may be any number."""
+    net = Net(0)
+    x = net.node("ReduceMean", ["x", net.constant("axes", np.array([1]))], "mean", keepdims=1)
+    net.node("Add", ["x", net.node("MatMul", [x, net.weight("w", 8, 8)], "branch")], "y")
+    shape = ["batch", "tokens", 8]
+    graph = net.graph([("x", TensorProto.FLOAT, shape)], [("y", TensorProto.FLOAT, shape)])
+    change = pruned(graph, context(graph), ratio=1.0, replace=replace)
+    assert not [node for node in change.graph.ir_model.graph if node.op_type == "MatMul"]
+    assert harm(change.graph, graph, context(graph)) == pytest.approx(said(change), rel=1e-2)

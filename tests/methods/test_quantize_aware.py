@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from small_graphs import GRAPHS, calibration_for, conv_net, feeds_of
+import torch
+from onnx import TensorProto
+from small_graphs import GRAPHS, Net, calibration_for, conv_net, feeds_of
 
 from hasten import methods
 from hasten.bridge import to_torch
@@ -16,6 +18,7 @@ from hasten.methods._qat.fold import fold
 from hasten.methods._qat.unfold import unfold
 
 STATIC = Step("quantize_static")
+FLOAT = TensorProto.FLOAT
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_what_is_not_trained_is_the_same_to_the_byte(context, weights, layout):
     made = quantized(graph, context(graph), weights=weights, layout=layout)
     unfolded = unfold(made, graph, learn_scales=True)
     assert unfolded.weights
-    again = fold(made, unfolded, unfolded.graph)
+    again = fold(unfolded, unfolded.graph)
     for name, value in made.weights.items():
         assert again.weights[name].const_value.tobytes() == value.const_value.tobytes(), name
 
@@ -71,8 +74,6 @@ def test_it_begins_with_the_weights_before_their_rounding(context):
 
 
 def test_gradients_reach_every_weight_and_scale(context):
-    import torch
-
     graph = conv_net()
     unfolded = unfold(quantized(graph, context(graph)), graph, learn_scales=True)
     module = to_torch(unfolded.graph)
@@ -112,7 +113,7 @@ def test_a_bit_that_was_left_unused_stays_so(context):
     for weight in unfolded.weights:
         value = trained.weights[weight.floats]
         value.const_value = ir.tensor(3 * value.const_value.numpy())
-    folded = fold(made, unfolded, trained)
+    folded = fold(unfolded, trained)
     for weight in unfolded.weights:
         integers = folded.weights[weight.integers].const_value.numpy().astype(int)
         assert integers.min() >= -64
@@ -141,3 +142,96 @@ def test_without_samples_it_says_so(tmp_path):
             conv_net(),
             methods.Context(calibration=None, work=tmp_path),
         )
+
+
+def products():
+    """Two products, a factor and an offset between them in the arithmetic."""
+    net = Net(0)
+    x = net.node("Relu", [net.node("MatMul", ["x", net.weight("w1", 12, 24)], "m1")], "r1")
+    x = net.node("MatMul", [x, net.weight("w2", 24, 8)], "m2")
+    scaled = net.node("Mul", [x, net.constant("factor", np.full(8, 0.05, np.float32))], "scaled")
+    net.node("Sub", [scaled, net.constant("offset", np.full(8, 0.01, np.float32))], "boxes")
+    return net.graph([("x", FLOAT, ["batch", 12])], [("boxes", FLOAT, ["batch", 8])])
+
+
+def in_nodes(graph, names):
+    """The graph with these weights in Constant nodes."""
+    changed = graph.copy()
+    for name in names:
+        value = changed.weights[name]
+        node = ir.node("Constant", [], {"value": value.const_value}, name=f"{name}.node")
+        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, value.type
+        value.replace_all_uses_with(node.outputs[0])
+        del changed.ir_model.graph.initializers[name]
+        changed.ir_model.graph.insert_before(next(iter(changed.ir_model.graph)), node)
+    return changed
+
+
+def off(made, graph, context):
+    x = {"x": context.calibration.gather(context.calibration.indices).inputs["x"]}
+    found, wanted = (Evaluator(each).run(x)["boxes"] for each in (made, graph))
+    return float(np.square(found - wanted).mean() / np.square(wanted).mean())
+
+
+@pytest.mark.parametrize("method", ["quantize_aware", "reconstruct"])
+@pytest.mark.parametrize("stored", [{"bits": 8}, {"bits": 4}, {"bits": 4, "group": 4}], ids=str)
+def test_weights_stored_without_a_zero_point_or_in_blocks_learn_as_well(context, method, stored):
+    """Without a zero point QuantizeLinear gives unsigned integers; scales of blocks lie along an axis."""
+    graph = products()
+    where = context(graph, 96)
+    made = methods.apply(Recipe([Step("compress_weights", {"min_elements": 1, **stored})]), graph, where)
+    unfolded, x = unfold(made.graph, graph, learn_scales=True), feeds_of(graph)
+    whole, again = (Evaluator(each, optimized=False).run(x)["boxes"] for each in (made.graph, unfolded.graph))
+    np.testing.assert_allclose(again, whole, rtol=1e-5, atol=1e-6)
+    before = off(made.graph, graph, where)
+    how = {"steps": 40} if method == "reconstruct" else {"epochs": 20.0, "learning_rate": 1e-3}
+    after = off(methods.apply(Recipe([Step(method, how)]), made.graph, where).graph, graph, where)
+    assert after <= before
+
+
+@pytest.mark.parametrize(
+    "step", [Step("quantize_aware", {"epochs": 20.0}), Step("reconstruct", {"steps": 20})]
+)
+def test_what_nodes_hold_is_learned_and_kept_as_weights_are(context, step):
+    graph = products()
+    where = context(graph, 96)
+    found = []
+    for each in (graph, in_nodes(graph, ["factor", "offset"])):
+        made = quantized(each, where, weights="int4", reduce_range=False)
+        found.append(off(methods.apply(Recipe([step]), made, where).graph, graph, where))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_weights_that_leave_a_bit_unused_learn_within_it(context):
+    """What is judged while it learns is what is written."""
+    graph = products()
+    where = context(graph)
+    unfolded = unfold(quantized(graph, where, reduce_range=True), graph, learn_scales=True)
+    changed = unfolded.graph.copy()
+    for weight in unfolded.weights:
+        value = changed.weights[weight.floats]
+        value.const_value = ir.tensor(1.5 * value.const_value.numpy(), name=weight.floats)
+    module, x = to_torch(changed), feeds_of(graph)["x"]
+    found = module(torch.from_numpy(x)).detach().numpy()
+    wanted = Evaluator(fold(unfolded, changed), optimized=False).run({"x": x})["boxes"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    written = fold(unfolded, changed)
+    for weight in unfolded.weights:
+        assert np.abs(written.weights[weight.integers].const_value.numpy().astype(int)).max() == 64
+
+
+def test_copies_of_a_scale_stay_alike(context):
+    """Other tools give both nodes of a pair a scale; the gradient must reach what lies before them."""
+    graph = products()
+    where = context(graph, 96)
+    made = quantized(graph, where, layout="openvino")
+    copied = made.copy()
+    for node in [n for n in copied.ir_model.graph if n.op_type == "DequantizeLinear"]:
+        value = node.inputs[1]
+        again = ir.Value(name=f"{node.name}.copy", shape=value.shape, type=value.type)
+        again.const_value = ir.tensor(value.const_value.numpy(), name=again.name)
+        copied.ir_model.graph.register_initializer(again)
+        node.replace_input_with(1, again)
+    step = Recipe([Step("quantize_aware", {"epochs": 5.0, "learning_rate": 1e-3})])
+    found = [off(methods.apply(step, each, where).graph, graph, where) for each in (made, copied)]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)

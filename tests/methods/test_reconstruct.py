@@ -79,7 +79,7 @@ def planned(graph, place, *steps, layers=1):
 
 
 def rounded(made):
-    return Rounded(made, unfold(made, None, learn_scales=True))
+    return Rounded(unfold(made, None, learn_scales=True))
 
 
 def test_blocks_end_where_everything_passes(context):
@@ -352,3 +352,17 @@ def test_without_samples_or_with_one_it_says_so(context, tmp_path):
         applied(graph, nothing, Step("reconstruct"))
     with pytest.raises(MethodError, match="two samples"):
         applied(graph, context(graph, 1), INT4, Step("reconstruct"))
+
+
+def test_a_model_of_a_fixed_batch_learns_from_whole_batches(tmp_path):
+    graph = residual_net(batch=4)
+    for count, enough in ((8, True), (7, False)):
+        samples = calibration_for(residual_net(), tmp_path / f"store-{count}", count)
+        where = methods.Context(calibration=samples, work=tmp_path, original=graph, batch=4)
+        made = methods.apply(Recipe([Step("quantize_static", {"weights": "int4"})]), graph, where).graph
+        step = Recipe([Step("reconstruct", {"steps": 8})])
+        if enough:
+            assert "blocks got better" in methods.apply(step, made, where).notes[0]
+        else:
+            with pytest.raises(MethodError, match="takes 4 samples at a time"):
+                methods.apply(step, made, where)

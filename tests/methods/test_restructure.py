@@ -366,3 +366,31 @@ def test_what_is_refused(tmp_path):
         run(graph, tmp_path, layers={"Conv_c1": "depthwise"})
     with pytest.raises(MethodError, match="data"):
         methods.apply(Recipe([Step("restructure")]), graph, methods.Context(calibration=None, work=tmp_path))
+
+
+@pytest.mark.parametrize("first", ["a graph input", "what is stored", "another activation"])
+def test_activations_of_what_is_no_layers_output(tmp_path, first):
+    net = Net(0)
+    x = net.node("MatMul", ["x", net.weight("w1", 6, 8)], "h")
+    if first == "a graph input":
+        x = net.node("MatMul", [net.node("Mish", ["x"], "m"), "w1"], "h2")
+    elif first == "what is stored":
+        x = net.node("Mul", [x, net.node("Sigmoid", [net.weight("stored", 8)], "s")], "scaled")
+    else:
+        x = net.node("Mul", [x, net.node("Sigmoid", [x], "s")], "swish")
+    net.node("MatMul", [net.node("Sigmoid", [x], "last"), net.weight("w2", 8, 4)], "y")
+    graph = net.graph([("x", FLOAT, ["batch", 6])], [("y", FLOAT, ["batch", 4])])
+    change = run(graph, tmp_path, replace=["activation"], harm=1.0)
+    assert "Sigmoid_last" in told(change)
+    assert "Sigmoid_s" not in told(change)
+    assert ops(change.graph)["HardSigmoid"] == 1
+    assert np.square(outputs(change.graph) - outputs(graph)).mean() < outputs(graph).var()
+
+
+def test_a_graph_without_multiply_accumulates_may_have_activations(tmp_path):
+    net = Net(0)
+    net.node("Mish", [net.node("Neg", ["x"], "a")], "y")
+    graph = net.graph([("x", FLOAT, ["batch", 6])], [("y", FLOAT, ["batch", 6])])
+    change = run(graph, tmp_path, replace=["activation"], harm=10.0)
+    assert change.sites
+    assert "100.0% of the multiply-accumulates" in change.notes[0]

@@ -12,6 +12,8 @@ from clocked import times_of
 from correlated_nets import batch_for, heads_net, residual_net, samples_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
+from small_graphs import Net, calibration_for
 
 from hasten import methods
 from hasten.core.data import Calibration
@@ -344,3 +346,18 @@ def test_the_search_is_close_to_all_choices_tried(problem, left):
     best = min(harm(decisions, choice) for choice in fitting)
     assert harm(decisions, found[0]) <= 1.02 * best + 1e-9
     assert harm(decisions, found[0]) == min(harm(decisions, choice) for choice in found)
+
+
+@pytest.mark.parametrize("left", [0.7, 1.0])
+@pytest.mark.parametrize("layers", [0, 1])
+def test_where_nothing_can_go_nothing_is_searched(tmp_path, left, layers):
+    net = Net(0)
+    if layers:
+        net.node("MatMul", ["x", net.weight("w", 6, 6)], "y")
+    else:
+        net.node("Relu", ["x"], "y")
+    graph = net.graph([("x", TensorProto.FLOAT, ["batch", 6])], [("y", TensorProto.FLOAT, ["batch", 6])])
+    context = methods.Context(calibration=calibration_for(graph, tmp_path / "store"), work=tmp_path)
+    change = methods.apply(Recipe([Step("search_structure", {"left": left})]), graph, context)
+    assert not change.effective
+    assert change.skipped[0].reason == "nothing in it costs what could go"

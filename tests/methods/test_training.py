@@ -166,3 +166,19 @@ except Unavailable as error:
     classifier().write(store / "model.onnx")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "which is not installed; install it with: pip install 'hasten[" in done.stdout
+
+
+def test_weights_in_nodes_are_told_of_like_others(context):
+    original, names = classifier(), ("w1", "b1", "w2", "b2")
+    held = original.copy()
+    for name in names:
+        value = held.weights[name]
+        node = ir.node("Constant", [], {"value": value.const_value}, name=f"{name}.node")
+        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, value.type
+        value.replace_all_uses_with(node.outputs[0])
+        del held.ir_model.graph.initializers[name]
+        held.ir_model.graph.insert_before(next(iter(held.ir_model.graph)), node)
+    step = Recipe([Step("finetune", {"epochs": 1.0})])
+    told = [methods.apply(step, graph, context).sites for graph in (original, held)]
+    assert {site.name for site in told[0]} == set(names)
+    assert sorted((s.name, s.what) for s in told[0]) == sorted((s.name, s.what) for s in told[1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -81,6 +83,25 @@ def test_what_a_child_started_ends_with_it() -> None:
     while _runs(grandchild) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _runs(grandchild)
+
+
+def test_a_child_ends_with_a_parent_that_is_killed_while_it_computes(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    program = (
+        "from hasten.process import Worker; from pathlib import Path; worker = Worker('waiting'); "
+        f"Path({str(told)!r}).write_text(str(worker.pid)); worker.request('{CHILD}:hang', {{}})"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment) as parent:
+        deadline = time.monotonic() + 60
+        while not (told.exists() and told.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        parent.kill()
+    child = int(told.read_text())
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _runs(child)
 
 
 def _runs(pid: int) -> bool:

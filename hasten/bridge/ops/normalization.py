@@ -33,12 +33,14 @@ def batch_normalization(call: Call) -> Function:
         if x.dim() == 1:
             # A vector is one channel (ONNX, BatchNormalization).
             return run(scope, x[:, None], scale, bias, mean, var)[:, 0]
+        # One number a channel, as a last batch of one sample may leave, has no variance.
+        trains = scope.training and x.numel() > x.shape[1]
         if mixed:
             wide = torch.promote_types(torch.float32, mean.dtype)
             scale, bias = scale.to(wide), bias.to(wide)
-            y = functional.batch_norm(x.to(wide), mean, var, scale, bias, scope.training, 1 - keep, epsilon)
+            y = functional.batch_norm(x.to(wide), mean, var, scale, bias, trains, 1 - keep, epsilon)
             return y.to(x.dtype)
-        return functional.batch_norm(x, mean, var, scale, bias, scope.training, 1 - keep, epsilon)
+        return functional.batch_norm(x, mean, var, scale, bias, trains, 1 - keep, epsilon)
 
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,13 +112,17 @@ def _run_fused(
     both = len(layer.backwards) == 2
     flipped = layer.backwards == (True,)
     parameters = _torch_parameters(layer, w, r, b)
-    first = x.flip(0) if flipped else x
+    first = (x.flip(0) if flipped else x).to(w.dtype)
+    states = [state.to(w.dtype) for state in states]
     held = tuple(states) if layer.kind == "LSTM" else states[0]
     assert layer.fused is not None
-    # cuDNN keeps what the way back needs only in training mode.
-    y, *finals = layer.fused(
-        first, held, parameters, b is not None, 1, 0.0, torch.is_grad_enabled(), both, False
-    )
+    # Many CPUs have no recurrent kernel of half precision, which autocast would ask for.
+    wide = torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext()
+    with wide:
+        # cuDNN keeps what the way back needs only in training mode.
+        y, *finals = layer.fused(
+            first, held, parameters, b is not None, 1, 0.0, torch.is_grad_enabled(), both, False
+        )
     y = y.flip(0) if flipped else y
     length, batch = x.shape[:2]
     return y.reshape(length, batch, len(layer.backwards), -1).transpose(1, 2), finals

@@ -30,6 +30,12 @@ def _for_unsigned(function: Function, reduction: str | None) -> Function:
     return through_order(function) if reduction in ("amax", "amin") else through_bits(function)
 
 
+def _alike(x: Tensor, updates: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one precision, which those of a graph have; but mixed precision computes one in less."""
+    wide = torch.promote_types(x.dtype, updates.dtype)
+    return x.to(wide), updates.to(wide)
+
+
 @operator("Scatter", "ScatterElements")
 def scatter_elements(call: Call) -> Function:
     """The input with an update at every index along one axis, alone or reduced with what is there."""
@@ -38,6 +44,7 @@ def scatter_elements(call: Call) -> Function:
 
     def run(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
         places = from_front(indices, x.shape[axis])
+        x, updates = _alike(x, updates)
         if reduction is None:
             return x.scatter(axis, places, updates)
         return x.scatter_reduce(axis, places, updates, reduction)
@@ -51,11 +58,15 @@ def scatter_nd(call: Call) -> Function:
     reduction = _reduction(call)
     if reduction in (None, "sum"):
         adds = reduction == "sum"
-        return through_bits(
-            lambda x, indices, updates: x.index_put(indices.long().unbind(-1), updates, accumulate=adds)
-        )
+
+        def put(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+            x, updates = _alike(x, updates)
+            return x.index_put(indices.long().unbind(-1), updates, accumulate=adds)
+
+        return through_bits(put)
 
     def run(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+        x, updates = _alike(x, updates)
         depth = indices.shape[-1]
         strides = [math.prod(x.shape[i + 1 : depth]) for i in range(depth)]
         row = sum(from_front(part, x.shape[i]) * strides[i] for i, part in enumerate(indices.unbind(-1)))
@@ -73,6 +84,7 @@ def tensor_scatter(call: Call) -> Function:
     axis, circular = call.integer("axis", -2), call.text("mode", "linear") == "circular"
 
     def run(cache: Tensor, update: Tensor, starts: Tensor | None = None) -> Tensor:
+        cache, update = _alike(cache, update)
         place = wrapped(axis, cache.dim())
         step = torch.arange(update.shape[place], device=cache.device)
         first = starts.to(cache.device) if starts is not None else step.new_zeros(cache.shape[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hasten.graph.channels import Labels
-from hasten.graph.coupling.axes import Axes, Rule, Stop, called
+from hasten.graph.coupling.axes import Axes, Rule, Stop, called, used
 from hasten.graph.reading import given
 
 
@@ -14,7 +14,7 @@ def _attention(axes: Axes, node: ir.Node) -> None:
     query, key, value = (given(node, i) for i in range(3))
     if query is None or key is None or value is None or any(given(node, i) for i in (4, 5)):
         raise Stop(f"{called(node)} keeps a past")
-    if any(output.name for output in node.outputs[1:]):
+    if any(used(output) for output in node.outputs[1:]):
         raise Stop(f"{called(node)} also gives what it has seen")
     heads = [_heads(axes, node, each, i) for i, each in enumerate((query, key, value))]
     counts = {len(labels) for labels in heads}
@@ -24,12 +24,22 @@ def _attention(axes: Axes, node: ir.Node) -> None:
         axes.tie(heads[0], labels)
     axes.attend(heads[0])
     mask = given(node, 3)
-    if mask is not None and len(axes.shape(mask)) == _RANK and axes.shape(mask)[1] != 1:
-        axes.tie(axes.of(mask, 1), heads[0])
-    axes.vanish(node.outputs[0], when=axes.vanishes(value))
+    if mask is not None:
+        _masked(axes, node, mask, heads[0])
+    along = 1 if len(axes.shape(value)) == _RANK else 2
+    axes.vanish(node.outputs[0], along, when=axes.vanishes(value, along))
 
 
 _RANK = 4
+
+
+def _masked(axes: Axes, node: ir.Node, mask: ir.Value, heads: Labels) -> None:
+    """A mask is broadcast to [batch, heads, length, length]."""
+    of_heads = len(axes.shape(mask)) - 3
+    others = [axis for axis in range(len(axes.shape(mask))) if axis != of_heads]
+    axes.fix(mask, others, f"{called(node)} reads it at each position")
+    if of_heads >= 0 and axes.shape(mask)[of_heads] != 1:
+        axes.tie(axes.of(mask, of_heads), heads)
 
 
 def _heads(axes: Axes, node: ir.Node, value: ir.Value, index: int) -> Labels:

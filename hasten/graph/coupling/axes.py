@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
+from hasten.core.record import Skip
 from hasten.graph.channels import Channels, Labels, Resolved
 from hasten.graph.graph import Graph
 from hasten.graph.names import layer_name
@@ -55,9 +56,10 @@ class Axes:
         self.opset = graph.opset
         self._channels = Channels("it meets a length that is not known")
         self._labels: dict[ir.Value, list[Labels | None]] = {}
-        self._vanishing: set[ir.Value] = set()
+        self._vanishing: set[tuple[ir.Value, int]] = set()
         self._attended: list[Labels] = []
         self._open: list[Callable[[Resolved], None]] = []
+        self.refused: list[Skip] = []
         main = infer(graph).ir_model.graph
         self._shapes: dict[str | None, Lengths] = {
             value.name: tuple(d if isinstance(d, int) else d.value for d in value.shape)
@@ -117,6 +119,12 @@ class Axes:
                 if labels is not None:
                     self._channels.fix(labels, "it meets a length that is not known")
 
+    def carry(self, value: ir.Value, axis: int, out: ir.Value, other: int) -> None:
+        """An axis of a value becomes one of ``out``, where what was zero stays zero."""
+        self.meet(value, axis, out, other)
+        whole = self.shape(value)[axis] == self.shape(out)[other]
+        self.vanish(out, other, when=whole and self.vanishes(value, axis))
+
     def fix(self, value: ir.Value | None, axes: Sequence[int] | None, reason: str) -> None:
         """These axes (None: all) of a value stay whole."""
         if value is None:
@@ -129,20 +137,25 @@ class Axes:
             labels = found[axis]
             if labels is not None:
                 self._channels.fix(labels, reason)
+            self.vanish(value, axis)  # as all do of none that are removed
 
     def mark(self, node: ir.Node, value: ir.Value, axis: int, role: Role) -> None:
         """Note what an axis of a constant is to its node; of what is computed nothing is noted."""
         if constant(value) is not None:
             self.marks.append(Mark(node, value, axis % len(self.shape(value)), role))
 
-    def vanishes(self, value: ir.Value | None) -> bool:
-        """Whether a channel of it is zero when its weights are: then a sum over channels does not miss it."""
-        return value in self._vanishing or value is None or is_zero(value)
+    def vanishes(self, value: ir.Value, axis: int) -> bool:
+        """Whether entries of an axis are zero when their weights are: then no sum over it misses them."""
+        return (value, axis % len(self.shape(value))) in self._vanishing or is_zero(value)
 
-    def vanish(self, value: ir.Value | None, *, when: bool = True) -> None:
-        """Note that the removed channels of a value are zero in the graph whose weights are masked."""
-        if value is not None and when:
-            self._vanishing.add(value)
+    def vanish(self, value: ir.Value, axis: int, *, when: bool = True) -> None:
+        """Note that what is removed along an axis is zero in the graph whose weights are masked."""
+        if when:
+            self._vanishing.add((value, axis % len(self.shape(value))))
+
+    def refuse(self, node: ir.Node, reason: str) -> None:
+        """Note why nothing of what a layer makes can go, where it has no weight that ``mark`` takes."""
+        self.refused.append(Skip(name=layer_name(node), op_type=node.op_type, reason=reason))
 
     def attend(self, labels: Labels | None) -> None:
         """Note entries along which two computed values are multiplied: heads, and what lies inside them."""
@@ -194,6 +207,11 @@ def is_zero(value: ir.Value) -> bool:
     """Whether it is a constant that is zero throughout."""
     array: Array | None = constant(value)
     return array is not None and not np.any(array)
+
+
+def used(value: ir.Value) -> bool:
+    """Whether anything reads an output, which nodes may have without."""
+    return value.is_graph_output() or bool(value.uses())
 
 
 def called(node: ir.Node) -> str:

@@ -15,6 +15,7 @@ from hasten.graph.channels import Resolved
 from hasten.graph.coupling import attention, elementwise, linear, moving, normal, recurrent
 from hasten.graph.coupling.axes import Axes, Mark, Role, Rule, Side, Stop, called
 from hasten.graph.graph import Graph
+from hasten.graph.macs import COUNTERS
 from hasten.graph.names import layer_name, name_nodes
 from hasten.graph.reading import constant
 
@@ -105,6 +106,8 @@ def couple(graph: Graph, *, side: Side = "outer") -> Coupling:
                 raise Stop(f"{called(node)} has no rule")
             rule(axes, node)
         except Stop as stop:
+            if node.op_type in COUNTERS:
+                axes.refuse(node, str(stop))
             for value in (*node.inputs, *node.outputs):
                 axes.fix(value, None, str(stop))
     for value in (*main.inputs, *main.outputs):
@@ -170,6 +173,8 @@ def _part(mark: Mark, numbers: Mapping[str, tuple[NDArray[np.intp] | None, ...]]
 def _fixed(axes: Axes, resolved: Resolved) -> list[Skip]:
     """Every layer that makes channels of which none can go, once, with the first reason found."""
     found: dict[str, Skip] = {}
+    for skip in axes.refused:
+        found.setdefault(skip.name, skip)
     for mark in axes.marks:
         if mark.role != "made" or constant(mark.value) is None:
             continue

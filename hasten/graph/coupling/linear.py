@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from hasten.graph.coupling.axes import Axes, Rule, Stop, called
+from hasten.graph.coupling.axes import Axes, Rule, Stop, called, is_zero
 from hasten.graph.coupling.elementwise import aligned
 from hasten.graph.reading import constant, given
 
@@ -23,17 +23,19 @@ def _window(axes: Axes, node: ir.Node) -> None:
 
 
 def _others_stay(axes: Axes, node: ir.Node, value: ir.Value, others: Sequence[int]) -> None:
-    """Biases make something of nothing but zeros, so what else could be removed stays unless it is zero."""
-    if not axes.vanishes(value):
-        axes.fix(value, others, f"{called(node)} is computed at each of its entries")
+    """Besides what is summed over, nothing is removed that is not zero."""
+    alive = [axis for axis in others if not axes.vanishes(value, axis)]
+    axes.fix(value, alive, f"{called(node)} is computed at each of its entries")
 
 
-def _bias(axes: Axes, node: ir.Node, index: int = 2) -> None:
-    bias, out = given(node, index), node.outputs[0]
+def _bias(axes: Axes, node: ir.Node) -> None:
+    """It is masked with its channel, but added to samples that are zero as well."""
+    bias, out = given(node, 2), node.outputs[0]
     if bias is not None:
         axes.tie(axes.of(bias, 0), axes.of(out, 1))
         axes.mark(node, bias, 0, "term")
-    axes.vanish(out, when=bias is None or constant(bias) is not None)
+    axes.vanish(out, 1, when=bias is None or constant(bias) is not None)
+    axes.vanish(out, 0, when=bias is None or is_zero(bias))
 
 
 def _convolution(axes: Axes, node: ir.Node) -> None:
@@ -85,14 +87,15 @@ def _gemm(axes: Axes, node: ir.Node) -> None:
     _contract(axes, node, (x, inner), (weight, read))
     axes.mark(node, weight, 1 - read, "made")
     bias = given(node, 2)
-    if bias is not None:
-        aligned(axes, bias, out)
-        lengths = axes.shape(bias)
-        if lengths and lengths[-1] != 1:
-            axes.mark(node, bias, -1, "term")
-        elif not axes.vanishes(bias):
-            return
-    axes.vanish(out, when=bias is None or constant(bias) is not None)
+    nothing = bias is None or is_zero(bias)
+    axes.vanish(out, 0, when=nothing)
+    axes.vanish(out, 1, when=nothing)
+    if bias is None:
+        return
+    aligned(axes, bias, out)
+    if axes.shape(bias)[-1:] not in {(), (1,)}:
+        axes.mark(node, bias, -1, "term")
+        axes.vanish(out, 1, when=constant(bias) is not None)
 
 
 def _matmul(axes: Axes, node: ir.Node) -> None:
@@ -103,25 +106,21 @@ def _matmul(axes: Axes, node: ir.Node) -> None:
     for value, own in ((left, -2), (right, -1)):
         lengths = axes.shape(value)
         for axis in range(len(lengths) - 2):
-            axes.meet(value, axis, out, rank - len(lengths) + axis)
-        axes.meet(value, own, out, own)
+            axes.carry(value, axis, out, rank - len(lengths) + axis)
+        axes.carry(value, own, out, own)
         axes.mark(node, value, own, "made")
+        axes.vanish(out, own, when=constant(value) is not None)
     _contract(axes, node, (left, -1), (right, -2))
     if constant(left) is not None or constant(right) is not None:
         x, inner = (left, -1) if constant(left) is None else (right, -2)
         others = [axis for axis in range(len(axes.shape(x))) if axis != len(axes.shape(x)) + inner]
         _others_stay(axes, node, x, others)
-        axes.vanish(out)
         return
+    _stored(axes, node)
     for labels in (*axes.all(out)[:-2], axes.all(left)[-1]):
         axes.attend(labels)
     if axes.side == "inner":
         axes.attend(axes.all(right)[-1])
-    zero = axes.vanishes(left), axes.vanishes(right)
-    for value, own, vanishes, other in ((left, -2, *zero), (right, -1, *zero[::-1])):
-        if other and not vanishes:
-            axes.fix(value, [own], f"{called(node)} reads it beside channels")
-    axes.vanish(out, when=any(zero))
 
 
 def _contract(axes: Axes, node: ir.Node, first: tuple[ir.Value, int], second: tuple[ir.Value, int]) -> None:
@@ -130,7 +129,7 @@ def _contract(axes: Axes, node: ir.Node, first: tuple[ir.Value, int], second: tu
     axes.meet(left, i, right, j)
     for value, axis in (first, second):
         axes.mark(node, value, axis, "read")
-    if not any(constant(v) is not None or axes.vanishes(v) for v in (left, right)):
+    if not any(constant(v) is not None or axes.vanishes(v, axis) for v, axis in (first, second)):
         axes.fix(left, [i], f"{called(node)} sums over it, and it is never zero")
 
 
@@ -146,15 +145,19 @@ def _einsum(axes: Axes, node: ir.Node) -> None:
         for axis, letter in enumerate(term):
             where.setdefault(letter, []).append((value, axis))
     for letter, places in where.items():
-        value, axis = places[0]
-        for other, place in places:
-            axes.tie(axes.of(value, axis), axes.of(other, place))
+        # One that is repeated is the same for all entries: it makes none of them zero.
+        whole = [(value, axis) for value, axis in places if axes.shape(value)[axis] != 1] or places
+        value, axis = whole[0]
+        for other, place in whole:
+            axes.meet(value, axis, other, place)
             axes.mark(node, other, place, "made" if letter in right else "read")
         if letter in right:
             axes.meet(value, axis, node.outputs[0], right.index(letter))
-        if not any(constant(v) is not None or axes.vanishes(v) for v, _ in places):
+            axes.vanish(node.outputs[0], right.index(letter))
+        if not any(constant(v) is not None or axes.vanishes(v, a) for v, a in whole):
             axes.fix(value, [axis], f"{called(node)} reads it, and it is never zero")
-    axes.vanish(node.outputs[0])
+    if all(constant(value) is None for value in node.inputs):
+        _stored(axes, node)
 
 
 def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -162,8 +165,23 @@ def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
     assert x is not None
     assert weight is not None
     if node.op_type != "MatMul" and constant(weight) is None:
-        raise Stop(f"the weight of {called(node)} is computed")
+        raise Stop(_why_not(node, weight))
     return x, weight, node.outputs[0]
+
+
+def _stored(axes: Axes, node: ir.Node) -> None:
+    """Say of a layer whose weight is no constant, though it is stored, that its outputs stay."""
+    for value in node.inputs:
+        producer = None if value is None else value.producer()
+        quantized = producer is not None and producer.op_type == "DequantizeLinear"
+        stored = producer.inputs[0] if producer is not None and quantized else value
+        if value is not None and stored is not None and stored.is_initializer():
+            axes.refuse(node, _why_not(node, value))
+
+
+def _why_not(node: ir.Node, weight: ir.Value) -> str:
+    can = "an input, which may be given" if weight.is_graph_input() else "computed"
+    return f"the weight of {called(node)} is {can}"
 
 
 RULES: dict[str, Rule] = {

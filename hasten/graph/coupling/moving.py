@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from hasten.graph.channels import Labels, Resolved
-from hasten.graph.coupling.axes import Axes, Rule, Stop, called
-from hasten.graph.coupling.elementwise import aligned
+from hasten.graph.coupling.axes import Axes, Rule, Stop, called, is_zero
+from hasten.graph.coupling.elementwise import carried
 from hasten.graph.reading import axes_of, constant, given, integers
 
 
@@ -19,8 +19,7 @@ def _transpose(axes: Axes, node: ir.Node) -> None:
     x, out = _through(node)
     rank = len(axes.shape(x))
     for axis, source in enumerate(node.attributes.get_ints("perm", tuple(reversed(range(rank))))):
-        axes.meet(x, source, out, axis)
-    axes.vanish(out, when=axes.vanishes(x))
+        axes.carry(x, source, out, axis)
 
 
 def _reshape(axes: Axes, node: ir.Node) -> None:
@@ -28,28 +27,29 @@ def _reshape(axes: Axes, node: ir.Node) -> None:
     x, out = _through(node)
     before, after = axes.lengths(x), axes.lengths(out)
     start = last = 0
+    loose: int | None = None
     common = min(len(before), len(after))
     while last < common and before[-1 - last] == after[-1 - last] is not None:
         last += 1
-        axes.meet(x, len(before) - last, out, len(after) - last)
-    while start < common - last and _alike(before[start], after[start]):
+        axes.carry(x, len(before) - last, out, len(after) - last)
+    while start < common - last:
+        one, two = before[start], after[start]
+        if one != two or one is None:
+            # Of one pair of lengths without a common name, what is left tells whether they are the same.
+            if loose is not None or isinstance(one, int) or isinstance(two, int):
+                break
+            loose = start
         start += 1
     ins, outs = (list(range(start, len(lengths) - last)) for lengths in (before, after))
     sizes = _size(axes.shape(x), ins), _size(axes.shape(out), outs)
-    named = before[:start] == after[:start] and None not in before[:start]
-    if not named and (0 in sizes or sizes[0] != sizes[1]):
-        # Other lengths were taken for the same, which they are only if the rest is as large as before.
-        start, ins, outs = 0, list(range(len(before) - last)), list(range(len(after) - last))
+    if loose is not None and (0 in sizes or sizes[0] != sizes[1]):
+        start = loose
+        ins, outs = (list(range(start, len(lengths) - last)) for lengths in (before, after))
     for axis in range(start):
-        axes.meet(x, axis, out, axis)
+        axes.carry(x, axis, out, axis)
     _middle(axes, node, ins, outs)
     if node.op_type == "Reshape":
         _given(axes, node, given(node, 1))
-    axes.vanish(out, when=axes.vanishes(x))
-
-
-def _alike(before: int | str | None, after: int | str | None) -> bool:
-    return before == after or not (isinstance(before, int) or isinstance(after, int))
 
 
 def _given(axes: Axes, node: ir.Node, target: ir.Value | None) -> None:
@@ -118,6 +118,8 @@ def _whole(axes: Axes, node: ir.Node, ins: list[int], outs: list[int]) -> None:
 def _block(axes: Axes, node: ir.Node, ins: list[int], outs: list[int]) -> None:
     """One axis corresponds to several: of these one can lose entries, the others stay whole."""
     x, out = _through(node)
+    for axis in outs:
+        axes.vanish(out, axis, when=all(axes.vanishes(x, i) for i in ins))
     if len(ins) == len(outs) == 1:
         axes.meet(x, ins[0], out, outs[0])
     elif len(ins) == 1 and len(outs) > 1:
@@ -155,8 +157,7 @@ def _squeeze(axes: Axes, node: ir.Node) -> None:
         dropped = [axis for axis, length in enumerate(shape) if length == 1]
     gone = {axis % len(shape) for axis in dropped}
     for place, axis in enumerate(axis for axis in range(len(shape)) if axis not in gone):
-        axes.meet(x, axis, out, place)
-    axes.vanish(out, when=axes.vanishes(x))
+        axes.carry(x, axis, out, place)
 
 
 def _unsqueeze(axes: Axes, node: ir.Node) -> None:
@@ -166,8 +167,7 @@ def _unsqueeze(axes: Axes, node: ir.Node) -> None:
         raise Stop(f"it is not known which axes {called(node)} adds")
     new = {axis % rank for axis in added}
     for place, axis in enumerate(axis for axis in range(rank) if axis not in new):
-        axes.meet(x, place, out, axis)
-    axes.vanish(out, when=axes.vanishes(x))
+        axes.carry(x, place, out, axis)
 
 
 def _concat(axes: Axes, node: ir.Node) -> None:
@@ -184,7 +184,8 @@ def _concat(axes: Axes, node: ir.Node) -> None:
             axes.fix(value, [joined], f"{called(node)} joins it with a length that is not known")
     else:
         axes.tie(axes.of(out, joined), np.concatenate([axes.of(value, joined) for value in operands]))
-    axes.vanish(out, when=all(axes.vanishes(value) for value in operands))
+    for axis in range(rank):
+        axes.vanish(out, axis, when=all(axes.vanishes(value, axis) for value in operands))
 
 
 def _split(axes: Axes, node: ir.Node) -> None:
@@ -196,11 +197,11 @@ def _split(axes: Axes, node: ir.Node) -> None:
     for out in node.outputs:
         for axis in range(rank):
             if axis != divided:
-                axes.meet(x, axis, out, axis)
+                axes.carry(x, axis, out, axis)
         labels = axes.of(out, divided)
         axes.tie(axes.of(x, divided)[start : start + len(labels)], labels)
         start += len(labels)
-        axes.vanish(out, when=axes.vanishes(x))
+        axes.vanish(out, divided, when=axes.vanishes(x, divided))
 
 
 def _slice(axes: Axes, node: ir.Node) -> None:
@@ -215,7 +216,7 @@ def _slice(axes: Axes, node: ir.Node) -> None:
         else:
             for value in (x, out):
                 axes.fix(value, [axis], f"{called(node)} takes every so many of its entries")
-    axes.vanish(out, when=axes.vanishes(x))
+        axes.vanish(out, axis, when=axes.vanishes(x, axis))
 
 
 def slices(node: ir.Node, rank: int) -> dict[int, slice]:
@@ -242,22 +243,20 @@ def _gather(axes: Axes, node: ir.Node) -> None:
     along = node.attributes.get_int("axis", 0) % rank
     for axis in range(rank):
         if axis != along:
-            axes.meet(x, axis, out, axis if axis < along else axis + added - 1)
+            place = axis if axis < along else axis + added - 1
+            axes.carry(x, axis, out, place)
+            axes.mark(node, x, axis, "made")
+            axes.vanish(out, place, when=constant(x) is not None)
     chosen = constant(indices)
     if chosen is not None and chosen.ndim == 1 and axes.shape(x)[along] is not None:
         labels = axes.of(x, along)[chosen]
         axes.tie(labels, axes.of(out, along))
         axes.tie(labels, axes.of(indices, 0))
+        axes.vanish(out, along, when=axes.vanishes(x, along))
     else:
         axes.fix(x, [along], f"{called(node)} looks entries up in it")
         for axis in range(added):
             axes.meet(indices, axis, out, along + axis)
-    if constant(x) is not None:
-        for axis in range(rank):
-            if axis != along:
-                axes.mark(node, x, axis, "made")
-        axes.vanish(out)
-    axes.vanish(out, when=axes.vanishes(x))
 
 
 def _pad(axes: Axes, node: ir.Node) -> None:
@@ -275,8 +274,9 @@ def _pad(axes: Axes, node: ir.Node) -> None:
                 axes.fix(value, [axis], f"{called(node)} pads it")
     # What is padded with zeros is zero whatever is removed; another number is not.
     fill = given(node, 2)
-    zero = node.attributes.get_float("value", 0.0) == 0.0 and (fill is None or axes.vanishes(fill))
-    axes.vanish(out, when=zero and axes.vanishes(x))
+    zero = node.attributes.get_float("value", 0.0) == 0.0 and (fill is None or is_zero(fill))
+    for axis in range(len(around)):
+        axes.vanish(out, axis, when=zero and axes.vanishes(x, axis))
 
 
 def pads(node: ir.Node, rank: int) -> list[tuple[int, int]]:
@@ -293,12 +293,11 @@ def pads(node: ir.Node, rank: int) -> list[tuple[int, int]]:
 
 def _expand(axes: Axes, node: ir.Node) -> None:
     x, out = _through(node)
-    aligned(axes, x, out)
+    carried(axes, x, out)
     offset = len(axes.shape(out)) - len(axes.shape(x))
     repeated = [a for a in range(len(axes.shape(out))) if a < offset or axes.shape(x)[a - offset] == 1]
     axes.fix(out, repeated, f"{called(node)} repeats one entry along it")
     _given(axes, node, given(node, 1))
-    axes.vanish(out, when=axes.vanishes(x))
 
 
 def _shape(axes: Axes, node: ir.Node) -> None:
@@ -308,10 +307,13 @@ def _shape(axes: Axes, node: ir.Node) -> None:
     start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", rank)
     taken = list(range(rank))[start:end]
     read: set[int] = set()
+    if out.is_graph_output():
+        read.update(taken)
     for user in out.consumers():
         chosen = constant(given(user, 1)) if user.op_type == "Gather" else None
         read |= set(taken) if chosen is None else {taken[int(i)] for i in chosen.reshape(-1)}
     axes.fix(x, sorted(read), f"{called(node)} reads its length")
+    axes.fix(out, [0], f"{called(node)} has a number for each axis")
 
 
 def _blocks(axes: Axes, node: ir.Node) -> None:
@@ -324,10 +326,10 @@ def _blocks(axes: Axes, node: ir.Node) -> None:
         axes.tie(channels.reshape(-1, block), axes.of(flat, 1)[:, None])
     else:
         axes.tie(channels.reshape(block, -1), axes.of(flat, 1)[None])
-    axes.meet(x, 0, out, 0)
+    axes.vanish(out, 1, when=axes.vanishes(x, 1))
+    axes.carry(x, 0, out, 0)
     for value in (x, out):
         axes.fix(value, [2, 3], f"{called(node)} moves pixels along it")
-    axes.vanish(out, when=axes.vanishes(x))
 
 
 def _through(node: ir.Node) -> tuple[ir.Value, ir.Value]:

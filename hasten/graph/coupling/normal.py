@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
-from hasten.graph.coupling.axes import Axes, Rule, Stop, called
-from hasten.graph.coupling.elementwise import aligned
+from hasten.graph.coupling.axes import Axes, Rule, Stop, called, is_zero, used
+from hasten.graph.coupling.elementwise import aligned, carried
 from hasten.graph.reading import axes_of, constant, given, integers
 
 
 def _each_channel(axes: Axes, node: ir.Node) -> None:
     """Statistics and parameters of each channel by itself, along the second axis."""
     x, out = _through(node)
+    _alone(node)
     aligned(axes, x, out)
     for index in range(1, len(node.inputs)):
         value = given(node, index)
@@ -21,17 +23,30 @@ def _each_channel(axes: Axes, node: ir.Node) -> None:
             axes.tie(axes.of(value, 0), axes.of(x, 1))
             if index <= 2:
                 axes.mark(node, value, 0, "factor" if index == 1 else "term")
-    constants = all(constant(given(node, index)) is not None for index in (1, 2))
-    axes.vanish(out, when=constants and not node.attributes.get_int("training_mode", 0))
+    places, reason = range(2, len(axes.shape(x))), f"{called(node)} normalizes over it"
+    if node.op_type == "InstanceNormalization":
+        axes.fix(x, places, reason)
+    elif node.attributes.get_int("training_mode", 0):
+        axes.fix(x, [0, *places], reason)
+    axes.vanish(out, 1, when=all(constant(given(node, index)) is not None for index in (1, 2)))
+
+
+def _alone(node: ir.Node) -> None:
+    """Statistics that are outputs of their own are not followed."""
+    if any(used(output) for output in node.outputs[1:]):
+        raise Stop(f"{called(node)} also gives its statistics")
 
 
 def _over_last(axes: Axes, node: ir.Node) -> None:
-    """Layer and RMS normalization: over the last axes."""
+    """Layer and RMS normalization: over the last axes, along which their parameters lie."""
     x, out = _through(node)
+    _alone(node)
     aligned(axes, x, out)
     rank = len(axes.shape(x))
     start = node.attributes.get_int("axis", -1) % rank
     axes.fix(x, range(start, rank), f"{called(node)} normalizes over it")
+    for value in node.inputs[1:]:
+        axes.fix(value, None, f"{called(node)} normalizes over it")
 
 
 def _over_one(axes: Axes, node: ir.Node) -> None:
@@ -72,22 +87,22 @@ def _reduction(axes: Axes, node: ir.Node) -> None:
     axes.fix(x, sorted(gone), f"{called(node)} is over it")
     keep = node.attributes.get_int("keepdims", 1)
     place = 0
+    through = node.op_type in {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"}
     for axis in range(rank):
         if axis not in gone:
-            axes.meet(x, axis, out, place)
+            (axes.carry if through else axes.meet)(x, axis, out, place)
         place += keep or axis not in gone
-    through = node.op_type in {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"}
-    axes.vanish(out, when=through and axes.vanishes(x))
 
 
 def _pooling(axes: Axes, node: ir.Node) -> None:
-    x, _ = _through(node)
-    for out in node.outputs:
-        for axis in (0, 1):
-            axes.meet(x, axis, out, axis)
-        axes.fix(out, range(2, len(axes.shape(out))), f"{called(node)} slides over it")
-    axes.fix(x, range(2, len(axes.shape(x))), f"{called(node)} slides over it")
-    axes.vanish(node.outputs[0], when=axes.vanishes(x))
+    x, out = _through(node)
+    for axis in (0, 1):
+        axes.carry(x, axis, out, axis)
+    for value in (x, out):
+        axes.fix(value, range(2, len(axes.shape(value))), f"{called(node)} slides over it")
+    for indices in filter(used, node.outputs[1:]):
+        for value in (x, indices):
+            axes.fix(value, None, f"{called(node)} numbers its entries")
 
 
 def _resize(axes: Axes, node: ir.Node) -> None:
@@ -98,14 +113,14 @@ def _resize(axes: Axes, node: ir.Node) -> None:
         axes.fix(x, None, f"{called(node)} is given its length")
     for axis, (before, after) in enumerate(zip(axes.shape(x), axes.shape(out), strict=True)):
         if axis < 2 or (before is not None and before == after):
-            axes.meet(x, axis, out, axis)
+            axes.carry(x, axis, out, axis)
         else:
             axes.fix(x, [axis], f"{called(node)} changes its length")
             axes.fix(out, [axis], f"{called(node)} changes its length")
-    axes.vanish(out, when=axes.vanishes(x))
 
 
 def _quantizer(axes: Axes, node: ir.Node) -> None:
+    """Zero becomes the zero point, and that zero again."""
     x, out = _through(node)
     aligned(axes, x, out)
     if node.attributes.get_int("block_size", 0):
@@ -114,7 +129,13 @@ def _quantizer(axes: Axes, node: ir.Node) -> None:
     for value in node.inputs[1:]:
         if value is not None and axes.shape(value) not in {(), (1,)}:
             axes.tie(axes.of(value, 0), axes.of(x, node.attributes.get_int("axis", 1) % rank))
-    axes.vanish(out, when=axes.vanishes(x))
+    zero_point, maker = given(node, 2), x.producer()
+    if zero_point is None or is_zero(zero_point):
+        carried(axes, x, out)
+    elif node.op_type == "DequantizeLinear" and maker is not None and maker.op_type == "QuantizeLinear":
+        here, there = constant(zero_point), constant(given(maker, 2))
+        if here is not None and there is not None and np.array_equal(here, there):
+            carried(axes, maker.inputs[0], out)
 
 
 def _through(node: ir.Node) -> tuple[ir.Value, ir.Value]:

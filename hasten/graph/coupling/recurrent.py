@@ -47,13 +47,13 @@ def _recurrent(axes: Axes, node: ir.Node) -> None:
         if begin is not None:
             axes.tie(axes.of(begin, 2), hidden)
             axes.mark(node, begin, 2, "term")
-            if constant(begin) is None and not axes.vanishes(begin):
+            if constant(begin) is None and not axes.vanishes(begin, 2):
                 axes.fix(begin, None, f"{called(node)} begins with it")
     for place, out in enumerate(node.outputs):
         if out.name:
             axes.tie(axes.of(out, 3 if place == 0 else 2), hidden)
             axes.fix(out, range(3 if place == 0 else 2), f"{called(node)} walks along it")
-            axes.vanish(out, when=bias is None or constant(bias) is not None)
+            axes.vanish(out, -1, when=bias is None or constant(bias) is not None)
 
 
 RULES: dict[str, Rule] = dict.fromkeys(GATES, _recurrent)

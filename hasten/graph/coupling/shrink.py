@@ -110,21 +110,33 @@ def _groups(_: Editor, node: ir.Node, kept: Kept) -> None:
         node.attributes["group"] = ir.AttrInt64("group", int(keep.sum()))
 
 
+def _squeeze(editor: Editor, node: ir.Node, kept: Kept) -> None:
+    """Without axes all that are of length 1 go; an axis of which one entry is left stays."""
+    x = node.inputs[0]
+    if x is None or "axes" in node.attributes or given(node, 1) is not None or not kept.axes(x):
+        return
+    single = [a for a in range(kept.rank(x)) if kept.along(x, a) is None and kept.length(x, a) == 1]
+    if editor.graph.opset < _AXES_BY_INPUT:
+        node.attributes["axes"] = ir.AttrInt64s("axes", single)
+    else:
+        editor.set_input(node, 1, np.asarray(single, np.int64))
+
+
 def _split(editor: Editor, node: ir.Node, kept: Kept) -> None:
     x = node.inputs[0]
     axis = node.attributes.get_int("axis", 0)
     if x is None or kept.along(x, axis) is None:
         return
     sizes = [kept.length(out, axis) for out in node.outputs]
-    if editor.graph.opset < _SPLIT_BY_INPUT:
+    if editor.graph.opset < _AXES_BY_INPUT:
         node.attributes["split"] = ir.AttrInt64s("split", sizes)
     else:
         node.attributes.pop("num_outputs", None)
         editor.set_input(node, 1, np.asarray(sizes, np.int64))
 
 
-_SPLIT_BY_INPUT = 13
-"""From this operator set on the sizes of parts are an input; before, an attribute."""
+_AXES_BY_INPUT = 13
+"""From this operator set on axes of a Squeeze and sizes of a Split are inputs; before, attributes."""
 
 
 def _slice(editor: Editor, node: ir.Node, kept: Kept) -> None:
@@ -189,12 +201,16 @@ def _sizes(index: int, least: int) -> Resize:
         entries = shape_entries(target, lambda value: kept.length(value, 0)) if cut else None
         if entries is None or target is None:
             return
+        copied = kept.axes(node.inputs[0]) if node.inputs[0] is not None else {}
         rank = kept.rank(out)
         which = [axis % rank for axis in node.attributes.get_ints("axes", range(rank - len(entries), rank))]
         for place, axis in enumerate(which):
             entry = entries[place]
             if axis in cut and entry is not None and entry >= least:
                 entries[place] = int(cut[axis].sum())
+            # A 0 takes the length from the same place of what is read, where another axis may lie.
+            elif entry == 0 and _lost(copied.get(axis)) != _lost(cut.get(axis)):
+                entries[place] = kept.length(out, axis)
         if integers(target) is not None:
             editor.set_input(node, index, np.asarray(entries, np.int64))
         else:
@@ -204,6 +220,10 @@ def _sizes(index: int, least: int) -> Resize:
                 editor.remove(concat)
 
     return resize
+
+
+def _lost(keep: Keep | None) -> int:
+    return 0 if keep is None else int((~keep).sum())
 
 
 def _joined(
@@ -250,4 +270,5 @@ _RESIZES: Mapping[str, Resize] = {
     "Resize": _sizes(3, least=1),
     "Slice": _slice,
     "Split": _split,
+    "Squeeze": _squeeze,
 }

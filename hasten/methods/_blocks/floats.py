@@ -62,7 +62,7 @@ class Floats:
     def __init__(self, graph: Graph) -> None:
         self._given = graph.copy()
         name_nodes(self._given)
-        passes.LiftConstantsToInitializersPass()(self._given.ir_model)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(self._given.ir_model)
         self.graph = infer(self._given)
         self._uses = dict(_learned(self.graph))
         self.layers: Sequence[str] = [name for name, use in self._uses.items() if use.role == "weight"]

@@ -16,7 +16,7 @@ from hasten.graph.section import section
 from hasten.methods._blocks.counterpart import Counterpart, counterpart
 from hasten.methods._blocks.cuts import choose, layers_of, passages
 from hasten.methods._blocks.student import Student
-from hasten.methods._blocks.tape import fixed_size, units
+from hasten.methods._blocks.tape import units
 
 _COMPARED = 2
 """Units on which the original's values are looked for."""
@@ -70,7 +70,7 @@ def make_plan(student: Student, original: Graph, samples: Calibration, layers: i
     first = list(islice(units(samples, graph), _COMPARED))
     found = passages(graph, student.layers)
     teacher = counterpart(student, original, [passage.name for passage in found], first, threads)
-    together = fixed_size(graph) is None and not _unbatched(graph, samples)
+    together = samples.fixed_batch(graph.inputs) is None
     fit = set(teacher.names)
     if together:
         stacked = _stacking(teacher, outputs, first[0], threads)
@@ -88,16 +88,6 @@ def _in_one_block(units: Mapping[str, Array], blocks: Iterable[Graph]) -> dict[s
     """The tensors that no two blocks read: what one block learns must not change another."""
     used = [name for block in blocks for name in block.weights]
     return {name: unit for name, unit in units.items() if used.count(name) == 1}
-
-
-def _unbatched(graph: Graph, samples: Calibration) -> bool:
-    """Whether an input takes a sample as it is, without an axis of samples."""
-    shapes = {spec.name: spec.shape for spec in graph.inputs}
-    first = samples.indices[0]
-    return any(
-        shape is not None and len(shape) == len(samples.store.shape(name, first))
-        for name, shape in shapes.items()
-    )
 
 
 def _stacking(

@@ -14,7 +14,7 @@ from hasten.graph.shapes import infer
 from hasten.methods._blocks.counterpart import distance
 from hasten.methods._blocks.student import Moved
 from hasten.methods._qat.fold import fold
-from hasten.methods._qat.unfold import SUFFIX, Unfolded
+from hasten.methods._qat.unfold import SUFFIX, Unfolded, array
 
 _SAME = 0.3
 """The largest error, relative to the signal, of what is the original's but for rounded activations."""
@@ -29,12 +29,12 @@ _BIAS_LEVELS = 128
 
 
 class Rounded:
-    """A quantized graph that learns (``Student``). unfolded: the same, its integers as floats."""
+    """A quantized graph that learns (``Student``), its integers as floats."""
 
     same = _SAME
 
-    def __init__(self, quantized: Graph, unfolded: Unfolded) -> None:
-        self._quantized = quantized
+    def __init__(self, unfolded: Unfolded) -> None:
+        self._quantized = unfolded.quantized
         self._unfolded = unfolded
         self.graph = infer(unfolded.graph)
         self.layers: Sequence[str] = [weight.floats for weight in unfolded.weights]
@@ -42,9 +42,9 @@ class Rounded:
     def likened(self, original: Graph) -> Graph:
         """The graph with the original's weights in the places of its rounded ones."""
         graph = self._unfolded.graph.copy()
-        for name, array in self.originals(original).items():
+        for name, weight in self.originals(original).items():
             value = graph.weights[name]
-            value.const_value = ir.tensor(array, name=name)
+            value.const_value = ir.tensor(weight, name=name)
             for use in value.uses():
                 if use.node.op_type == "QuantizeLinear":
                     for reader in use.node.outputs[0].uses():
@@ -61,11 +61,13 @@ class Rounded:
         for weight in self._unfolded.weights:
             if weight.floats not in originals:
                 continue
-            scale = _along(_array(self._quantized, weight.scale), weight.axis, originals[weight.floats].ndim)
-            levels = _array(self._quantized, weight.integers).astype(np.float32)
+            shape = originals[weight.floats].shape
+            scale = weight.spread(array(self._quantized, weight.scale), shape)
+            levels = array(self._quantized, weight.integers).astype(np.float32)
             if weight.zero_point is not None:
-                zero = _array(self._quantized, weight.zero_point).astype(np.float32)
-                levels = levels - _along(zero, weight.axis, levels.ndim)
+                levels = levels - weight.spread(
+                    array(self._quantized, weight.zero_point).astype(np.float32), shape
+                )
             offset = np.clip(originals[weight.floats] / scale - levels, -_MARGIN, _MARGIN)
             start = ((levels + offset) * scale).astype(np.float32)
             self.graph.weights[weight.floats].const_value = ir.tensor(start, name=weight.floats)
@@ -73,13 +75,13 @@ class Rounded:
 
     def finished(self) -> Graph:
         """The quantized graph, with what was learned rounded into its integers."""
-        return fold(self._quantized, self._unfolded, self.graph)
+        return fold(self._unfolded, self.graph)
 
     def moved(self, finished: Graph) -> Iterator[Moved]:
         """Every layer with a quantized weight, and how many of its integers moved."""
         op_types = {node.name: node.op_type for node in self._quantized.ir_model.graph}
         for weight in self._unfolded.weights:
-            old, new = (_array(graph, weight.integers) for graph in (self._quantized, finished))
+            old, new = (array(graph, weight.integers) for graph in (self._quantized, finished))
             share = np.not_equal(old, new).mean()
             for layer in weight.layers:
                 op_type = op_types.get(layer, "DequantizeLinear")
@@ -91,15 +93,15 @@ class Rounded:
         graph = self._unfolded.graph
         for weight in self._unfolded.weights:
             theirs = constant(original.weights.get(weight.integers.removesuffix(SUFFIX)))
-            ours = _array(graph, weight.floats)
+            ours = array(graph, weight.floats)
             if theirs is None or theirs.dtype != np.float32 or theirs.shape != ours.shape:
                 continue
-            off = (theirs - ours) / _along(_array(graph, weight.scale), weight.axis, ours.ndim)
+            off = (theirs - ours) / weight.spread(array(graph, weight.scale), ours.shape)
             if float(np.sqrt(np.mean(np.square(off)))) < _STEPS:
                 found[weight.floats] = theirs
         for bias in self._unfolded.biases:
             theirs = constant(original.weights.get(bias.integers.removesuffix(SUFFIX)))
-            ours = _array(graph, bias.floats)
+            ours = array(graph, bias.floats)
             if theirs is None or theirs.size != ours.size:
                 continue
             shaped = theirs.reshape(ours.shape).astype(np.float32)
@@ -110,24 +112,11 @@ class Rounded:
     def _units(self) -> dict[str, Array]:
         found: dict[str, Array] = {}
         for weight in self._unfolded.weights:
-            scale = _array(self.graph, weight.scale)
-            found[weight.floats] = _along(scale, weight.axis, _array(self.graph, weight.floats).ndim)
+            shape = array(self.graph, weight.floats).shape
+            found[weight.floats] = weight.spread(array(self.graph, weight.scale), shape)
         for bias in self._unfolded.biases:
-            shape = _array(self.graph, bias.floats).shape
-            found[bias.floats] = np.broadcast_to(_BIAS_LEVELS * _array(self._quantized, bias.scale), shape)
+            shape = array(self.graph, bias.floats).shape
+            found[bias.floats] = np.broadcast_to(_BIAS_LEVELS * array(self._quantized, bias.scale), shape)
         for name in self._unfolded.scales:
-            found[name] = _SCALE_SHARE * _array(self.graph, name)
+            found[name] = _SCALE_SHARE * array(self.graph, name)
         return found
-
-
-def _along(numbers: Array, axis: int, ndim: int) -> Array:
-    """One number, or one for each index along an axis, in a shape that broadcasts."""
-    if numbers.size == 1:
-        return numbers.reshape(())
-    return numbers.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
-
-
-def _array(graph: Graph, name: str) -> Array:
-    tensor = graph.weights[name].const_value
-    assert tensor is not None
-    return tensor.numpy()

@@ -57,16 +57,10 @@ class Tape:
 
 def units(samples: Calibration, graph: Graph) -> Iterator[dict[str, Array]]:
     """The feeds of the model, as many samples at a time as it takes; one where it takes any number."""
-    size = fixed_size(graph) or 1
+    size = samples.fixed_batch(graph.inputs) or 1
     for batch in samples.batches(size):
         if len(batch.indices) == size:
             yield batch.feeds(graph.inputs)
-
-
-def fixed_size(graph: Graph) -> int | None:
-    """How many samples the model takes at a time; None for any number."""
-    sizes = [spec.shape[0] for spec in graph.inputs if spec.shape]
-    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 class Recorder:

@@ -117,7 +117,9 @@ def find_activations(main: ir.Graph) -> list[Activation]:
         if (x := node.inputs[0]) is not None and x.dtype == ir.DataType.FLOAT
     ]
     order = {id(node): i for i, node in enumerate(main)}
-    return sorted([*whole, *alone], key=lambda found: order[id(found.node)])
+    # What is stored is no activation, and is the same for every sample.
+    computed = (found for found in (*whole, *alone) if not found.value.is_initializer())
+    return sorted(computed, key=lambda found: order[id(found.node)])
 
 
 def _whole(main: ir.Graph) -> Iterator[Activation]:

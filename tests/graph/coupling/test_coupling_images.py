@@ -221,6 +221,35 @@ def test_pooled_and_squeezed_by_attributes():
     holds(made, {"Conv:a": 6})
 
 
+@pytest.mark.parametrize("opset", [11, 18])
+def test_pooled_and_squeezed_without_axes(opset):
+    """Where one channel is left, it is not squeezed with the rest."""
+    made = graph(
+        "(float[2,3,5,5] x) => (float[2,k] y) { a = Conv(x, w) g = GlobalMaxPool(a) s = Squeeze(g)"
+        " y = Gemm<transB=1>(s, v, b) }",
+        opset,
+        w=(6, 3, 3, 3), v=(2, 6), b=(2,),
+    )  # fmt: skip
+    holds(made, {"Conv:a": 6})
+
+
+def test_a_zero_in_a_shape_that_stands_for_another_axis():
+    made = graph(
+        "(float[8,3] x) => (float[1,8,k] y) { a = MatMul(x, w) r = Reshape(a, to) y = MatMul(r, v) }",
+        w=(3, 8), v=(8, 4), to=np.array([1, 0, 8]),
+    )  # fmt: skip
+    holds(made, {"MatMul:a": 8})
+
+
+def test_an_operand_that_only_names_a_type():
+    made = graph(
+        "(float[n,3] x, float[1,2,3,4,5] like) => (float[n,k] y) { a = Gemm(x, w) r = CastLike(a, like)"
+        " y = Gemm(r, v) }",
+        w=(3, 6), v=(6, 2),
+    )  # fmt: skip
+    holds(made, {"Gemm:a": 6})
+
+
 def test_channels_last_and_back():
     made = graph(
         f"{IMAGE} => {OUT} {{ a = Conv(x, w) t = Transpose<perm=[0,2,3,1]>(a) m = MatMul(t, v)"

@@ -74,6 +74,80 @@ def test_samples_folded_into_channels_are_not_mistaken_for_them():
     holds(made, {})
 
 
+def test_two_computed_lengths_are_not_those_before():
+    """[n, 4, s, 6] → [2 n, 4, s / 2, 6]: the channels lie elsewhere, though there are as many."""
+    made = graph(
+        "(float[n,3,s,6] x) => (float[m,5,k,6] y) { a = Conv(x, w) sh = Shape(x) n0 = Gather(sh, i0)"
+        " s0 = Gather(sh, i2) n2 = Mul(n0, two) s2 = Div(s0, two) to = Concat<axis=0>(n2, four, s2, six)"
+        " r = Reshape(a, to) y = Conv(r, v) }",
+        w=(4, 3, 1, 1), v=(5, 4, 1, 1), i0=np.array([0]), i2=np.array([2]), two=np.array([2]),
+        four=np.array([4]), six=np.array([6]),
+    )  # fmt: skip
+    coupling = holds(made, {}, free=4)
+    assert any("mixes its axes" in skip.reason for skip in coupling.fixed if skip.name == "Conv:a")
+
+
+NORMALIZED = {
+    "tokens in place of channels": "n = InstanceNormalization(a, g, b)",
+    "one group": "r = Reshape(a, to) i = InstanceNormalization(r, one, zero) n = Reshape(i, back)",
+    "a batch of tokens": "n, m, v1 = BatchNormalization<training_mode=1>(a, g, b, b, g)",
+}
+
+
+@pytest.mark.parametrize("form", NORMALIZED)
+def test_a_normalization_of_each_channel_is_over_its_positions(form):
+    made = graph(
+        f"(float[n,6,3] x) => (float[n,6,2] y) {{ a = MatMul(x, w) {NORMALIZED[form]} y = MatMul(n, v) }}",
+        w=(3, 8), v=(8, 2), g=np.ones(6, np.float32), b=(6,), one=np.ones(1, np.float32),
+        zero=np.zeros(1, np.float32), to=np.array([0, 1, -1]), back=np.array([-1, 6, 8]),
+    )  # fmt: skip
+    assert "normalizes over it" in reasons(made)["MatMul:a"]
+
+
+STATISTICS = {
+    "layer": "d, m = LayerNormalization<axis=-1>(a, g, b)",
+    "batch": "d, m, v = BatchNormalization<training_mode=1>(a, g, b, b, g)",
+}
+
+
+@pytest.mark.parametrize("form", STATISTICS)
+def test_statistics_that_are_outputs_of_their_own(form):
+    made = graph(
+        f"(float[n,3,8] x) => (float[n,c,e] y) {{ a = Conv(x, w) {STATISTICS[form]} c = Mul(a, m)"
+        " y = Conv(c, u) }",
+        w=(8, 3, 1), u=(2, 8, 1), g=np.ones(8, np.float32), b=(8,),
+    )  # fmt: skip
+    assert "also gives its statistics" in reasons(made)["Conv:a"]
+
+
+def test_statistics_that_nothing_reads():
+    made = graph(
+        "(float[n,3,8] x) => (float[n,2,8] y) { a = Conv(x, w) d, m, s = LayerNormalization<axis=-1>(a, g, b)"
+        " y = Conv(d, u) }",
+        w=(6, 3, 1), u=(2, 6, 1), g=np.ones(8, np.float32), b=(8,),
+    )  # fmt: skip
+    holds(made, {"Conv:a": 6})
+
+
+def test_parameters_of_a_normalization_that_another_layer_reads():
+    made = graph(
+        "(float[n,8] x) => (float[n,2] y) { d = LayerNormalization(x, g, b) a = MatMul(d, w) p = Add(a, b)"
+        " y = MatMul(p, u) }",
+        w=(8, 8), u=(8, 2), g=(8,), b=(8,),
+    )  # fmt: skip
+    holds(made, {})
+
+
+def test_places_of_maxima_that_are_read():
+    made = graph(
+        f"{IMAGE} => {OUT} {{ a = Conv(x, w) r, i = MaxPool<kernel_shape=[2,2]>(a) c = Cast<to=1>(i)"
+        " b = Conv(r, u) d = Add(b, c) y = Conv(d, v) }",
+        w=(6, 3, 1, 1), u=(6, 6, 1, 1), v=(2, 6, 1, 1),
+    )  # fmt: skip
+    found = reasons(made)
+    assert all("numbers its entries" in found[name] for name in ("Conv:a", "Conv:b"))
+
+
 def test_what_is_read_inside_a_branch():
     made = graph(
         """(float[n,3,8,8] x, bool which) => (float[n,a,b,c] y) {
@@ -99,6 +173,24 @@ def test_a_number_of_channels_that_is_read():
         w=(6, 3, 1, 1), v=(6, 2),
     )  # fmt: skip
     assert "reads its length" in reasons(made)["Conv:a"]
+
+
+def test_a_shape_that_is_an_output():
+    made = graph(
+        f"{IMAGE} => ({OUT[1:-1]}, int64[4] s) {{ a = Conv(x, w) s = Shape(a) y = Conv(a, v) }}",
+        w=(6, 3, 1, 1), v=(2, 6, 1, 1),
+    )  # fmt: skip
+    assert "reads its length" in reasons(made)["Conv:a"]
+
+
+def test_a_shape_that_meets_channels():
+    """It has four entries as the product has, of which none can go."""
+    made = graph(
+        "(float[n,3] x, float[n,a,b,c] z) => (float[n,k] y) { a = MatMul(x, w) s = Shape(z) f = Cast<to=1>(s)"
+        " p = Add(a, f) y = MatMul(p, v) }",
+        w=(3, 4), v=(4, 2),
+    )  # fmt: skip
+    assert "number for each axis" in reasons(made)["MatMul:a"]
 
 
 def test_a_shape_of_which_only_other_lengths_are_read():
@@ -146,6 +238,64 @@ def test_contracted_values_that_are_never_zero_stay():
         wq=(12, 6), wk=(12, 6),
     )  # fmt: skip
     assert "never zero" in reasons(made)["MatMul:q"]
+
+
+ALIVE = {
+    "a sum with numbers by position": "f = Add(a, places)",
+    "a difference from numbers by position": "f = Sub(places, a)",
+    "one number for all": "f = Add(a, half)",
+    "a zero point": "q = QuantizeLinear(a, half, point) f = Cast<to=1>(q)",
+    "another zero point": "q = QuantizeLinear(a, half, point) f = DequantizeLinear(q, half, other)",
+    "a threshold below zero": "f = Shrink<lambd=-0.5, bias=0.25>(a)",
+}
+DEAD = {
+    "a number for each channel": "f = Add(a, each)",
+    "a product with numbers by position": "f = Mul(a, places)",
+    "quantized and back": "q = QuantizeLinear(a, half, point) f = DequantizeLinear(q, half, point)",
+    "a threshold": "f = Shrink<lambd=0.5, bias=0.25>(a)",
+}
+
+
+@pytest.mark.parametrize("case", [*ALIVE, *DEAD])
+def test_a_product_over_channels_needs_them_zero_where_they_are_removed(case):
+    made = graph(
+        f"(float[2,3,4,4] x) => (float[2,16,16] y) {{ a = Conv(x, w, b) {({**ALIVE, **DEAD})[case]}"
+        " r = Reshape(f, to) t = Transpose<perm=[0,2,1]>(r) y = MatMul(t, r) }",
+        w=(6, 3, 1, 1), b=(6,), places=(4, 4), each=(6, 1, 1), half=np.float32(0.5), point=np.uint8(128),
+        other=np.uint8(127), to=np.array([0, 6, 16]),
+    )  # fmt: skip
+    coupling = holds(made, {"Conv:a": 6} if case in DEAD else {})
+    assert all("never zero" in skip.reason for skip in coupling.fixed)
+
+
+@pytest.mark.parametrize(("bias", "left"), [("", {"MatMul:a": 6}), (", b", {})])
+def test_rows_to_which_a_bias_is_added_are_never_zero(bias, left):
+    made = graph(
+        f"(float[5,3] x) => (float[4,4] y) {{ a = MatMul(x, w) t = Transpose(a) g = Gemm(t, u{bias})"
+        " s = Transpose(g) y = MatMul(s, g) }",
+        w=(3, 6), u=(5, 4), b=(4,),
+    )  # fmt: skip
+    holds(made, left)
+
+
+WEIGHTS = {
+    "given": ("float[6,3,1,1] w, float[6,5] v", "", "Conv:a is an input, which may be given"),
+    "quantized": ("", "w = DequantizeLinear(wq, s) v = DequantizeLinear(vq, s)", "Conv:a is computed"),
+}
+
+
+@pytest.mark.parametrize("form", WEIGHTS)
+def test_weights_that_are_stored_and_no_constants(form):
+    inputs, made, reason = WEIGHTS[form]
+    stored = {"wq": np.ones((6, 3, 1, 1), np.int8), "vq": np.ones((6, 5), np.int8), "s": np.float32(0.5)}
+    tested = graph(
+        f"(float[2,6,5,5] x{', ' * bool(inputs)}{inputs}) => {OUT} {{ {made} g = Conv(x, u) a = Conv(g, w)"
+        " t = Transpose<perm=[0,2,3,1]>(a) m = MatMul(t, v) y = Relu(m) }",
+        u=(3, 6, 1, 1), **(stored if form == "quantized" else {"w": (6, 3, 1, 1), "v": (6, 5)}),
+    )  # fmt: skip
+    found = reasons(tested)
+    assert reason in found["Conv:a"]
+    assert "the weight of MatMul" in found["MatMul:m"]
 
 
 def test_a_model_without_layers_has_no_widths():

@@ -143,6 +143,28 @@ def test_the_attention_operator_of_three_axes(side):
     holds(made, {"MatMul:q": 3}, side=side)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 5), (1, 3, 5, 5), (5, 5), (2, 1, 5, 5)])
+def test_the_attention_operator_with_a_mask(shape):
+    made = graph(
+        f"(float[2,5,12] x) => {OUT} {{ q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)"
+        " m = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v, mask) y = MatMul(m, wo) }",
+        23,
+        wq=(12, 12), wk=(12, 12), wv=(12, 12), wo=(12, 5), mask=shape,
+    )  # fmt: skip
+    holds(made, {"MatMul:q": 3})
+
+
+def test_positions_of_a_mask_that_is_made_stay():
+    made = graph(
+        f"(float[2,5,12] x, float[5,4] z) => {OUT} {{ q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)"
+        " mask = MatMul(z, wm) m = Attention<q_num_heads=3, kv_num_heads=3>(q, k, v, mask)"
+        " y = MatMul(m, wo) }",
+        23,
+        wq=(12, 12), wk=(12, 12), wv=(12, 12), wo=(12, 5), wm=(4, 5),
+    )  # fmt: skip
+    holds(made, {"MatMul:q": 3})
+
+
 def test_the_attention_operator_of_four_axes():
     made = graph(
         f"{TOKENS} => {OUT} {{ {SEPARATE} q4 = Reshape(q, to) k4 = Reshape(k, to) v4 = Reshape(v, to)"
@@ -225,12 +247,13 @@ EINSUMS = {
 }
 
 
+@pytest.mark.parametrize("batch", ["2", "n"])
 @pytest.mark.parametrize("form", EINSUMS)
-def test_einsum(form):
+def test_einsum(form, batch):
     equation, expected = EINSUMS[form]
     made = graph(
-        f'(float[2,3,5] x) => {OUT} {{ m = MatMul(x, w0) e = Einsum<equation="{equation}">(m, w) r = Relu(e)'
-        " y = MatMul(r, wo) }",
+        f'(float[{batch},3,5] x) => {OUT} {{ m = MatMul(x, w0) e = Einsum<equation="{equation}">(m, w)'
+        " r = Relu(e) y = MatMul(r, wo) }",
         w0=(5, 4), w=(4, 6) if form == "layer" else (6, 4), wo=(6, 3),
     )  # fmt: skip
     whole = prepare(made)
