@@ -16,6 +16,7 @@ from hasten.search.advise import Advice, advise, default_options
 from hasten.search.assemble import Findings, assemble
 from hasten.search.candidate import Candidate
 from hasten.search.choose import leader
+from hasten.search.explain import OUT_OF_TIME
 from hasten.search.families import families
 from hasten.search.final import confirm, finalists
 from hasten.search.journal import Journal
@@ -152,8 +153,6 @@ def _considered(advice: Advice, tried: Mapping[str, Candidate]) -> Iterable[Cons
     planned = iter(advice.candidates)
     for entry in advice.considered:
         if entry.tried and next(planned).id not in tried:
-            yield entry.model_copy(
-                update={"tried": False, "reason": "the time budget was spent before its turn"}
-            )
+            yield entry.model_copy(update={"tried": False, "reason": OUT_OF_TIME})
         else:
             yield entry

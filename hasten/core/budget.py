@@ -57,6 +57,8 @@ def parse_drop(text: str) -> tuple[float, bool]:
         )
     value, unit = float(found[1]), found[2]
     if unit is None:
+        if value >= 1:
+            raise InputError(f"--max-drop {text!r} could mean two things: write 1% or 0.01 for one per cent")
         return value, False
     return value / 100.0, unit != "%"
 

@@ -243,6 +243,17 @@ class Dataset:
         if pending:
             yield _stack(pending, numbers)
 
+    def batches_for(self, specs: Sequence[TensorSpec], size: int = 1) -> Iterator[Batch]:
+        """Batches that a model with these inputs takes: of the only size it takes, else of up to ``size``.
+
+        Of an only size the last batch is filled with the first samples once more.
+        """
+        fixed = self.fixed_batch(specs) if len(self) else None
+        if fixed is None:
+            return self.batches(size)
+        again = (self.indices[i % len(self)] for i in range(-len(self) % fixed))
+        return type(self)(self.store, [*self.indices, *again]).batches(fixed)
+
 
 def _stackable(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
     return all(a[k].shape == b[k].shape for k in a)

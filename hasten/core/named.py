@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import Any
 
@@ -40,14 +40,15 @@ def resolve(name: str) -> Any:
 
 
 @contextmanager
-def user_code(doing: str, error_type: type[InputError] = InputError) -> Iterator[None]:
+def user_code(doing: str, error_type: type[HastenError] = InputError) -> Iterator[None]:
     """Turn whatever code that is not hasten's raises into one ``error_type`` that says what was being done.
 
     Only for calls into the user's own modules, datasets and functions, which may raise anything; errors of
-    hasten's own tree pass through.
+    hasten's own tree pass through. What it prints goes to standard error: standard output is for the result.
     """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except HastenError:
         raise
     except (Exception, SystemExit) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, ValidationError, field_validator
 
 from hasten.core.budget import Budget, Objective
 from hasten.core.errors import RecipeError, RecordError
@@ -25,6 +25,14 @@ def _recipe(raw: object) -> Recipe:
         raise ValueError(str(error)) from error
 
 
+def _path(text: str) -> str:
+    """Refuse what no file can be called, for pydantic; the operating system would raise ValueError."""
+    if "\0" in text:
+        raise ValueError("a path cannot hold a NUL character")
+    return text
+
+
+PathField = Annotated[str, AfterValidator(_path)]
 RecipeField = Annotated[
     Recipe, PlainValidator(_recipe), PlainSerializer(lambda r: r.to_dict(), return_type=dict[str, Any])
 ]
@@ -35,7 +43,7 @@ Status = Literal["ok", "no effect", "failed", "rejected"]
 class FileEntry(Record):
     """A file of an artifact; ``path`` is relative to the artifact's folder."""
 
-    path: str
+    path: PathField
     sha256: str
     bytes: int
 
@@ -48,7 +56,7 @@ class Artifact(Record):
 
     target: str
     options: dict[str, Scalar] = Field(default_factory=dict)
-    entry: str
+    entry: PathField
     files: tuple[FileEntry, ...] = ()
 
     @property
@@ -74,7 +82,7 @@ class Skip(Record):
 
 
 class Flips(Record):
-    """Samples whose score changed: right to wrong (lost), wrong to right (gained)."""
+    """Samples whose score changed: for the worse (lost), as from right to wrong, or the better (gained)."""
 
     lost: int
     gained: int
@@ -207,7 +215,8 @@ class Best(Record):
     kernels: what the runtime executes for it.
     errors: how far its layers in fewer bits are from what they were before.
     flipped: numbers of the held-out samples, in the order of the data set, whose score changed: those lost,
-    then those gained, at most 100.
+    then those gained, at most 100. Of data with more than 20,000 samples, of which so many are drawn at
+    random (``data.notes``), they number those drawn, in the order of the data set.
     """
 
     trial: str
@@ -343,6 +352,13 @@ class RunRecord(Record):
     headline: str
     reasons: tuple[str, ...] = ()
     files: tuple[FileEntry, ...] = ()
+
+    @field_validator("schema_version")
+    @classmethod
+    def _readable(cls, version: int) -> int:
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"it is of version {version}, and this hasten reads version {SCHEMA_VERSION}")
+        return version
 
     def to_json(self) -> str:
         """The text of ``hasten.json``."""

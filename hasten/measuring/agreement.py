@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hasten.core.data import Array, Dataset
+from hasten.core.errors import DataError
 from hasten.measuring.metrics import Metric, Scores
 from hasten.measuring.predict import Predictions
 from hasten.measuring.statistics import FloatArray, spearman
@@ -29,10 +30,28 @@ _PAIRED = 400
 
 
 def resolve(reference: Predictions, output: str | None) -> Metric:
-    """The agreement that fits the original's outputs, or the one output named."""
+    """The agreement that fits the original's outputs, or the one output named.
+
+    Raises DataError when none of them holds a finite number: broken answers agree with broken ones.
+    """
     looked = range(min(len(reference), _LOOKED_AT))
     names = [output] if output else list(reference.outputs)
+    if all(_broken(reference, name) for name in names):
+        raise DataError(
+            f"{', '.join(names)}: not one number of the original's answers to {len(reference)} samples is "
+            "finite, so nothing can agree with it; run it on these data and look for NaN"
+        )
     return _Agreement(tuple(see(name, [reference.value(name, i) for i in looked]) for name in names))
+
+
+def _broken(reference: Predictions, output: str) -> bool:
+    """Whether an output holds floats and all of them are NaN or infinite."""
+    holds = False
+    for value in reference.values(output):
+        if value.dtype.kind != "f" or np.any(np.isfinite(value)):
+            return False
+        holds = holds or value.size > 0
+    return holds
 
 
 @dataclass(frozen=True)

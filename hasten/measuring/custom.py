@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from typing import cast
 
 import numpy as np
 
 from hasten.core.data import Array, Dataset
 from hasten.core.errors import InputError, TrialError
+from hasten.core.named import resolve as named
+from hasten.core.named import user_code
 from hasten.measuring.metrics import Metric, Scores, UserMetric
 from hasten.measuring.predict import Predictions
 from hasten.measuring.statistics import FloatArray
@@ -18,16 +19,11 @@ from hasten.measuring.statistics import FloatArray
 _DRAWS = 500
 """Resamples for a function of the whole set, which is called once for each and subject."""
 _CHUNK_BYTES = 64 << 20
-_FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError)
 
 
 def find(spec: str) -> UserMetric:
     """Import ``package.module:function``; raises InputError."""
-    module, _, name = spec.partition(":")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"metric {spec!r}: {error}; give package.module:function") from error
+    found = named(spec)
     if not callable(found):
         raise InputError(f"metric {spec!r} is not a function")
     return cast("UserMetric", found)
@@ -39,10 +35,8 @@ def resolve(function: UserMetric, data: Dataset, reference: Predictions) -> Metr
     higher = bool(getattr(function, "higher_is_better", True))
     positions = list(range(min(4, len(data))))
     labels = _stack_labels(data, positions)
-    try:
+    with user_code(f"the metric {name}"):
         made = np.asarray(function(_stack(reference, positions), labels))
-    except _FAULTS as error:
-        raise InputError(f"metric {name}: {type(error).__name__}: {error}") from error
     if made.dtype.kind not in "fiub" or made.shape not in {(), (len(positions),)}:
         raise InputError(
             f"metric {name} returned {made.dtype}{made.shape} for {len(positions)} samples: return one "
@@ -86,10 +80,8 @@ class _UserMetric:
         return Scores(statistic, count, draws=_DRAWS)
 
     def _call(self, outputs: dict[str, Array], labels: Array | None, count: int | None) -> FloatArray:
-        try:
+        with user_code(f"the metric {self.name}", TrialError):
             made = np.asarray(self.function(outputs, labels), dtype=np.float64)
-        except _FAULTS as error:
-            raise TrialError(f"metric {self.name}: {type(error).__name__}: {error}") from error
         if made.shape != (() if count is None else (count,)) or not np.all(np.isfinite(made)):
             raise TrialError(f"metric {self.name} returned {made.shape} or a value that is not finite")
         return made

@@ -21,12 +21,15 @@ _LOOKED_AT = 64
 
 def default(data: Dataset, reference: Predictions) -> Metric:
     """Accuracy where the labels are classes that fit an output; raises DataError where they are not."""
-    if data.store.value(LABELS, data.indices[0]).dtype.kind == "f":
+    try:
+        return of_classes(1, data, reference, None)
+    except DataError as error:
+        if data.store.value(LABELS, data.indices[0]).dtype.kind != "f":
+            raise
         raise DataError(
             "the labels are not classes, so the metric cannot be guessed: "
-            "give spearman, mse, mae, your own function, or agreement"
-        )
-    return of_classes(1, data, reference, None)
+            f"give spearman, mse, mae, your own function, or agreement ({error})"
+        ) from error
 
 
 def of_classes(k: int, data: Dataset, reference: Predictions, output: str | None) -> Metric:

@@ -113,6 +113,14 @@ def resolve(metric: str | UserMetric | None, data: Dataset, reference: Predictio
     )
 
 
+def named(recorded: str) -> str | None:
+    """What ``resolve`` calls the metric of which a record holds the name; None for a user's function."""
+    if recorded.endswith(" agreement") or recorded.startswith("agreement (worst of "):
+        return "agreement"
+    name = recorded.removesuffix(" accuracy").replace(" ", "_")
+    return name if name in _VALUE_METRICS or _AXIS_METRICS.fullmatch(name) else None
+
+
 def _by_name(metric: str, name: str, output: str, data: Dataset, reference: Predictions) -> Metric:
     from hasten.measuring import agreement, labelled
 

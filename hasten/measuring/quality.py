@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hasten.core.budget import Budget
 from hasten.core.data import Dataset
@@ -22,6 +24,8 @@ from hasten.measuring.statistics import (
     resamples,
     unseen,
 )
+
+Mask: TypeAlias = NDArray[np.bool_]
 
 
 def judge(
@@ -50,7 +54,7 @@ def judge(
     drop = worse * (before.value - after.value)
     if not math.isfinite(drop):
         raise TrialError(f"{metric.name} is not a finite number")
-    flips = _flips(before, after)
+    flips = _flips(metric, before, after)
     low, high = (0.0, 0.0) if itself else _interval(before, after, worse, flips, seed, perfect=metric.perfect)
     low, high = min(low, drop), max(high, drop)
     allowed = budget.allowed(before.value)
@@ -82,23 +86,28 @@ def flipped(
     """
     before = metric.scores(reference, reference, data)
     after = metric.scores(candidate, reference, data)
-    if _flips(before, after) is None:
+    sides = _sides(metric, before, after)
+    if sides is None:
         return (), ()
     numbers = np.asarray(data.indices)
-    change = _of(after) - _of(before)
-    lost, gained = (tuple(int(i) for i in numbers[side]) for side in (change < 0, change > 0))
+    lost, gained = (tuple(int(i) for i in numbers[side]) for side in sides)
     return lost, gained
 
 
-def _flips(before: Scores, after: Scores) -> Flips | None:
+def _sides(metric: Metric, before: Scores, after: Scores) -> tuple[Mask, Mask] | None:
+    """Which samples are scored worse than before and which better; None unless scores are yes or no."""
     if not (before.binary and after.binary):
         return None
-    assert before.per_sample is not None
-    assert after.per_sample is not None
-    return Flips(
-        lost=int(np.count_nonzero(before.per_sample > after.per_sample)),
-        gained=int(np.count_nonzero(before.per_sample < after.per_sample)),
-    )
+    fell, rose = _of(after) < _of(before), _of(after) > _of(before)
+    return (fell, rose) if metric.higher_is_better else (rose, fell)
+
+
+def _flips(metric: Metric, before: Scores, after: Scores) -> Flips | None:
+    sides = _sides(metric, before, after)
+    if sides is None:
+        return None
+    lost, gained = (int(np.count_nonzero(side)) for side in sides)
+    return Flips(lost=lost, gained=gained)
 
 
 def _interval(
@@ -111,9 +120,7 @@ def _interval(
     ]
     low, high = percentile_interval(np.concatenate(drops))
     if flips is not None:
-        # Flips are named for scores; of a metric where less is better a lost score is a gain.
-        lost, gained = (flips.lost, flips.gained) if worse > 0 else (flips.gained, flips.lost)
-        exact = binary_interval(lost, gained, before.count, perfect=perfect)
+        exact = binary_interval(flips.lost, flips.gained, before.count, perfect=perfect)
         return min(low, exact[0]), max(high, exact[1])
     unchanged = before.per_sample is not None and np.array_equal(before.per_sample, _of(after))
     if unchanged and before.bound is not None:

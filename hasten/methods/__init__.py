@@ -193,22 +193,6 @@ def validate(recipe: Recipe) -> None:
         parameters(step, f"steps[{i}]")
 
 
-def _in_whole_batches(context: Context, graph: Graph) -> Context:
-    """With the only number of samples that the graph takes at a time, and as many as fill whole batches.
-
-    Raises MethodError for fewer than one batch.
-    """
-    fixed = context.calibration.fixed_batch(graph.inputs) if context.calibration else None
-    if fixed is None or context.calibration is None:
-        return context
-    whole = len(context.calibration) // fixed * fixed
-    if not whole:
-        raise MethodError(
-            f"the model takes {fixed} samples at a time, and there are {len(context.calibration)}"
-        )
-    return replace(context, batch=fixed, calibration=context.calibration.take(whole))
-
-
 def apply(recipe: Recipe, graph: Graph, context: Context) -> Change:
     """Apply a recipe step by step; sites, skips and notes accumulate.
 
@@ -216,7 +200,7 @@ def apply(recipe: Recipe, graph: Graph, context: Context) -> Change:
     any work; MethodError when a step cannot be applied.
     """
     validate(recipe)
-    context = _in_whole_batches(replace(context, original=context.original or graph), graph)
+    context = replace(context, original=context.original or graph)
     change = Change(graph)
     for i, step in enumerate(recipe.steps):
         needs = find(step.method).FACTS.needs

@@ -153,12 +153,12 @@ def _values(graph: Graph, readers: list[Reader], found: Resolved, params: Params
     done, total = 0, len(samples) * len(groups)
     for names in groups:
         evaluator = Evaluator(graph, names, threads=context.threads)
-        for batch in samples.batches(context.batch):
+        for batch in samples.batches_for(graph.inputs, context.batch):
             for name, array in evaluator.run(batch.feeds(graph.inputs), names).items():
                 accumulate(largest, np.abs(array), wanted[name])
                 add_squares(squares, counts, array, wanted[name])
             done += len(batch.indices)
-            context.progress("looking at channels", done / total)
+            context.progress("looking at channels", min(done / total, 1.0))
     return Values(largest, squares / np.maximum(counts, 1))
 
 
@@ -230,7 +230,7 @@ def _problem(graph: Graph, changed: Graph, context: Context) -> str | None:
     """How the graphs differ on the first inputs they run on: a sample, or random ones without samples."""
     if context.calibration:
         samples: list[dict[str, Array]] = [
-            next(iter(context.calibration.batches(context.batch))).feeds(graph.inputs)
+            next(context.calibration.batches_for(graph.inputs, context.batch)).feeds(graph.inputs)
         ]
     else:
         samples = list(feeds_to_try(graph.inputs, context.seed))

@@ -91,7 +91,8 @@ class Params:
     recover: steps applied after every round. Where zeros in weights are what is taken, ``keep_zeros`` of
         those that have it is true unless it is set.
     largest_loss: squared error of the outputs against the original's, over their variance, on the samples
-        held back; a round that ends beyond it is undone, and one of half its size is tried. None: no bound.
+        held back (of outputs that are no floats, the share that differs); a round that ends beyond it is
+        undone, and one of half its size is tried. None: no bound.
     halvings: how often that is done before it is left at what there is.
     held_back: share of the calibration samples that judge the rounds and that no step sees; 0: all judge, and
         steps see all.

@@ -192,7 +192,7 @@ def _inputs(graph: Graph, context: Context) -> Iterator[list[dict[str, Array]]]:
 
 
 def _sample(graph: Graph, calibration: Calibration, size: int) -> dict[str, Array]:
-    return next(iter(calibration.take(size).batches(size))).feeds(graph.inputs)
+    return next(calibration.take(size).batches_for(graph.inputs, size)).feeds(graph.inputs)
 
 
 def _grouped(sites: list[tuple[str, Site]]) -> list[Site]:

@@ -195,7 +195,7 @@ def _unknown(found: Found, params: Params) -> tuple[str, ...]:
 def _check(graph: Graph, changed: Graph, context: Context) -> None:
     """Run both graphs on a batch; raises MethodError where an output is not finite any more."""
     assert context.calibration is not None
-    feeds = next(iter(context.calibration.batches(context.batch))).feeds(graph.inputs)
+    feeds = next(context.calibration.batches_for(graph.inputs, context.batch)).feeds(graph.inputs)
     wanted = Evaluator(graph, threads=context.threads).run(feeds)
     for name, values in Evaluator(changed, threads=context.threads).run(feeds).items():
         if values.dtype.kind == "f" and np.isfinite(wanted[name]).all() and not np.isfinite(values).all():

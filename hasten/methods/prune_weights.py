@@ -35,6 +35,7 @@ from hasten.methods._observe.weight_gradients import weight_gradients
 from hasten.methods._sparse.choose import OBSERVED, Importance, Scorer, mask
 from hasten.methods._sparse.inputs import LARGEST, Observe, with_inputs
 from hasten.methods._sparse.weights import Unfit, Weight, find
+from hasten.numerics.covariance import about_mean
 from hasten.numerics.importance import NEED_GRADIENTS, NEED_SQUARES, Normalization, normalized
 from hasten.numerics.rounding import Moments, bias_shift
 from hasten.numerics.sparse_solve import error, prune, shrunk, solve_kept
@@ -283,10 +284,7 @@ class _Work:
 
 def _hessian(moments: Moments, bias: Bias | None) -> Array:
     """E[x xᵀ], about the mean where a bias makes up for what the mean of outputs changes by."""
-    if bias is None:
-        return moments.second
-    mean = moments.mean
-    return moments.second - mean[:, :, None] * mean[:, None, :]
+    return moments.second if bias is None else about_mean(moments.second, moments.mean)
 
 
 def _unknown(params: Params, layers: set[str]) -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.numerics.covariance import shrunk
+from hasten.numerics.covariance import about_mean, constants, shrinkage, shrunk
 
 _GONE = -2
 """In place of the unit of an input that was removed."""
@@ -69,8 +69,8 @@ def order_of_removal(readers: Sequence[Reader], count: int, chunk: int = 1) -> O
     lost = [0.0]
     while left.sum() > chunk:
         costs = np.asarray(sum(state.costs(count) for state in states))
-        costs[~left] = np.inf
-        chosen = np.argsort(costs, kind="stable")[:chunk]
+        there = np.flatnonzero(left)
+        chosen = there[np.argsort(costs[there], kind="stable")[:chunk]]
         cost = float(sum(state.remove(chosen) for state in states))
         left[chosen] = False
         order += chosen.tolist()
@@ -159,6 +159,7 @@ class Regression:
         self._waiting = []
         self._x += x.sum(axis=0, dtype=np.float64)
         self._y += y.sum(axis=0, dtype=np.float64)
+        x = x.astype(np.result_type(x.dtype, np.float32), copy=False)  # half precision overflows at 65504
         self._xx += x.T @ x
         self._xy += x.T @ y
 
@@ -174,8 +175,14 @@ class Regression:
         n = max(self.count, 1)
         centred = offset is not None
         mean_x, mean_y = self._x / n * centred, self._y / n * centred
-        second = self._xx / n - np.outer(mean_x, mean_x)
-        across = self._xy / n - np.outer(mean_x, mean_y)
-        step = np.linalg.solve(shrunk(second, n), across - second @ weight.T.astype(np.float64))
+        second, across = self._xx / n, self._xy / n - np.outer(mean_x, mean_y)
+        flat = constants(second, mean_x) & centred
+        if centred:
+            second = about_mean(second, mean_x)
+        missing = across - second @ weight.T.astype(np.float64)
+        missing[flat] = 0.0
+        # As much as inputs are drawn together, what they say of the outputs is drawn to nothing: with the
+        # inputs alone the step would go too far, with one position by as many times as there are inputs.
+        step = np.linalg.solve(shrunk(second, n), (1 - shrinkage(second, n)) * missing)
         made = weight + step.T
         return made, None if offset is None else mean_y - made @ mean_x

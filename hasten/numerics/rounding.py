@@ -75,6 +75,7 @@ class Moments:
         if not self._waiting:
             return
         x = np.concatenate([waiting for waiting, _ in self._waiting], axis=1)
+        x = x.astype(np.result_type(x.dtype, np.float32), copy=False)  # half precision overflows at 65504
         weighted = any(given is not None for _, given in self._waiting)
         given = [np.ones(part.shape[1]) if w is None else w for part, w in self._waiting]
         self._waiting, self._rows_waiting = [], 0
@@ -86,7 +87,8 @@ class Moments:
             self._weight += float(weights.sum())
             self._sum += weights @ x
             x = x * np.sqrt(weights).astype(x.dtype)[:, None]
-        self._squares += x.swapaxes(1, 2) @ x  # of one array with itself, BLAS computes half
+        with np.errstate(over="ignore", invalid="ignore"):  # of what is not finite nothing is known
+            self._squares += x.swapaxes(1, 2) @ x  # of one array with itself, BLAS computes half
 
 
 def output_error(difference: NDArray[Any], moments: Moments) -> float:

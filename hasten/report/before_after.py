@@ -51,7 +51,7 @@ def before_after(made: Claim) -> tuple[Line, ...]:
     """The rows of which at least one side was measured; MACs stand beside the real speed-up."""
     base, record = made.baseline, made.record
     source = record.source.latency_ms if record.source else None
-    timed = (source, base.latency_ms, None if made.kept else made.latency_ms)
+    timed = (source, made.reference_ms, None if made.kept else made.latency_ms)
     rates = (None, base.throughput_per_s, None if made.kept else made.throughput_per_s)
     faster, more = (None, None) if made.kept else (made.speedup, made.throughput_gain)
     rows = [

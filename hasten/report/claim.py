@@ -57,6 +57,8 @@ def claim(record: RunRecord) -> Claim:
         trial, final = record.trial(record.best.trial), record.best.holdout
     on_holdout = final is not None and final.quality is not None
     card = final or trial
+    # The baseline was timed beside itself too: that is one more latency of the same model, not another.
+    beside = None if record.best is None else card.reference_ms or trial.reference_ms
     return Claim(
         record=record,
         trial=trial,
@@ -65,7 +67,7 @@ def claim(record: RunRecord) -> Claim:
         quality=card.quality or trial.quality,
         searched=trial.quality if on_holdout else None,
         latency_ms=card.latency_ms or trial.latency_ms,
-        reference_ms=card.reference_ms or trial.reference_ms or record.baseline.latency_ms,
+        reference_ms=beside or record.baseline.latency_ms,
         speedup=card.speedup or trial.speedup,
         throughput_per_s=card.throughput_per_s or trial.throughput_per_s,
         throughput_gain=card.throughput_gain or trial.throughput_gain,

@@ -159,8 +159,7 @@ def _own_db(error: LayerError) -> float:
 
 def _errors(errors: tuple[LayerError, ...]) -> tuple[ErrorLine, ...]:
     order = ranked(errors)
-    noise = [10 ** (-_own_db(error) / 20) for error in order]
-    loudest = max(noise, default=0.0) or 1.0
+    loudest_db = min(map(_own_db, order), default=math.inf)
     return tuple(
         ErrorLine(
             name=error.name,
@@ -168,11 +167,16 @@ def _errors(errors: tuple[LayerError, ...]) -> tuple[ErrorLine, ...]:
             action=error.action,
             alone=_db(error.sqnr_alone_db),
             together=_db(error.sqnr_db),
-            percent=round(100 * part / loudest, 2),
+            percent=_bar(_own_db(error), loudest_db),
             loud=_own_db(error) < _LOUD_DB,
         )
-        for error, part in zip(order, noise, strict=True)
+        for error in order
     )
+
+
+def _bar(db: float, loudest_db: float) -> float:
+    """Per cent of the loudest layer's error; of the difference, since one ratio alone may overflow."""
+    return round(100 * 10 ** ((loudest_db - db) / 20), 2) if math.isfinite(db) else 0.0
 
 
 def _db(value: float | None) -> str:

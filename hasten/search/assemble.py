@@ -44,7 +44,15 @@ def assemble(request: Request, prepared: Prepared, lab: Lab, found: Findings) ->
             errors=outcome.errors,
         )
     else:
-        reasons = [*no_gain(prepared.facts, prepared.specs, baseline, trials), *reasons]
+        why = no_gain(
+            prepared.facts,
+            prepared.specs,
+            baseline,
+            trials,
+            objective=request.budget.objective,
+            considered=found.considered,
+        )
+        reasons = [*why, *reasons]
     return RunRecord(
         hasten_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

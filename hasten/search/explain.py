@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hasten.core.budget import Budget
-from hasten.core.record import Quality, Scorecard, Trial
+from hasten.core.budget import Budget, Objective
+from hasten.core.record import Considered, Quality, Scorecard, Trial
 from hasten.core.target import TargetSpec
 from hasten.search.facts import GraphFacts
 
 _OVERHEAD_MACS = 2_000_000
 """Below this a call takes about as long as its arithmetic: some tens of microseconds on one core."""
+OUT_OF_TIME = "the time budget was spent before its turn"
+"""The reason of a candidate that was planned and not reached."""
 
 
 def headline(best: Trial | None, baseline: Trial, holdout: Scorecard | None, budget: Budget) -> str:
@@ -70,11 +72,18 @@ def shape_gain(trials: Sequence[Trial]) -> list[str]:
 
 
 def no_gain(
-    facts: GraphFacts, specs: Sequence[TargetSpec], baseline: Trial, trials: Sequence[Trial]
+    facts: GraphFacts,
+    specs: Sequence[TargetSpec],
+    baseline: Trial,
+    trials: Sequence[Trial],
+    *,
+    objective: Objective = "latency",
+    considered: Sequence[Considered] = (),
 ) -> list[str]:
-    """Why nothing qualified, from what was found."""
-    reasons = []
-    if baseline.macs is not None and baseline.macs < _OVERHEAD_MACS:
+    """Why nothing qualified at the objective, from what was found; first, what there was no time to find."""
+    reasons = _unreached(considered)
+    timed = objective != "size"
+    if timed and baseline.macs is not None and baseline.macs < _OVERHEAD_MACS:
         reasons.append(
             f"The model is small ({baseline.macs:,} multiply-accumulates): "
             "calling it costs about as much as computing it."
@@ -83,18 +92,35 @@ def no_gain(
         reasons.append("No layer has constant weights that could be quantized.")
     if facts.quantized:
         reasons.append("The model is quantized already.")
-    if not any("int8" in spec.compute_dtypes for spec in specs):
+    if timed and not any("int8" in spec.compute_dtypes for spec in specs):
         reasons.append("This CPU has no int8 dot-product instructions (avx512_vnni, avx_vnni, amx_int8).")
     for trial in trials:
         if trial.status == "rejected" and trial.reason:
             reasons.append(f"{trial.recipe} on {trial.target}: {trial.reason.rstrip('.')}.")
         elif trial.status == "failed" and trial.reason:
             reasons.append(f"{trial.recipe} on {trial.target} failed: {trial.reason.rstrip('.')}.")
-        elif (
-            trial.status == "ok" and trial.selectable and trial.speedup and trial.speedup.verdict != "better"
-        ):
-            reasons.append(
-                f"{trial.recipe} on {trial.target} was not faster "
-                f"({trial.speedup.median:.2f} times, {trial.speedup.verdict})."
-            )
+        elif trial.status == "ok" and trial.selectable:
+            short = _short_of(trial, baseline, objective)
+            reasons += [f"{trial.recipe} on {trial.target} {short}."] if short else []
     return reasons
+
+
+def _unreached(considered: Sequence[Considered]) -> list[str]:
+    missed = sum(entry.reason == OUT_OF_TIME for entry in considered)
+    planned = missed + sum(entry.tried for entry in considered)
+    if not missed:
+        return []
+    return [f"{missed} of {planned} candidates were not tried for lack of time: give a longer --time-budget."]
+
+
+def _short_of(trial: Trial, baseline: Trial, objective: Objective) -> str:
+    """In what a trial is no better than the original; empty where it is better or was not measured."""
+    if objective == "size":
+        sizes = trial.size_bytes, baseline.size_bytes
+        smaller = None in sizes or (trial.size_bytes or 0) < (baseline.size_bytes or 0)
+        return "" if smaller else f"was not smaller ({sizes[0]:,} bytes, the original {sizes[1]:,})"
+    gain = trial.gain(objective)
+    if gain is None or gain.verdict == "better":
+        return ""
+    words = "was not faster" if objective == "latency" else "did not answer more samples a second"
+    return f"{words} ({gain.median:.2f} times, {gain.verdict})"

@@ -10,11 +10,12 @@ from typing import Any
 from hasten import data as data_room
 from hasten import measuring
 from hasten.core.budget import Objective
-from hasten.core.data import Roles, Selection, StoreWriter, split
-from hasten.core.errors import InputError, TrialError
-from hasten.core.measurement import Record
+from hasten.core.data import Array, Roles, Selection, StoreWriter, split
+from hasten.core.errors import InputError, RecordError, TrialError
+from hasten.core.measurement import Comparison, Record
+from hasten.core.named import is_name
 from hasten.core.recipe import Recipe
-from hasten.core.record import RunRecord, Scorecard
+from hasten.core.record import Best, Quality, RunRecord, Scorecard
 from hasten.measuring import Conditions, Subject
 from hasten.search.build import Workshop
 from hasten.search.witness import FILE, disagreement, read_witness
@@ -25,6 +26,9 @@ saturating integer kernels are far above it."""
 
 _TOLERANCE = 0.1
 """How far a speed-up found here may lie below the recorded interval and still confirm it."""
+
+_SIZE_TOLERANCE = 0.01
+"""Other versions of a runtime write the original in a few bytes more or less."""
 
 
 class Check(Record):
@@ -39,27 +43,46 @@ class Check(Record):
 def verify(folder: Path, model: Any = None, data: Any = None) -> list[Check]:
     """Check what can be checked: the files alone, and with the original and its data speed-up and quality.
 
-    Raises RecordError when there is no valid record, InputError when model or data cannot be read.
+    Raises RecordError when there is no valid record or it names no files, InputError when model or data
+    cannot be read.
     """
     record = RunRecord.read(folder)
     checks = [*_files(record, folder)]
     if not all(check.holds for check in checks):
         return checks
     checks.append(_answers(record, folder))
-    if model is None or data is None:
-        checks.append(
-            Check(
-                claim="speed-up and quality",
-                holds=None,
-                recorded=record.headline,
-                found="give --model and --data, the original and its data, to measure them again",
-            )
-        )
-        return checks
-    return [*checks, *_measured(record, folder, model, data)]
+    if model is not None and data is not None:
+        return [*checks, *_measured(record, folder, model, data)]
+    return [*checks, _nothing_claimed(record) if record.best is None else _unmeasured(record)]
+
+
+def _unmeasured(record: RunRecord) -> Check:
+    return Check(
+        claim="speed-up, size and quality",
+        holds=None,
+        recorded=record.headline,
+        found="give --model and --data, the original and its data, to measure them again",
+    )
+
+
+def _nothing_claimed(record: RunRecord) -> Check:
+    return Check(
+        claim="speed-up, size and quality",
+        holds=None,
+        recorded=record.headline,
+        found="none is claimed: what was saved is the original",
+    )
 
 
 def _files(record: RunRecord, folder: Path) -> list[Check]:
+    artifact = _subject(record, folder).artifact
+    needed = {artifact.entry, *(file.path for file in artifact.files), FILE}
+    unhashed = needed - {entry.path for entry in record.files}
+    if unhashed:
+        raise RecordError(
+            f"{folder}: the record has no hash of {', '.join(sorted(unhashed))}, so nothing it says of them "
+            "can be checked; write it again with `hasten optimize`"
+        )
     checks = []
     for entry in record.files:
         path = folder / entry.path
@@ -84,7 +107,7 @@ def _digest(path: Path) -> str:
 
 def _subject(record: RunRecord, folder: Path) -> Subject:
     trial = record.trial(record.best.trial) if record.best else record.baseline
-    if trial.artifact is None:
+    if trial.artifact is None or not trial.artifact.files:
         raise InputError(f"{folder}: the record names no files for trial {trial.id}")
     return Subject(trial.artifact, folder, "saved")
 
@@ -129,7 +152,7 @@ def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Ch
     shapes = {n: tuple(map(int, s.split("x"))) for n, s in record.budget.shapes.items()}
     with tempfile.TemporaryDirectory(prefix="hasten-") as name:
         work = Path(name)
-        loaded = loaders.read(model, shapes=shapes, work=work)
+        loaded = loaders.read(model, shapes=shapes, samples=_example(model, data), work=work)
         same_model = loaded.graph.fingerprint == record.model.sha256
         store, _ = data_room.ingest(data, loaded.graph.inputs, work / "store", seed=record.budget.seed)
         same_data = store.sha256 == record.data.sha256
@@ -142,7 +165,9 @@ def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Ch
             ),
             _same("the data are the recorded data", same_data, record.data.sha256, store.sha256),
         ]
-        if not (same_model and same_data) or record.best is None:
+        if record.best is None:
+            return [*checks, _nothing_claimed(record)]
+        if not (same_model and same_data):
             return checks
         original = work / "original.onnx"
         loaded.graph.stripped().write(original)
@@ -157,43 +182,81 @@ def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Ch
         artifact, place = workshop.export(built, baseline.target, baseline.options, {}, "original")
         workshop.close()
         roles: Roles = split(store, record.budget.seed, calibrate=record.data.train is None)
-        _, found = measuring.compare(
+        reference, found = measuring.compare(
             [Subject(artifact, place, "original"), _subject(record, folder)],
             roles.holdout,
-            record.budget.metric,
+            # A metric of the user's own is not in the record: what else was claimed is measured without it.
+            measuring.named(record.budget.metric) or "agreement",
             _conditions(record),
             work,
             budget=record.budget.to_budget(),
         )
+        assert isinstance(reference, Scorecard)  # its error would have been raised
         if isinstance(found, TrialError):
             raise found
-        return [*checks, *_claims(record.best.holdout, found, record.budget.objective)]
+        return [*checks, *_claims(record, record.best, reference, found)]
+
+
+def _example(model: Any, data: Any) -> list[dict[str, Array]] | None:
+    """The first sample of the data, to trace a module with; None for a model that says what it takes."""
+    named = isinstance(model, str) and is_name(model) and not Path(model).exists()
+    return [data_room.example(data)] if named or callable(model) else None
 
 
 def _same(claim: str, holds: bool, recorded: str, found: str) -> Check:
     return Check(claim=claim, holds=holds, recorded=recorded[:12], found=found[:12])
 
 
-def _claims(recorded: Scorecard, found: Scorecard, objective: Objective) -> list[Check]:
+def _claims(record: RunRecord, best: Best, reference: Scorecard, found: Scorecard) -> list[Check]:
+    """What was recorded beside what was found; a claim fails where what was found is worse."""
+    recorded, objective = best.holdout, record.budget.objective
     checks = []
+    if record.verdict == "smaller" or objective == "size":
+        checks += _size(record.baseline.size_bytes, recorded.size_bytes, reference, found)
     was, now = recorded.gain(objective), found.gain(objective)
     if was is not None and now is not None:
-        checks.append(
-            Check(
-                claim="it is faster than the original by the recorded factor",
-                holds=now.verdict == was.verdict and now.ci95[1] >= (1 - _TOLERANCE) * was.ci95[0],
-                recorded=f"{was.median:.2f} ({was.ci95[0]:.2f} to {was.ci95[1]:.2f})",
-                found=f"{now.median:.2f} ({now.ci95[0]:.2f} to {now.ci95[1]:.2f})",
-            )
-        )
+        checks.append(_speed(was, now, objective))
     if recorded.quality is not None and found.quality is not None:
-        before, after = recorded.quality, found.quality
-        checks.append(
-            Check(
-                claim=f"it keeps its {before.metric} on the holdout",
-                holds=after.budget != "missed",
-                recorded=f"{before.value:.4f}, drop {before.drop:+.4f} ({before.budget})",
-                found=f"{after.value:.4f}, drop {after.drop:+.4f} ({after.budget})",
-            )
-        )
+        checks.append(_quality(recorded.quality, found.quality))
     return checks
+
+
+def _size(before: int | None, after: int | None, reference: Scorecard, found: Scorecard) -> list[Check]:
+    if not (before and after and reference.size_bytes and found.size_bytes) or after >= before:
+        return []
+    was, now = before / after, reference.size_bytes / found.size_bytes
+    return [
+        Check(
+            claim="it is smaller than the original by the recorded factor",
+            holds=now > 1 and now >= (1 - _SIZE_TOLERANCE) * was,
+            recorded=f"{was:.2f} ({before:,} to {after:,} bytes)",
+            found=f"{now:.2f} ({reference.size_bytes:,} to {found.size_bytes:,} bytes)",
+        )
+    ]
+
+
+def _speed(was: Comparison, now: Comparison, objective: Objective) -> Check:
+    faster = was.verdict == "better"
+    more, less = (
+        ("it answers more samples a second than the original", "it answers no fewer samples a second")
+        if objective == "throughput"
+        else ("it is faster than the original", "it is no slower")
+    )
+    return Check(
+        claim=f"{more} by the recorded factor" if faster else f"{less} than recorded",
+        # Where no gain was claimed none is asked for: a size result is as fast, or as slow, as it was.
+        holds=now.ci95[1] >= (1 - _TOLERANCE) * was.ci95[0] and (now.verdict == "better" or not faster),
+        recorded=f"{was.median:.2f} ({was.ci95[0]:.2f} to {was.ci95[1]:.2f})",
+        found=f"{now.median:.2f} ({now.ci95[0]:.2f} to {now.ci95[1]:.2f})",
+    )
+
+
+def _quality(before: Quality, after: Quality) -> Check:
+    same = before.metric == after.metric
+    found = f"{after.value:.4f}, drop {after.drop:+.4f} ({after.budget})"
+    return Check(
+        claim=f"it keeps its {before.metric} on the holdout",
+        holds=after.budget != "missed" if same else None,
+        recorded=f"{before.value:.4f}, drop {before.drop:+.4f} ({before.budget})",
+        found=found if same else f"the record names this metric but does not hold it; {after.metric} {found}",
+    )

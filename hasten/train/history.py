@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_MUCH_MORE = 1.5
+"""From the first step to the last ones: more than the loss varies from batch to batch."""
+
+
 @dataclass(frozen=True)
 class StepRow:
     """One optimizer step, counted from 1: the loss before it, what the loss is made of, the learning rate."""
@@ -43,6 +47,19 @@ class History:
     def losses(self) -> list[float]:
         """The loss of every optimizer step."""
         return [row.loss for row in self.steps]
+
+    def warning(self) -> str | None:
+        """That the loss rose, where no samples were held back that would have kept better weights."""
+        if self.evaluations or not self.steps:
+            return None
+        losses, few = self.losses, max(1, len(self.steps) // 10)
+        first, last = losses[0], sum(losses[-few:]) / few
+        if last <= _MUCH_MORE * first:
+            return None
+        return (
+            f"the loss rose from {first:.3g} to {last:.3g}, and no samples were held back to judge by: lower "
+            "learning_rate"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Columns; numbers keep every bit."""

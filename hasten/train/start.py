@@ -96,7 +96,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
         best_step=trainer.best_step,
         trained=trained,
         frozen=frozen,
-        notes=tuple(trainer.notes),
+        notes=(*trainer.notes, *filter(None, [trainer.history.warning()])),
     )
 
 

@@ -22,7 +22,7 @@ def test_drops(text: str, expected: tuple[float, bool]) -> None:
     assert parse_drop(text) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("text", ["", "one", "-1%", "1%%", "nan"])
+@pytest.mark.parametrize("text", ["", "one", "-1%", "1%%", "nan", "1", "1.0", "5"])
 def test_bad_drops_say_how_to_write_one(text: str) -> None:
     with pytest.raises(InputError, match="1%"):
         parse_drop(text)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from hasten.core.errors import DataError, InputError, ModelError
+from hasten.core.errors import DataError, InputError, ModelError, TrialError
 from hasten.core.named import is_name, one_line, resolve, user_code
 
 
@@ -54,3 +55,13 @@ def test_errors_of_the_tree_pass_through() -> None:
 
 def test_one_line_is_cut() -> None:
     assert one_line("x" * 500, 10) == "x" * 9 + "…"
+
+
+def test_an_error_of_another_kind_and_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    def judge() -> None:
+        print("user's own words")
+        sys.exit(3)
+
+    with pytest.raises(TrialError, match="judging failed: SystemExit: 3"), user_code("judging", TrialError):
+        judge()
+    assert capsys.readouterr() == ("", "user's own words\n")

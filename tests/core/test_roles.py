@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hasten.core.data import Calibration, Holdout, Roles, Selection, Store, StoreWriter, split
 from hasten.core.errors import DataError
+from hasten.core.tensor import TensorSpec
 
 
 def _store(folder: Path, count: int) -> Store:
@@ -80,3 +81,14 @@ def test_roles_are_types_and_survive_a_save(tmp_path: Path) -> None:
 def test_too_few_samples(tmp_path: Path, count: int) -> None:
     with pytest.raises(DataError, match=f"have {count} samples; at least 3"):
         split(_store(tmp_path, count), 0)
+
+
+def test_batches_are_what_a_model_takes(tmp_path: Path) -> None:
+    data = split(_store(tmp_path, 50), 0).calibration.take(5)
+    fixed, free = TensorSpec("x", "float32", (2,)), TensorSpec("x", "float32", ("batch",))
+    made = list(data.batches_for([fixed], 3))
+    assert [len(batch.indices) for batch in made] == [2, 2, 2]
+    assert made[-1].indices == (data.indices[4], data.indices[0])
+    assert [len(batch.indices) for batch in data.batches_for([free], 3)] == [3, 2]
+    assert len(next(data.take(1).batches_for([fixed])).indices) == 2
+    assert not list(Calibration(data.store, []).batches_for([fixed]))

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from hasten.core.budget import Budget
+from hasten.core.errors import DataError
 from hasten.measuring import judge, resolve
 from hasten.numerics.kinds import see
 
@@ -153,6 +154,15 @@ def test_sqnr_of_one_lost_sample_is_nothing(data, tmp_path):
     quality = judge(metric, answers(tmp_path, image=first), answers(tmp_path, image=second), data, Budget())
     assert quality.budget == "missed"
     assert all(np.isfinite(v) for v in quality.details.values())
+
+
+@pytest.mark.parametrize("name", ["logits", "embedding", "image"])
+def test_nothing_agrees_with_answers_that_are_all_broken(name, data, tmp_path):
+    broken = np.full((20, 4), np.nan)
+    with pytest.raises(DataError, match="look for NaN"):
+        resolve(None, data, answers(tmp_path, **{name: broken}))
+    broken[-1, 0] = 1.0
+    assert resolve(None, data, answers(tmp_path, **{name: broken})).perfect
 
 
 def test_infinities_of_the_original_are_kept(data, tmp_path):

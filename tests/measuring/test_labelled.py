@@ -39,6 +39,16 @@ def test_without_a_name_classes_mean_accuracy(scored):
     assert resolve(None, data, outputs).name == "accuracy"
 
 
+@pytest.mark.parametrize("labels", [[0.0, 1.0, 2.0, 0.0], np.eye(3)[[0, 1, 2, 0]]], ids=["whole", "one-hot"])
+def test_without_a_name_classes_may_be_floats(labels, dataset, tmp_path):
+    data, outputs = (
+        dataset(x=np.zeros((4, 1)), labels=labels),
+        answers(tmp_path, logits=np.eye(3)[[0, 1, 2, 2]]),
+    )
+    assert resolve(None, data, outputs).name == "accuracy"
+    assert value(None, data, outputs) == 0.75
+
+
 def test_equal_scores_go_to_the_first_class(dataset, tmp_path):
     data = dataset(x=np.zeros((2, 1)), labels=[0, 1])
     outputs = answers(tmp_path, logits=[[1.0, 1.0], [1.0, 1.0]])
@@ -186,6 +196,7 @@ def test_of_several_that_fit_one_must_be_named(dataset, tmp_path):
         ("accuracy", [0, 1, 3], np.eye(3)[[0, 1, 2]], "reach 3, but the output has 3 classes"),
         ("accuracy", [0.5, 1.0, 2.0], np.eye(3)[[0, 1, 2]], "spearman"),
         (None, [0.5, 1.0, 2.0], np.zeros((3, 1)), "cannot be guessed"),
+        (None, [1.0, 3.0, 5.0], np.zeros((3, 1)), "cannot be guessed"),
         ("accuracy", [[0, 1], [1, 0], [1, 1]], np.eye(3)[[0, 1, 2]], "do not fit"),
         ("accuracy", [-1, -1, -1], np.eye(3)[[0, 1, 2]], "no sample has a label"),
         ("top5", [0, 1, 2], np.eye(3)[[0, 1, 2]], "more than 5 classes"),

@@ -1,11 +1,15 @@
 """Judging: the drop, its interval, and what they say about the budget."""
 
+import importlib
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from hasten.core.budget import Budget
 from hasten.core.errors import InputError, TrialError
-from hasten.measuring import judge, resolve
+from hasten.measuring import flipped, judge, resolve
 from hasten.measuring.statistics import clopper_pearson, tango
 
 from .answers import answers
@@ -180,6 +184,32 @@ def test_own_functions_that_say_yes_or_no_have_flips(labelled, tmp_path):
     assert quality.flips.lost == 3
 
 
+def wrong(outputs, labels):
+    """Per sample, yes or no, less is better."""
+    return outputs["logits"].argmax(axis=1) != labels
+
+
+wrong.higher_is_better = False
+
+
+def test_flips_are_named_for_quality_where_less_is_better(labelled, tmp_path):
+    data = labelled(2000)
+    before, after = np.arange(2000) % 10 > 0, np.arange(2000) % 10 > 0
+    before[2:4], after[11:14] = False, False
+    first, second = pair(tmp_path, before, after)
+    made = {f.__name__: resolve(f, data, first) for f in (right, wrong)}
+    qualities = {
+        name: judge(metric, first, second, data, Budget(max_drop=0.003, points=True))
+        for name, metric in made.items()
+    }
+    for name, quality in qualities.items():
+        assert quality.flips is not None
+        assert (quality.flips.lost, quality.flips.gained) == (3, 2)
+        assert flipped(made[name], first, second, data) == ((11, 12, 13), (2, 3))
+    assert qualities["wrong"].ci95 == pytest.approx(qualities["right"].ci95)
+    assert qualities["wrong"].proof_n == qualities["right"].proof_n is not None
+
+
 def test_own_functions_come_by_name(labelled, tmp_path, monkeypatch):
     data = labelled(5)
     first = answers(tmp_path, logits=classes(np.ones(5)))
@@ -196,12 +226,47 @@ def test_own_functions_come_by_name(labelled, tmp_path, monkeypatch):
         resolve("math:pi", data, first)
 
 
+class OwnError(Exception):
+    """Of the user's."""
+
+
+def raise_own(outputs, labels):
+    raise OwnError("mine")
+
+
+def test_own_functions_may_fail_later(labelled, tmp_path):
+    def late(outputs, labels):
+        return right(outputs, labels) if len(labels) < 5 else raise_own(outputs, labels)
+
+    data, first = labelled(5), answers(tmp_path, logits=classes(np.ones(5)))
+    with pytest.raises(TrialError, match="the metric late failed: OwnError: mine"):
+        resolve(late, data, first).scores(first, first, data)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("def f(:", "SyntaxError"), ("raise RuntimeError('no')", "RuntimeError: no")]
+)
+def test_modules_that_cannot_be_imported_are_named(text, says, labelled, tmp_path, monkeypatch):
+    name = f"faulty_{says.partition(':')[0].lower()}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    first = answers(tmp_path, logits=classes(np.ones(5)))
+    with pytest.raises(InputError, match=f"importing '{name}' failed: {says}"):
+        resolve(f"{name}:f", labelled(5), first)
+    with pytest.raises(InputError, match=r"':x' is not the name of a function"):
+        resolve(":x", labelled(5), first)
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
         (lambda outputs, labels: outputs["absent"], "KeyError"),
         (lambda outputs, labels: np.zeros((2, 2)), "one number"),
         (lambda outputs, labels: "good", "one number"),
+        (lambda outputs, labels: Path("/no such file").read_text(), "FileNotFoundError"),
+        (lambda outputs, labels: importlib.import_module("no_such_module"), "ModuleNotFoundError"),
+        (lambda outputs, labels: sys.exit("enough"), "SystemExit: enough"),
+        (raise_own, "OwnError: mine"),
     ],
 )
 def test_faulty_functions_are_named(function, says, labelled, tmp_path):

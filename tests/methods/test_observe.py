@@ -10,9 +10,11 @@ from small_graphs import Net, calibration_for, conv_net
 from hasten import methods
 from hasten.core.data import Calibration, StoreWriter
 from hasten.core.errors import MethodError
+from hasten.core.recipe import Recipe, Step
 from hasten.graph.evaluate import Evaluator
 from hasten.methods._observe.gradients import Gradients
 from hasten.methods._observe.moments import inputs_of, observe
+from hasten.methods._observe.outputs import Outputs
 from hasten.methods._qdq.layers import find_layers
 
 FLOAT = TensorProto.FLOAT
@@ -144,3 +146,49 @@ def test_windows_are_what_the_convolution_multiplies(tmp_path, kernel, attribute
     made = np.einsum("gpi,goi->gpo", rows, weights).reshape(group, 2, -1, 4 // group)
     wanted = y.reshape(2, group, 4 // group, -1).transpose(1, 0, 3, 2)
     np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-5)
+
+
+def deciding(kind: str) -> Net:
+    """Scores, of which only what is decided comes out."""
+    net = Net(8)
+    x = net.node("Relu", [net.node("Gemm", ["x", net.weight("w", 6, 32), net.weight("b", 32)], "h")], "r")
+    scores = net.node("Gemm", [x, net.weight("v", 32, 4), net.weight("c", 4)], "z")
+    if kind == "classes":
+        net.node("ArgMax", [scores], "y", axis=1, keepdims=0)
+    else:
+        net.node("Greater", [scores, net.constant("zero", np.zeros(1, np.float32))], "y")
+    return net
+
+
+@pytest.mark.parametrize("kind", ["classes", "flags"])
+def test_decisions_are_wrong_by_the_share_that_differs(kind, tmp_path):
+    element, shape = (TensorProto.INT64, ["n"]) if kind == "classes" else (TensorProto.BOOL, ["n", 4])
+    graph = deciding(kind).graph([("x", FLOAT, ["n", 6])], [("y", element, shape)])
+    samples = calibration_for(graph, tmp_path / "store", 60)
+    context = methods.Context(calibration=samples, work=tmp_path, batch=7)
+    outputs = Outputs(graph, samples, context)
+    assert outputs.error(graph) == 0
+    step = Step("prune_channels", {"macs": 0.3, "align": 1})
+    changed = methods.apply(Recipe([step]), graph, context).graph
+    feeds = next(samples.batches(60)).feeds(graph.inputs)
+    wanted, found = (Evaluator(each).run(feeds)["y"] for each in (graph, changed))
+    share = float(np.mean(wanted != found))
+    assert share > 0
+    assert outputs.error(changed) == pytest.approx(share)
+    bounded = {"shrink": {"prune_channels": {"align": 1}}, "to": 0.1, "rounds": 1, "largest_loss": 1e-3}
+    rounds = methods.apply(Recipe([Step("iterate", {**bounded, "halvings": 0})]), graph, context)
+    assert not rounds.effective
+    assert "undone" in rounds.notes[0]
+
+
+def test_beside_numbers_decisions_do_not_count(tmp_path):
+    net = deciding("classes")
+    outputs = [("y", TensorProto.INT64, ["n"]), ("z", FLOAT, ["n", 4])]
+    graph = net.graph([("x", FLOAT, ["n", 6])], outputs)
+    samples = calibration_for(graph, tmp_path / "store", 20)
+    seen = Outputs(graph, samples, methods.Context(calibration=samples, work=tmp_path, batch=4))
+
+    def decided_otherwise(feeds):
+        return Evaluator(graph).run(feeds) | {"y": np.full(len(feeds["x"]), 9)}
+
+    assert seen.wrong(decided_otherwise) == 0

@@ -182,3 +182,12 @@ def test_weights_in_nodes_are_told_of_like_others(context):
     told = [methods.apply(step, graph, context).sites for graph in (original, held)]
     assert {site.name for site in told[0]} == set(names)
     assert sorted((s.name, s.what) for s in told[0]) == sorted((s.name, s.what) for s in told[1])
+
+
+def test_a_loss_that_rises_is_told_where_nothing_was_held_back(context):
+    few = replace(context, calibration=context.calibration.take(40))
+    step = Step("finetune", {"learning_rate": 100.0, "epochs": 10.0})
+    notes = methods.apply(Recipe([step]), classifier(), few).notes
+    assert any("the loss rose from" in note and "lower learning_rate" in note for note in notes)
+    learned = methods.apply(Recipe([Step("finetune", {"epochs": 10.0})]), classifier(), few).notes
+    assert not any("rose" in note for note in learned)

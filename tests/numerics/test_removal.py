@@ -125,6 +125,15 @@ def test_a_unit_that_no_layer_reads_costs_nothing():
         order_of_removal([], 3)
 
 
+def test_costs_that_are_no_numbers_come_to_an_end():
+    layer = several(2, 6, 1)[0]
+    covariance = layer.reader.covariance.copy()
+    covariance[0] = covariance[:, 0] = np.nan
+    found = order_of_removal([Reader(covariance, layer.reader.gram, layer.units)], 6, 2)
+    assert sorted(found.units.tolist()) == sorted(set(found.units.tolist()))
+    assert len(found.units) == 4
+
+
 @given(SEEDS, st.integers(1, 6))
 def test_a_prediction_is_the_regression_on_what_is_kept(seed, count):
     rng = np.random.default_rng(seed)
@@ -137,13 +146,17 @@ def test_a_prediction_is_the_regression_on_what_is_kept(seed, count):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
-def plainly_shrunk(s: np.ndarray, n: int) -> np.ndarray:
+def plain_part(s: np.ndarray, n: int) -> float:
     """Chen et al., equation 23, term by term."""
     p = len(s)
     square, trace = np.trace(s @ s), np.trace(s)
     part = ((1 - 2 / p) * square + trace**2) / ((n + 1 - 2 / p) * (square - trace**2 / p))
-    part = min(part, 1.0)
-    return (1 - part) * s + part * trace / p * np.eye(p)
+    return float(min(part, 1.0))
+
+
+def plainly_shrunk(s: np.ndarray, n: int) -> np.ndarray:
+    part = plain_part(s, n)
+    return (1 - part) * s + part * np.trace(s) / len(s) * np.eye(len(s))
 
 
 @given(SEEDS, st.integers(2, 40), st.integers(3, 8))
@@ -178,8 +191,10 @@ def test_a_regression_is_the_closed_form_however_samples_come(seed, centred, cut
     mean_x, mean_y = (x.mean(axis=0), y.mean(axis=0)) if centred else (np.zeros(4), np.zeros(3))
     u, v = x - mean_x, y - mean_y
     # A ridge towards the weight: argmin ‖v - u Mᵀ‖² / n where what u says is drawn to the middle.
-    ridge = shrunk(u.T @ u / 60, 60)
-    wanted = weight + (np.linalg.inv(ridge) @ (u.T @ (v - u @ weight.T) / 60)).T
+    second = u.T @ u / 60
+    ridge = shrunk(second, 60)
+    said = 1 - plain_part(second, 60)
+    wanted = weight + said * (np.linalg.inv(ridge) @ (u.T @ (v - u @ weight.T) / 60)).T
     np.testing.assert_allclose(made, wanted, rtol=1e-8, atol=1e-8)
     if centred:
         assert offset is not None
@@ -202,6 +217,45 @@ def test_with_many_positions_it_is_least_squares():
     before, after = (np.square(x @ matrix.T + offset - y).mean() for matrix in (near, made))
     assert after < 1e-3 * before
     np.testing.assert_allclose(found, offset, atol=0.01)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_few_positions_never_take_outputs_further_from_what_they_should_be(count, centred):
+    rng = np.random.default_rng(3)
+    x, weight = rng.normal(size=(count, 40)) + 1, rng.normal(size=(5, 40))
+    y = x @ weight.T + rng.normal(size=(count, 5))
+    sums = Regression(40, 5)
+    sums.update(x, y)
+    made, offset = sums.solve(weight, np.zeros(5) if centred else None)
+    before, after = (y - x @ matrix.T for matrix in (weight, made))
+    if offset is not None:
+        before, after = before - before.mean(axis=0), after - offset
+    assert np.square(after).sum() <= np.square(before).sum() + 1e-12
+
+
+def test_inputs_that_never_vary_keep_their_weights():
+    rng = np.random.default_rng(5)
+    x = np.full((50, 4), 3.7, np.float32)
+    x[:, 0] = rng.normal(size=50)
+    y = (x @ rng.normal(size=(4, 2)) + 5).astype(np.float32)
+    sums = Regression(4, 2)
+    sums.update(x, y)
+    weight = rng.normal(size=(2, 4))
+    made, offset = sums.solve(weight, np.zeros(2))
+    np.testing.assert_array_equal(made[:, 1:], weight[:, 1:])
+    # The ridge is about 2/51 of a quarter of the variance of the one that varies: its slope is off by 1 %.
+    np.testing.assert_allclose(x @ made.T + offset, y, atol=0.1)
+
+
+def test_half_precision_does_not_overflow():
+    x = np.random.default_rng(4).normal(size=(300, 3)).astype(np.float16) * np.float16(200)
+    sums, single = Regression(3, 3), Regression(3, 3)
+    sums.update(x, x)
+    single.update(x.astype(np.float32), x.astype(np.float32))
+    made, wanted = (each.solve(np.zeros((3, 3)), None)[0] for each in (sums, single))
+    np.testing.assert_allclose(made, wanted)
+    assert np.isfinite(made).all()
 
 
 def test_what_positions_say_nothing_about_stays():

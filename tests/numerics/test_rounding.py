@@ -43,6 +43,14 @@ def test_moments_are_those_of_all_positions(pieces: int) -> None:
     np.testing.assert_allclose(again.mean, found.mean)
 
 
+def test_half_precision_does_not_overflow() -> None:
+    x = (200 * correlated(np.random.default_rng(1), 1, 700, 4)).astype(np.float16)
+    found, single = moments_of(x), moments_of(x.astype(np.float32))
+    np.testing.assert_array_equal(found.second, single.second)
+    assert found.second.max() > 65504 / 100
+    assert np.isfinite(found.second).all()
+
+
 def test_positions_of_double_weight_count_twice() -> None:
     x = correlated(np.random.default_rng(9), 2, 3000, 5)
     weights = np.random.default_rng(9).integers(0, 3, 3000).astype(np.float64)

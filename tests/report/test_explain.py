@@ -104,6 +104,17 @@ def test_errors_are_ranked_by_what_a_layer_costs_alone() -> None:
     assert lines[0].percent == 100.0
 
 
+def test_an_error_beyond_measure_does_not_break_the_bars() -> None:
+    held = records.record()
+    assert held.best is not None
+    made = tuple(
+        LayerError(name=str(db), op_type="Conv", action="int8", sqnr_alone_db=db)
+        for db in (-1e308, 20.0, 1e308)
+    )
+    record = held.model_copy(update={"best": held.best.model_copy(update={"errors": made})})
+    assert [line.percent for line in explain(record).errors] == [100.0, 0.0, 0.0]
+
+
 def test_every_finding_is_listed_with_its_share() -> None:
     made = explain(records.record())
     assert {f.name: len(f.lines) for f in made.findings} == {"fell back": 1, "not fused": 1, "lowered": 1}

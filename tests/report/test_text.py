@@ -8,9 +8,10 @@ import pytest
 
 from hasten.core.errors import RecordError
 from hasten.report import summary
+from hasten.report.before_after import before_after
 from hasten.report.claim import against_source, claim
 
-from . import records
+from . import parts, records
 
 
 def test_says_the_verdict_and_its_numbers() -> None:
@@ -38,6 +39,24 @@ def test_what_was_kept_says_why() -> None:
     assert sum("no VNNI" in line for line in lines) == 1
     assert not any("->" in line for line in lines)
     assert any("PyTorch 2.13 eager takes 48.2 ms; what was saved is 3.89× faster" in line for line in lines)
+
+
+def test_the_original_has_one_latency() -> None:
+    held = records.kept()
+    again = held.baseline.model_copy(update={"reference_ms": parts.timing(13.1)})
+    made = claim(held.model_copy(update={"baseline": again}))
+    assert made.reference_ms == made.latency_ms == held.baseline.latency_ms
+
+
+def test_the_original_is_shown_from_the_rounds_it_is_compared_in() -> None:
+    held = records.record()
+    assert held.best is not None
+    beside = parts.timing(11.0, p99=17.0)
+    card = held.best.holdout.model_copy(update={"reference_ms": beside})
+    made = claim(held.model_copy(update={"best": held.best.model_copy(update={"holdout": card})}))
+    lines = {line.label: line.before[0] for line in before_after(made)}
+    assert lines["Latency, median and 95 % interval"] == "11.0 ms"
+    assert lines["Latency, 99th percentile of single runs"] == "17.0 ms"
 
 
 def test_a_speed_that_cannot_be_told_apart_says_so_and_why() -> None:

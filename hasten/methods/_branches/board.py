@@ -65,7 +65,7 @@ class Board:
         self._expected: list[dict[str, Array]] = []
         self._counts: list[dict[str, Array]] = []
         held = 0
-        for batch in samples.batches(context.batch):
+        for batch in samples.batches_for(graph.inputs, context.batch):
             feeds = batch.feeds(graph.inputs)
             expected = reference.run(feeds)
             held += sum(array.nbytes for array in (*feeds.values(), *expected.values()))

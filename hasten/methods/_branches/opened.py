@@ -42,7 +42,7 @@ def prepared(graph: Graph) -> Graph:
 def opened(graph: Graph, samples: Calibration, context: Context) -> Opened:
     """Find the branches; raises MethodError where the graph cannot be run on the samples."""
     working = prepared(graph)
-    feeds = next(iter(samples.batches(context.batch))).feeds(graph.inputs)
+    feeds = next(samples.batches_for(graph.inputs, context.batch)).feeds(graph.inputs)
     costs = layer_costs(working, feeds, threads=context.threads)
     macs = {cost.name: cost.macs for cost in costs if cost.macs}
     flow = Flow(working)

@@ -34,7 +34,7 @@ def largest_values(graph: Graph, calibration: Calibration, threads: int) -> dict
     editor.main.sort()
     evaluator = Evaluator(probed, threads=threads, optimized=False)
     largest = dict.fromkeys(probes.values(), 0.0)
-    for batch in calibration.take(_SAMPLES).batches(1):
+    for batch in calibration.take(_SAMPLES).batches_for(graph.inputs):
         seen = evaluator.run(batch.feeds(graph.inputs), list(probes))
         for probe, name in probes.items():
             value_seen = float(seen[probe])

@@ -101,7 +101,7 @@ def run_once(graph: Graph, context: Context) -> tuple[Mapping[str, Array] | None
     MethodError when the graph does not run on the samples.
     """
     if context.calibration:
-        feeds = next(iter(context.calibration.batches(context.batch))).feeds(graph.inputs)
+        feeds = next(context.calibration.batches_for(graph.inputs, context.batch)).feeds(graph.inputs)
         return feeds, observed_shapes(graph, feeds, threads=context.threads)
     for feeds in feeds_to_try(graph.inputs, context.seed):
         try:

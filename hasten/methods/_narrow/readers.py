@@ -15,8 +15,9 @@ from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant
 from hasten.methods import Context
+from hasten.methods._observe.moments import known
 from hasten.methods._observe.samples import in_memory
-from hasten.numerics.covariance import shrunk
+from hasten.numerics.covariance import about_mean, shrunk
 from hasten.numerics.removal import Reader
 from hasten.numerics.rounding import Moments
 
@@ -41,6 +42,11 @@ class Read:
     @property
     def name(self) -> str:
         return layer_name(self.node)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What is read: the name of the value, and the axis of its channels."""
+        return str(self.value.name), self.axis
 
     def by_channel(self, weight: Array) -> Array:
         """The weight, (channels, all that multiplies one)."""
@@ -82,15 +88,18 @@ def _read(node: ir.Node, part: Part) -> Read | None:
 def covariances(
     graph: Graph, found: Sequence[Read], samples: Calibration, context: Context
 ) -> dict[tuple[str, int], Moments]:
-    """Means and second moments of what is read, by the name of the value and the axis of its channels."""
-    wanted = {(str(read.value.name), read.axis): read for read in found}
+    """Means and second moments of what is read, by the name of the value and the axis of its channels.
+
+    What is empty or not finite has none.
+    """
+    wanted = {read.key: read for read in found}
     made: dict[tuple[str, int], Moments] = {}
     names = list(dict.fromkeys(name for name, _ in wanted))
     parts = list(in_memory(graph, names, samples, context))
     done, total = 0, len(samples) * len(parts)
     for part in parts:
         evaluator = Evaluator(graph, part, threads=context.threads)
-        for batch in samples.batches(context.batch):
+        for batch in samples.batches_for(graph.inputs, context.batch):
             feeds = batch.feeds(graph.inputs)
             values = feeds | evaluator.run(feeds)
             for (name, axis), read in wanted.items():
@@ -98,13 +107,13 @@ def covariances(
                     rows = read.rows(values[name])[None]
                     made.setdefault((name, axis), Moments(1, rows.shape[2])).update(rows)
             done += len(batch.indices)
-            context.progress("looking at what layers read", done / total)
-    return made
+            context.progress("looking at what layers read", min(done / total, 1.0))
+    return {key: moments for key, moments in made.items() if known(moments)}
 
 
 def covariance(moments: Moments) -> Array:
     """About the mean, as far as so many positions tell."""
-    return shrunk(moments.second[0] - np.outer(moments.mean[0], moments.mean[0]), moments.count)
+    return shrunk(about_mean(moments.second[0], moments.mean[0]), moments.count)
 
 
 def reader(graph: Graph, width: Width, read: Read, moments: Moments) -> Reader:

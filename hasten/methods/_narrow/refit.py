@@ -9,6 +9,7 @@ Source: He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Netwo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +18,7 @@ from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
 from hasten.graph.coupling import Coupling, prepare
 from hasten.graph.editor import Editor
-from hasten.graph.layer import output_axis
+from hasten.graph.layer import OPERATORS, output_axis
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant, given
 from hasten.methods import Context
@@ -29,25 +30,36 @@ from hasten.numerics.rounding import Moments
 
 
 def ready(graph: Graph) -> Graph:
-    """A copy prepared for coupling in which each convolution and Gemm has a bias that is its own."""
+    """A copy prepared for coupling in which each layer's bias is its own, a number for each output.
+
+    Convolutions and Gemms without one have zeros.
+    """
     made = prepare(graph)
     editor = Editor(made)
     for node in editor.main:
-        if node.domain or node.op_type not in {"Conv", "ConvTranspose", "Gemm"}:
+        weight = constant(given(node, 1))
+        if node.domain or node.op_type not in OPERATORS or weight is None or weight.ndim == 1:
             continue
-        weight, bias = constant(given(node, 1)), given(node, 2)
-        if weight is None or (bias is not None and constant(bias) is None):
-            continue
-        if bias is None:
-            outputs = weight.shape[output_axis(node)] * _repeated(node)
-            editor.set_input(node, 2, np.zeros(outputs, weight.dtype), f"{layer_name(node)}.bias")
-        elif len(bias.uses()) > 1:
-            editor.set_input(node, 2, np.array(constant(bias)))
+        outputs = weight.shape[_outputs_along(node, weight)]
+        if node.op_type == "ConvTranspose":
+            outputs *= node.attributes.get_int("group", 1)
+        bias = find_bias(node, outputs)
+        if bias is not None:
+            bias.shift(editor, np.zeros(outputs))
     return made
 
 
-def _repeated(node: ir.Node) -> int:
-    return node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
+def _outputs_along(node: ir.Node, weight: Array) -> int:
+    """The axis of the outputs: of a product's weight the last, whatever is stacked before it."""
+    return weight.ndim - 1 if node.op_type == "MatMul" else output_axis(node)
+
+
+def _terms(node: ir.Node, weight: Array) -> float:
+    """Places of a window that add up to one output, on average; stacked products do not add up."""
+    if node.op_type not in {"Conv", "ConvTranspose"}:
+        return 1.0
+    strides = node.attributes.get_ints("strides", [1]) if node.op_type == "ConvTranspose" else [1]
+    return prod(weight.shape[2:]) / prod(strides)
 
 
 def predicted(
@@ -62,7 +74,7 @@ def predicted(
     nodes = {layer_name(node): node for node in editor.main}
     for read in found:
         kept, node = ~gone[read.part.units], nodes[read.name]
-        moments = seen.get((str(read.value.name), read.axis))
+        moments = seen.get(read.key)
         weight = constant(node.inputs[1])
         if kept.all() or moments is None or weight is None or not alone(node):
             continue
@@ -72,11 +84,11 @@ def predicted(
         changed[..., kept] = by_channel @ basis
         editor.set_input(node, 1, np.moveaxis(changed, -1, read.part.axis).astype(weight.dtype))
         missing = moments.mean[0] - basis @ moments.mean[0][kept]
-        bias = find_bias(node, weight.shape[output_axis(node)])
+        axis = _outputs_along(node, weight)
+        bias = None if weight.ndim == 1 else find_bias(node, weight.shape[axis])
         if bias is not None:
-            axis = output_axis(node)
-            shift = np.moveaxis(by_channel @ missing, axis if axis < read.part.axis else 0, 0)
-            bias.shift(editor, shift.reshape(len(shift), -1).sum(axis=1))
+            shift = np.moveaxis(by_channel @ missing, axis - (read.part.axis < axis), 0)
+            bias.shift(editor, shift.reshape(len(shift), -1).mean(axis=1) * _terms(node, weight))
     return made
 
 
@@ -95,9 +107,12 @@ def refit(
     """
     kept: dict[str, Array] = {}
     for node in whole.ir_model.graph:
-        weight = given(node, 1)
-        if layer_name(node) in names and weight is not None and str(weight.name) in coupling.axes:
-            units = coupling.axes[str(weight.name)][output_axis(node)]
-            if units is not None:
-                kept[layer_name(node)] = ~gone[units]
+        value = given(node, 1)
+        weight = constant(value)
+        if layer_name(node) not in names or value is None or weight is None:
+            continue
+        axes = coupling.axes.get(str(value.name))
+        units = None if axes is None else axes[_outputs_along(node, weight)]
+        if units is not None:
+            kept[layer_name(node)] = ~gone[units]
     return fit(whole, narrow, names, samples, context, kept)

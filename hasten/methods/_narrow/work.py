@@ -261,7 +261,7 @@ class _Work:
             return Counts(w for w in self._coupling.widths if w.attended == self._aim.attended)
         if self._aim.by == "parameters":
             return Sizes(self._graph, self._coupling)
-        first = next(iter(self._samples.batches(1)))
+        first = next(self._samples.batches_for(self._graph.inputs, self._context.batch))
         shapes = observed_shapes(self._graph, first.feeds(self._graph.inputs), threads=self._context.threads)
         try:
             return Costs(self._graph, self._coupling, shapes, self._aim.times)

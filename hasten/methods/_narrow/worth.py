@@ -74,25 +74,15 @@ class Worth:
             known = self._importance == "supernet"
             order = self._remembered(width) if known else self._order(width, gradients)
             if order is None:
-                reason = f"importance by {self._importance} says nothing of its channels"
+                reason = self._unknown(width)
                 self.skipped.append(Skip(name=width.name, op_type=width.parts[0].op_type, reason=reason))
             else:
                 made[width.name] = order
         return made
 
     def _order(self, width: Width, gradients: Mapping[str, Array]) -> Order | None:
-        usable = [
-            (read, self._seen[key])
-            for read in self._found[width.name]
-            if (key := (str(read.value.name), read.axis)) in self._seen
-        ]
-        if self._importance in OBSERVED and not usable:
-            return None
-        if self._importance == "outputs":
-            readers = [reader(self._graph, width, read, moments) for read, moments in usable]
-            return order_of_removal(readers, len(width), max(1, len(width) // _STEPS))
-        if self._importance == "activations":
-            return _by(np.sum([_loudness(width, read, moments) for read, moments in usable], axis=0))
+        if self._importance in OBSERVED:
+            return self._observed(width)
         if self._importance == "scale":
             own = [part for part in width.parts if part.op_type == "BatchNormalization"]
             rows = self._rows(width, [part for part in own if part.role == "factor"], {})
@@ -101,6 +91,27 @@ class Worth:
         if rows is None:
             return None
         return _by(_scores(self._importance, *rows, seed=self._context.seed))
+
+    def _observed(self, width: Width) -> Order | None:
+        found = self._found[width.name]
+        if not found or self._unseen(width):
+            return None
+        seen = [(read, self._seen[read.key]) for read in found]
+        if self._importance == "outputs":
+            readers = [reader(self._graph, width, read, moments) for read, moments in seen]
+            return order_of_removal(readers, len(width), max(1, len(width) // _STEPS))
+        return _by(np.sum([_loudness(width, read, moments) for read, moments in seen], axis=0))
+
+    def _unseen(self, width: Width) -> Read | None:
+        """A layer of whose inputs nothing is known, so that it cannot be told what it needs."""
+        return next((read for read in self._found[width.name] if read.key not in self._seen), None)
+
+    def _unknown(self, width: Width) -> str:
+        """Why there is no order of its units."""
+        unseen = self._unseen(width) if self._importance in OBSERVED else None
+        if unseen is not None:
+            return f"what {unseen.name} reads is empty or not finite on the calibration samples"
+        return f"importance by {self._importance} says nothing of its channels"
 
     def _remembered(self, width: Width) -> Order | None:
         """As ``train_supernet`` trained them to go; what is lost by it nobody says."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph.editor import Editor
+from hasten.graph.layer import stored
 from hasten.graph.reading import constant, given, sole_user
 
 
@@ -16,23 +18,22 @@ from hasten.graph.reading import constant, given, sole_user
 class Bias:
     """Where the bias is: an input of the layer, or of the addition behind it.
 
-    array: what is there, None where nothing is yet. factor: what the operator multiplies it by, over what it
-    multiplies its products by.
+    array: what is there, None where nothing is yet; one number may stand for all outputs. dtype: of what is
+    put there. factor: what the operator multiplies it by, over what it multiplies its products by.
     """
 
     node: ir.Node
     index: int
     array: Array | None
+    dtype: np.dtype[Any]
     factor: float = 1.0
 
     def shift(self, editor: Editor, by: Array) -> None:
         """Raise the mean of each output; by: (outputs,), in units of the products."""
         step = by / self.factor
-        if self.array is None:
-            made = step.astype(np.float32)
-        else:
-            made = (self.array.astype(np.float64) + step).astype(self.array.dtype)
-        editor.set_input(self.node, self.index, made, f"{self.node.outputs[0].name}.bias")
+        made = step if self.array is None else self.array.astype(np.float64) + step
+        stem = f"{self.node.outputs[0].name}.bias"
+        editor.set_input(self.node, self.index, made.astype(self.dtype), stem)
 
 
 def find_bias(layer: ir.Node, outputs: int) -> Bias | None:
@@ -47,7 +48,8 @@ def find_bias(layer: ir.Node, outputs: int) -> Bias | None:
         factor = beta / alpha
     value = given(layer, 2)
     if value is None:
-        return Bias(layer, 2, None, factor)
+        weight = stored(given(layer, 1))
+        return None if weight is None else Bias(layer, 2, None, weight.dtype, factor)
     return _constant(layer, 2, outputs, factor)
 
 
@@ -60,10 +62,10 @@ def _added(layer: ir.Node, outputs: int) -> Bias | None:
 
 
 def _constant(node: ir.Node, index: int, outputs: int, factor: float) -> Bias | None:
-    """A constant with one number for each output, along the last axis."""
+    """A constant with one number for each output, along the last axis, or one for all."""
     array = constant(given(node, index))
-    if array is None or array.dtype != np.float32 or not array.ndim:
+    if array is None or array.dtype.kind != "f":
         return None
-    if not array.size == array.shape[-1] == outputs:
+    if array.size != 1 and not array.size == array.shape[-1] == outputs:
         return None
-    return Bias(node, index, array, factor)
+    return Bias(node, index, array, array.dtype, factor)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -21,7 +22,7 @@ from hasten.graph.editor import Editor
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.layer import Layer, output_axis
 from hasten.graph.names import layer_name
-from hasten.graph.reading import constant, sole_user
+from hasten.graph.reading import constant, given, sole_user
 from hasten.graph.section import section
 from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
@@ -51,7 +52,7 @@ def fit(
     nodes = {layer_name(node): node for node in whole.ir_model.graph}
     layers = [node for node in changed.ir_model.graph if layer_name(node) in set(names)]
     done = []
-    first = next(iter(samples.batches(1)))
+    first = next(samples.batches_for(whole.inputs, context.batch))
     shapes = observed_shapes(whole, first.feeds(whole.inputs), threads=context.threads)
     for number, node in enumerate(layers):
         layer = _solvable(node)
@@ -59,8 +60,8 @@ def fit(
             continue
         left = (kept or {}).get(layer.name, slice(None))
         bias = find_bias(node, len(layer.matrix))
-        _solve(_Fit(whole, changed, nodes[layer.name], layer, left, bias, shapes), samples, context)
-        done.append(layer.name)
+        if _solve(_Fit(whole, changed, nodes[layer.name], layer, left, bias, shapes), samples, context):
+            done.append(layer.name)
         context.progress("fitting layers to the original's outputs", (number + 1) / len(layers))
     return done
 
@@ -102,33 +103,49 @@ class _Fit:
     bias: Bias | None
     shapes: Mapping[str, tuple[int, ...]]
 
+    @property
+    def made(self) -> str | None:
+        """The layer's outputs in the changed graph, where what they hold beside products is computed."""
+        unknown = self.bias is None and given(self.layer.node, 2) is not None
+        return str(self.layer.node.outputs[0].name) if unknown else None
 
-def _solve(fit: _Fit, samples: Calibration, context: Context) -> None:
+
+def _solve(fit: _Fit, samples: Calibration, context: Context) -> bool:
+    """Solve the layer anew; whether that could be done."""
     layer, goal = fit.layer, _goal(fit.origin, fit.shapes)
     read = str(layer.activation.name)
-    names = [read] if goal.beside is None else [read, goal.beside]
-    changed = _Values(fit.changed, names, context)
+    changed = _Values(fit.changed, [name for name in (read, goal.beside, fit.made) if name], context)
     whole = _Values(fit.whole, [goal.value], context)
     outputs, inputs = layer.matrix.shape
     sums = Regression(inputs, outputs)
-    for batch in samples.batches(context.batch):
+    for batch in samples.batches_for(fit.whole.inputs, context.batch):
         feeds = batch.feeds(fit.whole.inputs)
         now = changed.of(feeds)
+        x = inputs_of(layer, now[read], _POSITIONS)[0]
         y = outputs_of(layer, whole.of(feeds)[goal.value], _POSITIONS) - goal.constant
         y = y[:, fit.kept]
         if goal.beside is not None:
             y = y - outputs_of(layer, now[goal.beside], _POSITIONS)
-        sums.update(inputs_of(layer, now[read], _POSITIONS)[0], y)
+        if fit.made is not None:
+            products = x.astype(np.float64) @ layer.matrix.T
+            y = y - (outputs_of(layer, now[fit.made], _POSITIONS) - products)
+        finite = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
+        sums.update(x[finite], y[finite])
+    if not sums.count:
+        return False
     offset = None if fit.bias is None else np.zeros(outputs)
     matrix, shifted = sums.solve(layer.matrix, offset)
-    if not np.isfinite(matrix).all():
-        return
+    with np.errstate(over="ignore"):
+        weight = layer.as_weight(matrix)
+    if not np.isfinite(weight).all():
+        return False
     editor = Editor(fit.changed)
-    editor.set_input(layer.node, 1, layer.as_weight(matrix))
+    editor.set_input(layer.node, 1, weight)
     if fit.bias is not None and shifted is not None:
         # Of a MatMul what is added comes after what was fitted; elsewhere the outputs already hold the bias.
         held = 0.0 if layer.node.op_type == "MatMul" or fit.bias.array is None else fit.bias.array.reshape(-1)
         fit.bias.shift(editor, shifted - held)
+    return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +163,8 @@ class _Goal:
 
 def _goal(layer: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> _Goal:
     value, offset = layer.outputs[0], np.zeros(1)
+    shape = shapes.get(str(value.name), ())
+    axis = 1 if layer.op_type == "Conv" else -1
     for _ in range(2):
         add = sole_user(value)
         if add is None or add.domain or add.op_type != "Add" or value.is_graph_output():
@@ -153,13 +172,21 @@ def _goal(layer: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> _Goal:
         other = add.inputs[1] if add.inputs[0] is value else add.inputs[0]
         array = constant(other)
         if array is None and other is not None and other is not value:
-            if shapes.get(str(other.name)) != shapes.get(str(value.name)):
+            if shapes.get(str(other.name)) != shape:
                 break
             return _Goal(str(add.outputs[0].name), offset, str(other.name))
-        if array is None or array.size != array.shape[-1]:
+        if array is None or not _by_output(array.shape, shape, axis):
             break
         value, offset = add.outputs[0], offset + array.reshape(-1)
     return _Goal(str(layer.outputs[0].name), np.zeros(1), None)
+
+
+def _by_output(constant: Sequence[int], shape: Sequence[int], axis: int) -> bool:
+    """Whether a constant, added to values of this shape, is a number for each output, or one for all."""
+    wanted = [1] * len(shape)
+    if prod(constant) != 1 and shape:
+        wanted[axis] = shape[axis]
+    return [*[1] * (len(shape) - len(constant)), *constant] == wanted
 
 
 class _Values:

@@ -133,7 +133,7 @@ def _gather(
     done, total = 0, len(samples) * len(parts)
     for part in parts:
         evaluator = Evaluator(graph, part, threads=context.threads)
-        for batch in samples.batches(context.batch):
+        for batch in samples.batches_for(graph.inputs, context.batch):
             feeds = batch.feeds(graph.inputs)
             values = feeds | evaluator.run(feeds)
             for source in (source for name in part for source in readers[name]):
@@ -144,7 +144,7 @@ def _gather(
                     found[source] = Moments(rows.shape[0], rows.shape[2])
                 found[source].update(rows)
             done += len(batch.indices)
-            context.progress("gathering what layers read", done / total)
+            context.progress("gathering what layers read", min(done / total, 1.0))
     return found
 
 
@@ -159,7 +159,7 @@ def _gather_weighted(
     gradients = Gradients(graph, names, context.seed)
     found: dict[str, Moments] = {}
     done = 0
-    for batch in samples.batches(context.batch):
+    for batch in samples.batches_for(graph.inputs, context.batch):
         feeds = batch.feeds(graph.inputs)
         seen = gradients.of(feeds)
         for source, layer in wanted.items():
@@ -170,7 +170,8 @@ def _gather_weighted(
                 found[source] = Moments(rows.shape[0], rows.shape[2])
             found[source].update(rows, _importance(layer, seen[made[source]][1], most))
         done += len(batch.indices)
-        context.progress("gathering what layers read, and what depends on it", done / len(samples))
+        part = min(done / len(samples), 1.0)
+        context.progress("gathering what layers read, and what depends on it", part)
     return found
 
 
@@ -188,8 +189,12 @@ def _importance(layer: Layer, gradient: Array, most: int) -> Array:
 def moments_of(found: Mapping[str, Moments], layer: Layer) -> Moments | None:
     """The layer's moments; None where it was not observed, or read nothing or what is not finite."""
     moments = found.get(layer.name)
-    usable = moments is not None and moments.count and np.isfinite(moments.second).all()
-    return moments if usable else None
+    return moments if moments is not None and known(moments) else None
+
+
+def known(moments: Moments) -> bool:
+    """Whether anything was read, and all of it finite."""
+    return bool(moments.count and np.isfinite(moments.second).all())
 
 
 def as_rows(layer: Layer, array: Array) -> Array:

@@ -38,7 +38,7 @@ def in_memory(
     graph: Graph, names: Sequence[str], samples: Calibration, context: Context
 ) -> Iterator[list[str]]:
     """Divide the values so that those of one group fit into memory together."""
-    first = next(iter(samples.batches(context.batch)), None)
+    first = next(samples.batches_for(graph.inputs, context.batch), None)
     if first is None:
         raise MethodError("there are no samples to calibrate on; give --data")
     shapes = observed_shapes(graph, first.feeds(graph.inputs), threads=context.threads)

@@ -51,7 +51,7 @@ def weight_gradients(
     found = {name: np.zeros(tuple(weight.shape)) for name, weight in wanted.items()}
     random = torch.Generator().manual_seed(context.seed)
     done = 0
-    for batch in samples.batches(context.batch):
+    for batch in samples.batches_for(graph.inputs, context.batch):
         feeds = batch.feeds(graph.inputs)
         made = module(*(torch.from_numpy(np.asarray(feeds[spec.name])) for spec in graph.inputs))
         outputs = [made] if isinstance(made, torch.Tensor) else list(made)
@@ -63,7 +63,7 @@ def weight_gradients(
                     step = gradient.numpy().astype(np.float64)
                     found[name] += step if loss == "norm" else np.square(step)
         done += len(batch.indices)
-        context.progress("looking at gradients", done / len(samples))
+        context.progress("looking at gradients", min(done / len(samples), 1.0))
     return {name: total / max(done, 1) for name, total in found.items()}
 
 

@@ -44,13 +44,13 @@ def _count(
     for group in groups:
         evaluator = Evaluator(graph, group, threads=context.threads)
         computed = [name for name in group if name in evaluator.output_names]
-        for batch in samples.batches(context.batch):
+        for batch in samples.batches_for(graph.inputs, context.batch):
             feeds = batch.feeds(graph.inputs)
             values = evaluator.run(feeds, computed) if computed else {}
             for name in group:
                 found[name].update(values[name] if name in values else feeds[name], at_most=COUNTED)
             done += len(batch.indices)
-            context.progress("calibrating", done / total)
+            context.progress("calibrating", min(done / total, 1.0))
     return found
 
 

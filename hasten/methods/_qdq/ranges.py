@@ -106,7 +106,7 @@ def _errors(
     samples = calibration.take(_SAMPLES)
     for part in in_memory(graph, list(readers), samples, context):
         evaluator = Evaluator(graph, part, threads=context.threads)
-        for batch in samples.batches(context.batch):
+        for batch in samples.batches_for(graph.inputs, context.batch):
             feeds = batch.feeds(graph.inputs)
             values = feeds | evaluator.run(feeds)
             for layer in (layer for name in part for layer in readers[name]):

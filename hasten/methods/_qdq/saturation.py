@@ -40,7 +40,7 @@ def saturation(
         original, list(dict.fromkeys(each.activation for each in wanted)), threads=context.threads
     )
     seen: list[list[Array]] = [[] for _ in wanted]
-    for batch in samples.take(_SAMPLES).batches(1):
+    for batch in samples.take(_SAMPLES).batches_for(original.inputs):
         feeds = batch.feeds(original.inputs)
         values = feeds | evaluator.run(feeds)
         for rows, each in zip(seen, wanted, strict=True):

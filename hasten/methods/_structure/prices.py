@@ -46,7 +46,7 @@ class Prices:
         """
         assert context.calibration is not None
         whole = ready(graph)
-        feeds = next(iter(context.calibration.batches(1))).feeds(whole.inputs)
+        feeds = next(context.calibration.batches_for(whole.inputs, context.batch)).feeds(whole.inputs)
         coupling, shapes = couple(whole), observed_shapes(whole, feeds, threads=context.threads)
         try:
             return cls(decisions, coupling, Costs(whole, coupling, shapes, times))

@@ -174,7 +174,7 @@ def seen_by(
     seen: dict[str, list[Array]] = {name: [] for name in names}
     for part in in_memory(graph, names, samples, context):
         evaluator = Evaluator(graph, part, threads=context.threads)
-        for batch in samples.batches(context.batch):
+        for batch in samples.batches_for(graph.inputs, context.batch):
             feeds = batch.feeds(graph.inputs)
             values = feeds | evaluator.run(feeds, [name for name in part if name not in given_by])
             for name in part:

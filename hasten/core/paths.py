@@ -1,0 +1,20 @@
+"""Is there such a file? What the user names may be no name at all, or out of reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hasten.core.errors import InputError
+
+
+def exists(path: Path, error_type: type[InputError] = InputError) -> bool:
+    """Whether there is such a file or folder; raises ``error_type`` where that cannot be told."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise error_type(f"{path} cannot be looked at: {error.strerror}") from error
+    except ValueError as error:  # a null byte
+        raise error_type(f"{str(path)!r} is not a path: {error}") from error
+    return True
