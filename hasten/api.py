@@ -16,7 +16,6 @@ from hasten.core.data import Array, Dataset, Roles
 from hasten.core.errors import InputError, RecordError, TrialError
 from hasten.core.recipe import Recipe
 from hasten.core.record import RunRecord, Scorecard
-from hasten.core.target import usable_cores
 from hasten.core.tensor import TensorSpec
 from hasten.deliver import publish
 from hasten.graph import Graph
@@ -24,7 +23,8 @@ from hasten.graph.packed import is_packed, unpack
 from hasten.loaders.onnx import naming
 from hasten.measuring import Conditions
 from hasten.methods import Change, Context
-from hasten.search.request import Listener, Request, silent
+from hasten.search.occupied import occupied
+from hasten.search.request import Event, Listener, Request, check_seed, cores, silent
 from hasten.search.side_by_side import measure_files
 from hasten.train.history import Fitted
 from hasten.train.history import Listener as TrainingListener
@@ -111,7 +111,8 @@ def optimize(  # noqa: PLR0913 - one parameter an option of the command line
     train: data of the same kinds to calibrate and learn from; all of ``data`` is then left to compare on.
     metric: a name, a function of outputs and labels, or None to choose one. folder: where the run keeps its
     work, empty or new unless ``resume``, which it is needed for; a temporary folder otherwise. Raises
-    InputError for anything that cannot be used, OutputError for a folder with something else in it.
+    InputError for anything that cannot be used, OutputError for a folder with something else in it, or that
+    another run is using.
     """
     temporary = None
     if folder is None:
@@ -133,7 +134,8 @@ def optimize(  # noqa: PLR0913 - one parameter an option of the command line
         seed=seed,
         resume=resume,
     )
-    record, result = run.optimize(request, listener)
+    with occupied(request.folder):
+        record, result = run.optimize(request, listener)
     return Result(record, result, temporary)
 
 
@@ -172,24 +174,29 @@ def apply(
     seed: int = 0,
     threads: int | None = None,
     batch: int = 1,
+    listener: Listener = silent,
 ) -> Change:
     """Apply one recipe without searching or measuring; all the data calibrate.
 
+    listener: told what was assumed of the data.
     Raises RecipeError for a malformed recipe, MethodError when a step cannot be applied, DataError.
     """
     methods.validate(recipe)
+    check_seed(seed)
     with tempfile.TemporaryDirectory(prefix="hasten-") as folder:
         calibration = None
         if data is not None:
-            store, _ = data_room.ingest(
+            store, notes = data_room.ingest(
                 data, graph.inputs, Path(folder) / "store", seed=seed, limit=sys.maxsize
             )
+            for note in notes.notes:
+                listener(Event(f"{notes.source}: {note}"))
             calibration = Roles.everything(store).calibration
         context = Context(
             calibration=calibration,
             work=Path(folder),
             seed=seed,
-            threads=threads or usable_cores(),
+            threads=cores(threads),
             batch=batch,
         )
         return methods.apply(recipe, graph, context)
@@ -251,7 +258,7 @@ def _bar() -> Any:
     return Bar()
 
 
-def measure(
+def measure(  # noqa: PLR0913 - one parameter an option of the command line
     models: Sequence[str | Path],
     data: Any = None,
     *,
@@ -260,18 +267,20 @@ def measure(
     batch: int = 1,
     threads: int | None = None,
     seed: int = 0,
+    listener: Listener = silent,
 ) -> list[Scorecard | TrialError]:
     """Measure files side by side; the first is the reference.
 
     models: ``.onnx``, ``.onnx.zst`` (unpacked first), OpenVINO ``.xml`` or ``.pt2`` files, or folders that
     ``optimize`` saved. Without data the inputs are random and quality is not judged. A model that fails
-    yields its TrialError in its place.
+    yields its TrialError in its place. listener: told what was assumed of the data.
     Raises InputError when the reference cannot be opened or the data do not fit.
     """
-    conditions = Conditions(batch=batch, threads=threads or usable_cores(), seed=seed)
+    check_seed(seed)
+    conditions = Conditions(batch=batch, threads=cores(threads), seed=seed)
     with tempfile.TemporaryDirectory(prefix="hasten-") as folder:
         paths = [_unpacked(Path(m), Path(folder) / str(i)) for i, m in enumerate(models)]
-        return measure_files(paths, data, metric, conditions, budget or Budget())
+        return measure_files(paths, data, metric, conditions, budget or Budget(), listener)
 
 
 def _unpacked(path: Path, folder: Path) -> Path:

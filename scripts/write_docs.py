@@ -50,8 +50,8 @@ CLI_HEAD = """\
 What `hasten --help` and `hasten COMMAND --help` print. This page is written by `scripts/write_docs.py`.
 
 `MODEL` is a path (`.onnx`, `.onnx.zst`, `.pt2`, `.keras`, a SavedModel folder) or `package.module:function`
-that returns a `torch.nn.Module` or a Keras model; for
-`hasten measure` also an OpenVINO `.xml` file or a folder that `hasten optimize` saved. `DATA` is an
+that returns a `torch.nn.Module` or a Keras model. `hasten measure` takes what a runtime opens: `.onnx`,
+`.onnx.zst` and `.pt2` files, an OpenVINO `.xml` file, or a folder that `hasten optimize` saved. `DATA` is an
 `.npz` file with arrays named as the model's inputs and, if there are any, `labels`; a `.parquet` file; a
 folder of pictures; or `package.module:function` that returns arrays or an iterable of batches. The
 current folder is searched for such modules too.

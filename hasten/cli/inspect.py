@@ -13,7 +13,7 @@ def command(
     input_: options.InputOption = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Show what MODEL is made of: operators, cost per layer, what could be done and why not."""
+    """Show what MODEL is made of: operators, cost per layer, what would be tried for latency."""
     from hasten.cli import show
     from hasten.search.inspect import inspect
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
+import traceback
 
 import typer
 
@@ -15,6 +15,7 @@ from hasten import __version__
 from hasten.cli import apply, explain, inspect, measure, methods, optimize, report, targets, verify
 from hasten.core.errors import HastenError
 
+FAULT = 1
 BAD_INPUT = 2
 
 app = typer.Typer(
@@ -46,9 +47,9 @@ for module in (optimize, inspect, apply, measure, verify, explain, report, targe
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 
 
-def _report_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _report_fault() -> None:
     """The last resort: a fault of hasten's own keeps its traceback, and says how to report it."""
-    sys.__excepthook__(kind, error, trace)
+    traceback.print_exc()
     print(
         f"\nThis is a fault of hasten {__version__}, not of your input. Please report it to the project's "
         "issue tracker with the lines above and the command you typed.",
@@ -58,12 +59,14 @@ def _report_fault(kind: type[BaseException], error: BaseException, trace: Traceb
 
 def main() -> None:
     """Run the command line; ends the process with the exit status of the command."""
-    sys.excepthook = _report_fault
     try:
         app()
     except HastenError as error:
         print(f"hasten: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except Exception:  # noqa: BLE001 - whatever it is, it was not meant to happen
+        _report_fault()
+        sys.exit(FAULT)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     metric: options.MetricOption = None,
     max_drop: options.DropOption = "1%",
     batch: options.BatchOption = 1,
-    threads: options.ThreadsOption = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Cores to use; by default all.")
+    ] = None,
     seed: options.SeedOption = 0,
     json: options.JsonOption = False,
 ) -> None:
@@ -41,5 +43,6 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
         batch=batch,
         threads=threads,
         seed=seed,
+        listener=show.note,
     )
     show.scorecards([str(m) for m in models], cards, as_json=json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     shape: options.ShapeOption = None,
     input_: options.InputOption = None,
     batch: options.BatchOption = 1,
-    threads: options.ThreadsOption = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Cores to use; by default all, and fewer if faster."),
+    ] = None,
     seed: options.SeedOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier result or run.")] = False,
@@ -65,6 +69,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     work = _claim(output, resume, force)
 
     from hasten import api
+    from hasten.cli import show
     from hasten.cli.live import Display
 
     options.import_from_here(model, data, train, metric)
@@ -99,10 +104,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
         typer.echo(f"hasten: interrupted; {kept}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        if not _begun(work):
-            shutil.rmtree(work, ignore_errors=True)
+        _tidy(work)
     result.save(output, force=force)
     shutil.rmtree(work, ignore_errors=True)
+    show.notes(result.record.data)
     if json:
         typer.echo(result.record.to_json())
     else:
@@ -143,18 +148,31 @@ def _recipe(path: Path | None) -> Recipe | None:
 
 def _claim(output: Path, resume: bool, force: bool) -> Path:
     """The folder of the run beside the output; raises OutputError when either is in the way."""
+    from hasten.core.paths import exists
     from hasten.deliver import check_destination
+    from hasten.search.occupied import occupied
 
     check_destination(output, force)
-    work = output.absolute().with_name(f".{output.absolute().name}.run")
-    if _begun(work) and not resume and not force:
-        raise OutputError(
-            f"an unfinished run for {output} is in {work}; "
-            "continue it with --resume or discard it with --force"
-        )
-    if force and not resume:
-        shutil.rmtree(work, ignore_errors=True)
+    work = output.resolve().with_name(f".{output.resolve().name}.run")
+    if exists(work, OutputError) and not resume:
+        with occupied(work):
+            if _begun(work) and not force:
+                raise OutputError(
+                    f"an unfinished run for {output} is in {work}; "
+                    "continue it with --resume or discard it with --force"
+                )
+            if force:
+                shutil.rmtree(work, ignore_errors=True)
     return work
+
+
+def _tidy(work: Path) -> None:
+    """Remove the folder of a run that has nothing to resume, unless another run is using it."""
+    from hasten.search.occupied import occupied
+
+    if work.is_dir() and not _begun(work):
+        with suppress(OutputError), occupied(work):
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _begun(work: Path) -> bool:

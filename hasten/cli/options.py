@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from hasten.core.paths import exists
+
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -46,10 +48,7 @@ DropOption = Annotated[
     typer.Option("--max-drop", metavar="DROP", help="Largest loss: 1% of the original's value, or 0.5pt."),
 ]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Samples in one inference.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Cores to use; by default all, and fewer if faster.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]
 ShapeOption = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="NAME=1x3x224x224", help="Fix an input's shape. May be repeated."),
@@ -66,7 +65,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard
 def import_from_here(*sources: str | None) -> None:
     """Let ``package.module:function`` name modules of the current folder, as ``python -m`` does."""
     here = str(Path.cwd())
-    if any(s and ":" in s and not Path(s).exists() for s in sources) and here not in sys.path:
+    if any(s and ":" in s and not exists(Path(s)) for s in sources) and here not in sys.path:
         sys.path.insert(0, here)
 
 

@@ -14,10 +14,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from hasten.core.errors import TrialError
-    from hasten.core.record import RunRecord, Scorecard
+    from hasten.core.record import DataInfo, RunRecord, Scorecard
     from hasten.methods import Change
     from hasten.report.explain import Explanation, KernelLine
     from hasten.search.inspect import Inspection
+    from hasten.search.request import Event
     from hasten.search.verify import Check
     from hasten.targets import Entry
 
@@ -42,6 +43,18 @@ def _printable(text: str) -> str:
 
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def note(event: Event) -> None:
+    """What was assumed on the way, on standard error: beside the answer, not in it."""
+    typer.echo(_printable(f"note: {event.what}"), err=True)
+
+
+def notes(data: DataInfo) -> None:
+    """What was assumed of the data of a run."""
+    for info in (data, data.train) if data.train else (data,):
+        for text in info.notes:
+            typer.echo(_printable(f"note: {info.source}: {text}"), err=True)
 
 
 def inspection(found: Inspection) -> None:
@@ -69,7 +82,7 @@ def inspection(found: Inspection) -> None:
     if len(costly) > _MOST_LAYERS:
         _row(layers, f"and {len(costly) - _MOST_LAYERS} more; --json shows all")
     console.print(layers)
-    advice = _table("\nWhat could be done", "candidate", "", "why")
+    advice = _table("\nWhat could be done for latency", "candidate", "", "why")
     for entry in found.advice:
         _row(advice, entry.name, "try" if entry.tried else "no", entry.reason)
     console.print(advice)

@@ -14,6 +14,7 @@ import numpy as np
 from hasten.core.data import LABELS, Array, Store, StoreWriter
 from hasten.core.errors import DataError, OutputError
 from hasten.core.named import is_name
+from hasten.core.paths import exists
 from hasten.core.tensor import TensorSpec
 from hasten.data.reader import Reader, Wanted
 
@@ -148,7 +149,7 @@ def _open(source: Any, wanted: Wanted) -> Reader:
     if not isinstance(source, str | Path):
         return _format("object").open_reader(source, wanted)
     path = Path(source)
-    if not path.exists():
+    if not exists(path, DataError):
         if isinstance(source, str) and is_name(source):
             return _format("object").open_reader(source, wanted)
         raise DataError(f"{source}: there is no such file, and it is not of the form package.module:function")

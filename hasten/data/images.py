@@ -9,6 +9,7 @@ import numpy as np
 
 from hasten.core.data import LABELS
 from hasten.core.errors import DataError
+from hasten.core.paths import exists
 from hasten.data.preprocess import FILE_NAMES, PictureReader, picture_input, read_preprocess
 from hasten.data.reader import Reader, Sample, Wanted
 
@@ -23,7 +24,7 @@ def open_reader(source: Path, wanted: Wanted) -> Reader:
         )
     raw = wanted.preprocess
     if raw is None:
-        raw = next((source / name for name in FILE_NAMES if (source / name).exists()), None)
+        raw = next((source / name for name in FILE_NAMES if exists(source / name, DataError)), None)
     preprocess = read_preprocess(raw)
     spec = picture_input(wanted.specs, preprocess)
     others = [other.name for other in wanted.specs if other.name != spec.name]
@@ -31,7 +32,10 @@ def open_reader(source: Path, wanted: Wanted) -> Reader:
         raise DataError(
             f"pictures feed {spec.name!r} only; the model also takes {', '.join(map(repr, others))}"
         )
-    pictures, labels, found_notes = _find(source)
+    try:
+        pictures, labels, found_notes = _find(source)
+    except OSError as error:
+        raise DataError(f"{source.name} cannot be read: {error.strerror}") from error
     reader, notes = PictureReader.of(preprocess, spec)
 
     def samples(chosen: Sequence[int] | None) -> Iterator[tuple[int, Sample]]:

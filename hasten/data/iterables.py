@@ -14,7 +14,7 @@ from hasten.core.data import LABELS, Array
 from hasten.core.errors import DataError
 from hasten.core.named import resolve, user_code
 from hasten.core.tensor import TensorSpec
-from hasten.data.reader import Match, Reader, Sample, Wanted, match
+from hasten.data.reader import LABEL_NAMES, Match, Reader, Sample, Wanted, match
 
 Column = Array | list[Array]
 """Samples of one field: stacked along the first axis, or a list when their shapes differ."""
@@ -168,6 +168,11 @@ class _Rows:
         absent = [name for name in found.columns.values() if name not in columns]
         if absent:
             raise DataError(f"{what} has no {absent[0]!r}, which earlier batches have")
+        late = [n for n in LABEL_NAMES if n in columns and n not in found.columns.values()]
+        if late and found.label is None:
+            raise DataError(
+                f"{what} has {late[0]!r}, which earlier batches have not; give all of them or none"
+            )
         self._columns = {field: columns[name] for field, name in found.columns.items()}
         lengths = {name: len(columns[name]) for name in found.columns.values()}
         if len(set(lengths.values())) > 1:

@@ -6,7 +6,6 @@ The steps in order: colour mode, ``resize``, centre ``crop``, value = (pixel · 
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -62,8 +61,8 @@ def read_preprocess(raw: Any) -> Preprocess:
             raw = yaml.safe_load(Path(raw).read_text(encoding="utf-8"))
         except OSError as error:
             raise DataError(f"{where}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(f"{where} is not YAML: {error}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-13-45
+            raise DataError(f"{where} cannot be read as YAML: {error}") from error
     if raw is None:
         return Preprocess()
     if not isinstance(raw, Mapping):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from hasten.core.data import Array
-from hasten.core.errors import InputError
+from hasten.core.errors import InputError, ModelError
 from hasten.core.named import is_name
+from hasten.core.paths import exists
 from hasten.loaders.loaded import Loaded, Request
 
 TABLE = {
@@ -156,7 +157,7 @@ def _find(source: Any) -> tuple[str, Loader]:
     """What to call a source in messages, and its loader; raises InputError."""
     if isinstance(source, str | Path):
         path = Path(source)
-        if not path.exists() and isinstance(source, str) and is_name(source):
+        if not exists(path, ModelError) and isinstance(source, str) and is_name(source):
             return source, _loader("package.module:function")
         return path.name, _loader_of_file(path)
     kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(source).__mro__]
@@ -183,7 +184,7 @@ def _loader_of_file(path: Path) -> Loader:
         return cast("Loader", entries[suffix].load())
     if suffix in REFUSED:
         raise InputError(f"{path.name}: {REFUSED[suffix]}")
-    if (path / "saved_model.pb").exists():
+    if exists(path / "saved_model.pb", ModelError):
         return _loader("saved_model.pb")
     if path.is_dir():
         raise InputError(f"{path.name} is a folder; give the .onnx file in it")

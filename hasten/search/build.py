@@ -88,7 +88,7 @@ def cost_in_child(graph: str, store: str | None) -> dict[str, Any]:
     opened = Graph.open(graph)
     feeds = None
     if store:
-        batch = next(iter(Roles.open(Path(store)).calibration.take(1).batches(1)), None)
+        batch = next(Roles.open(Path(store)).calibration.take(1).batches_for(opened.inputs), None)
         feeds = batch.feeds(opened.inputs) if batch else None
     layers = layer_costs(opened, feeds)
     return {

@@ -17,7 +17,10 @@ from hasten.search.machine import usable_targets
 
 
 class Inspection(Record):
-    """The answer of ``hasten inspect``. macs: at batch 1 where shapes are known; None when no layer's is."""
+    """The answer of ``hasten inspect``.
+
+    macs: at batch 1 where shapes are known; None when no layer's is. advice: for latency, the default.
+    """
 
     source: str
     format: str
@@ -46,7 +49,7 @@ def inspect(model: Any, inputs: tuple[str, ...], shapes: Mapping[str, tuple[int,
     facts = read_facts(graph, layers)
     if facts.dynamic:
         notes.append(f"dynamic dimensions count as 1; fix them with --shape ({', '.join(facts.dynamic)})")
-    advice = advise(facts, usable_targets("cpu"), usable_cores(), has_data=True, objective="size")
+    advice = advise(facts, usable_targets("cpu"), usable_cores(), has_data=True, objective="latency")
     return Inspection(
         source=loaded.source,
         format=loaded.format,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -26,8 +27,8 @@ class Journal:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run to resume; a claimed folder has an empty journal until then."""
-        return self._path.is_file() and self._path.stat().st_size > 0
+        """Whether there is a run to resume: one that has finished a trial, which is the second line."""
+        return self._path.is_file() and self._path.read_bytes().count(b"\n") > 1
 
     def claim(self, resume: bool) -> None:
         """Make the run's folder, or see that it holds a run to resume.
@@ -43,7 +44,7 @@ class Journal:
             raise OutputError(f"{self.folder} holds a run: go on with resume=True, or give another folder")
         try:
             if self._path.is_file():
-                shutil.rmtree(self.folder)  # what a run left that came to nothing
+                self._clear()  # what a run left that came to nothing
             self.folder.mkdir(parents=True, exist_ok=True)
             taken = next(self.folder.iterdir(), None)
             if taken is None:
@@ -54,6 +55,14 @@ class Journal:
             raise OutputError(
                 f"{self.folder} is not empty, it holds {taken.name}: give an empty or a new folder"
             )
+
+    def _clear(self) -> None:
+        """Remove all that is in the folder; the folder stays, since the lock is on it."""
+        for entry in self.folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     def begin(self, identity: Mapping[str, str]) -> dict[str, Trial]:
         """Write the first line of a new journal; returns the trials known so far, none."""
@@ -68,11 +77,10 @@ class Journal:
 
         Raises RecordError when it was a run of another model, data or settings.
         """
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        try:
-            before = json.loads(lines[0]) if lines else {}
-        except json.JSONDecodeError:
-            before = {}
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        before = _identity(lines)
+        if before is None:
+            raise RecordError(f"{self._path} is damaged; use --force to start over")
         for key, value in identity.items():
             if before.get(key) != value:
                 raise RecordError(
@@ -102,3 +110,12 @@ class Journal:
             file.write(("\n" if needs_break and self._path.stat().st_size else "") + line + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _identity(lines: Sequence[str]) -> dict[str, Any] | None:
+    """What the first line says of the run; None where it is damaged."""
+    try:
+        found = json.loads(lines[0]) if lines else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

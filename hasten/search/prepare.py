@@ -64,9 +64,9 @@ def prepare(request: Request, threads: int) -> Prepared:
     roles, data_info = _roles(request, loaded.graph, store_folder)
     roles.save()
     _check_batch(loaded.graph, roles, request.batch)
-    loaders.check(
-        loaded, [b.feeds(loaded.graph.inputs) for b in roles.calibration.take(2).batches(request.batch)]
-    )
+    inputs = loaded.graph.inputs
+    few = roles.calibration.take(2).batches_for(inputs, request.batch)
+    loaders.check(loaded, [batch.feeds(inputs) for batch in few])
     settings = {"seed": request.seed, "threads": threads, "batch": request.batch}
     workshop = Workshop(original, store_folder, folder, settings)
     cost = workshop.cost(workshop.apply(Recipe()))
@@ -81,10 +81,20 @@ def prepare(request: Request, threads: int) -> Prepared:
         identity={
             "model": loaded.graph.fingerprint,
             "data": " ".join(info.sha256 for info in (data_info, data_info.train) if info),
-            "settings": repr((request.metric, request.target, request.batch, request.threads, request.seed)),
+            "settings": repr(
+                (_named(request.metric), request.target, request.batch, request.threads, request.seed)
+            ),
             "budget": repr((request.budget.max_drop, request.budget.points, request.budget.objective)),
         },
     )
+
+
+def _named(metric: object) -> object:
+    """A metric as every process calls it: of a function its name, since its ``repr`` holds an address."""
+    if not callable(metric):
+        return metric
+    named = metric if hasattr(metric, "__qualname__") else type(metric)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def _roles(request: Request, graph: Graph, folder: Path) -> tuple[Roles, DataInfo]:
@@ -148,6 +158,6 @@ def probe_shapes(prepared: Prepared, batch: int) -> dict[str, tuple[int, ...]]:
     """The shapes that inputs with dynamic dimensions have in the data; empty when all are fixed already."""
     if not prepared.facts.dynamic:
         return {}
-    first = next(iter(prepared.roles.selection.take(batch).batches(batch)))
-    feeds = first.feeds(prepared.graph.inputs)
+    inputs = prepared.graph.inputs
+    feeds = next(prepared.roles.selection.take(batch).batches_for(inputs, batch)).feeds(inputs)
     return {name: tuple(feeds[name].shape) for name in prepared.facts.dynamic}

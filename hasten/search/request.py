@@ -11,6 +11,10 @@ from hasten.core.budget import Budget
 from hasten.core.errors import InputError
 from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
+from hasten.core.target import usable_cores
+
+LARGEST_SEED = 2**32 - 1
+"""Every generator of random numbers that hasten seeds takes seeds up to this one."""
 
 
 @dataclass(frozen=True)
@@ -59,5 +63,21 @@ class Request:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}: it must be at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads is {self.threads}: it must be at least 1")
+        cores(self.threads)
+        check_seed(self.seed)
+
+
+def cores(threads: int | None) -> int:
+    """How many to use: as many as asked for, all without; raises InputError for fewer than 1 or too many."""
+    usable = usable_cores()
+    if threads is not None and not 1 <= threads <= usable:
+        raise InputError(
+            f"threads is {threads}: it must be from 1 to {usable}, the number of cores that can be used here"
+        )
+    return threads or usable
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError for what cannot seed random choices."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"seed is {seed}: it must be from 0 to {LARGEST_SEED}")

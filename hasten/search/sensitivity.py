@@ -36,19 +36,22 @@ _ROUNDS = 6
 
 
 class Reference:
-    """Samples with the outputs that the unchanged model gives."""
+    """Samples with the outputs that the unchanged model gives.
+
+    A run is of one sample, or of as many as a model takes that takes no other number.
+    """
 
     def __init__(self, graph: Graph, samples: Dataset, threads: int) -> None:
         evaluator = Evaluator(graph, threads=threads)
-        feeds = [batch.feeds(graph.inputs) for batch in samples.batches(1)]
+        feeds = [batch.feeds(graph.inputs) for batch in samples.batches_for(graph.inputs)]
         self._pairs = [(fed, evaluator.run(fed)) for fed in feeds]
         self.outputs = tuple(self._pairs[0][1])
 
-    def damage(self, answer: Callable[[Arrays], Arrays], samples: int | None = None) -> float:
-        """That of other outputs for these inputs: of the worst output, over the first ``samples``."""
+    def damage(self, answer: Callable[[Arrays], Arrays], runs: int | None = None) -> float:
+        """That of other outputs for these inputs: of the worst output, over the first ``runs``."""
         wrong = dict.fromkeys(self.outputs, 0.0)
         total = dict.fromkeys(self.outputs, 0.0)
-        for feeds, expected in self._pairs[:samples]:
+        for feeds, expected in self._pairs[:runs]:
             got = answer(feeds)
             for name in self.outputs:
                 if expected[name].dtype.kind == "f":
@@ -82,11 +85,11 @@ class Bench:
         }
         return {name: form for name, form in found.items() if form is not None}
 
-    def error(self, chosen: Mapping[str, str], samples: int | None = None) -> float:
-        """The damage of layers in these forms, over the first ``samples``."""
+    def error(self, chosen: Mapping[str, str], runs: int | None = None) -> float:
+        """The damage of layers in these forms, over the first ``runs``."""
         outputs = list(self._reference.outputs)
         return self._reference.damage(
-            lambda feeds: self._evaluator.run(self.board.feeds(feeds, chosen), outputs), samples
+            lambda feeds: self._evaluator.run(self.board.feeds(feeds, chosen), outputs), runs
         )
 
     def damages(self, time_limit_s: float) -> dict[str, dict[str, float]]:
@@ -96,9 +99,9 @@ class Bench:
         self.error({}, 1)
         each_s = (time.monotonic() - began) / 2
         count = sum(len(switched.flags) for switched in self.board.layers.values())
-        samples = min(_SAMPLES, max(_FEWEST, int(time_limit_s / max(each_s * count, 1e-6))))
+        runs = min(_SAMPLES, max(_FEWEST, int(time_limit_s / max(each_s * count, 1e-6))))
         return {
-            name: {form: self.error({name: form}, samples) for form in switched.flags}
+            name: {form: self.error({name: form}, runs) for form in switched.flags}
             for name, switched in self.board.layers.items()
         }
 
@@ -195,7 +198,7 @@ def errors_in_child(
     combined = board.open(inner, threads=settings["threads"])
     signal = dict.fromkeys(board.layers, 0.0)
     alone, together = dict(signal), dict(signal)
-    for batch in Roles.open(Path(store)).calibration.take(_SAMPLES).batches(1):
+    for batch in Roles.open(Path(store)).calibration.take(_SAMPLES).batches_for(before.inputs):
         feeds = batch.feeds(before.inputs)
         kept = combined.run(board.feeds(feeds))
         spoilt = combined.run(board.feeds(feeds, everything))

@@ -14,10 +14,12 @@ from hasten import measuring, targets
 from hasten.core.budget import Budget
 from hasten.core.data import Array, Selection
 from hasten.core.errors import InputError, TrialError
+from hasten.core.paths import exists
 from hasten.core.record import RunRecord, Scalar, Scorecard
 from hasten.core.tensor import TensorSpec
 from hasten.measuring import Conditions, Subject
 from hasten.process import call
+from hasten.search.request import Event, Listener, silent
 
 _RANDOM_SAMPLES = 8
 
@@ -28,11 +30,13 @@ def measure_files(
     metric: Any,
     conditions: Conditions,
     budget: Budget,
+    listener: Listener = silent,
 ) -> list[Scorecard | TrialError]:
     """Measure models side by side; the first is the reference.
 
     paths: ``.onnx``, OpenVINO ``.xml`` or ``.pt2`` files, or folders that ``hasten optimize`` wrote. data:
     None for random inputs; quality is then left out, since agreement on noise says little.
+    listener: told what was assumed of the data.
     Raises InputError when the reference cannot be opened or the data do not fit it.
     """
     if not paths:
@@ -42,10 +46,13 @@ def measure_files(
     with tempfile.TemporaryDirectory(prefix="hasten-") as name:
         work = Path(name)
         source = data if data is not None else list(_random_batches(specs, conditions.seed))
-        store, _ = data_room.ingest(source, specs, work / "store", seed=conditions.seed)
+        store, notes = data_room.ingest(source, specs, work / "store", seed=conditions.seed)
+        for note in notes.notes if data is not None else ():
+            listener(Event(f"{notes.source}: {note}"))
         role = Selection(store, range(len(store)))
+        judged = metric if data is not None else _unjudged
         try:
-            cards = measuring.compare(subjects, role, metric, conditions, work / "measuring", budget=budget)
+            cards = measuring.compare(subjects, role, judged, conditions, work / "measuring", budget=budget)
         except TrialError as error:
             raise InputError(f"{paths[0]} cannot be measured: {error}") from error
     if data is None:
@@ -53,8 +60,13 @@ def measure_files(
     return cards
 
 
+def _unjudged(outputs: dict[str, Array], labels: Array | None) -> float:
+    """A metric for made-up inputs, of which nothing is said: the answers to them may well be NaN."""
+    return 0.0
+
+
 def _subject(path: Path, conditions: Conditions) -> Subject:
-    if (path / "hasten.json").is_file():
+    if exists(path / "hasten.json"):
         record = RunRecord.read(path)
         trial = record.trial(record.best.trial) if record.best else record.baseline
         if trial.artifact is None:

@@ -7,6 +7,8 @@ model may be anything.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,10 @@ from hasten.core.tensor import TensorSpec
 FILE = "check.npz"
 _MOST_SAMPLES = 8
 _MOST_BYTES = 2_000_000
+
+_NOT_A_ZIP = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_OTHER_ARRAYS = (ValueError, LookupError, TypeError, AttributeError, MemoryError)
+"""What zipfile and numpy raise for a file that is cut, changed or encrypted, or holds something else."""
 
 Sample = dict[str, Array]
 
@@ -55,32 +61,40 @@ def write_witness(path: Path, witness: Witness) -> None:
 def read_witness(path: Path) -> tuple[list[Sample], list[Sample]]:
     """The inputs and the answers, sample by sample; raises RecordError when the file cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             names = {"i": [str(n) for n in file["inputs"]], "o": [str(n) for n in file["outputs"]]}
             count = len({key.partition("_")[0] for key in file.files if key.startswith("i") and "_" in key})
             samples = {
                 kind: [{n: file[f"{kind}{s}_{k}"] for k, n in enumerate(names[kind])} for s in range(count)]
                 for kind in ("i", "o")
             }
-    except (OSError, ValueError, KeyError) as error:
+    except (*_NOT_A_ZIP, *_OTHER_ARRAYS) as error:
         raise RecordError(f"{path} cannot be read: {error}") from error
+    if not count:
+        raise RecordError(f"{path} holds no inputs; write the folder again with `hasten optimize`")
     return samples["i"], samples["o"]
 
 
 def disagreement(expected: list[Sample], found: list[Sample]) -> float:
-    """Normalized error of the worst output over all samples; infinite where shapes differ."""
+    """Normalized error of the worst output over all samples; infinite where shapes or NaN differ."""
     worst = 0.0
     for name in expected[0] if expected else ():
         wrong = total = 0.0
         for e, f in zip(expected, found, strict=True):
             if name not in f or e[name].shape != f[name].shape:
                 return float("inf")
-            if e[name].dtype.kind not in "fiub":
+            if not {e[name].dtype.kind, f[name].dtype.kind} <= set("fiub"):
                 wrong += float((e[name] != f[name]).sum())
                 total += e[name].size
                 continue
-            difference = e[name].astype(np.float64) - f[name].astype(np.float64)
-            wrong += float(np.square(difference).sum())
-            total += float(np.square(e[name].astype(np.float64)).sum())
+            wanted, given = (np.asarray(v[name], dtype=np.float64) for v in (e, f))
+            finite = np.isfinite(wanted)
+            # NaN would compare as no error at all: what is not finite must be so in both.
+            if not np.array_equal(given[~finite], wanted[~finite], equal_nan=True):
+                return float("inf")
+            if not np.all(np.isfinite(given[finite])):
+                return float("inf")
+            wrong += float(np.square(wanted[finite] - given[finite]).sum())
+            total += float(np.square(wanted[finite]).sum())
         worst = max(worst, wrong / total if total else wrong)
     return worst

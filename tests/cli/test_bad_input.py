@@ -34,6 +34,11 @@ def optimize(model: object = MODEL, data: object = DATA, *more: object) -> list[
         (["--shape", "image=axb"], "NAME=1x3x224x224"),
         (["--shape", "picture=1x1x28x28"], "picture"),
         (["--threads", "0"], "threads"),
+        (["--threads", "1000"], "cores that can be used here"),
+        (["--seed", "-1"], "--seed"),
+        (["--max-drop", "1"], "write 1% or 0.01"),
+        (["--metric", "charm:level"], "importing 'charm' failed"),
+        (["--train", "x" * 300 + ".npz"], "File name too long"),
         (["--recipe", "absent.yaml"], "absent.yaml"),
         (["--resume"], "--resume"),
     ],
@@ -167,3 +172,38 @@ def test_what_is_refused_leaves_no_folder_behind(hasten: Hasten, tmp_path: Path,
     check_refused(hasten, *optimize(data=bad), says="bad.npz")
     check_refused(hasten, *optimize("nowhere.onnx"), says="nowhere.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "bad.npz"}
+
+
+def test_an_output_whose_run_would_have_too_long_a_name(hasten: Hasten) -> None:
+    for more in ([], ["--resume"]):
+        check_refused(hasten, "optimize", MODEL, "--data", DATA, "-o", "x" * 252, *more, says="name too long")
+
+
+@pytest.mark.parametrize("command", ["optimize", "measure", "inspect"])
+def test_a_name_that_is_too_long(hasten: Hasten, command: str) -> None:
+    model = "x" * 300 + ".onnx"
+    arguments = optimize(model) if command == "optimize" else [command, model]
+    check_refused(hasten, *arguments, says="File name too long")
+
+
+def test_what_was_refused_after_loading_does_not_stand_in_the_way(hasten: Hasten, tmp_path: Path) -> None:
+    check_refused(hasten, *optimize(MODEL, DATA, "--metric", "acuracy"), says="unknown metric")
+    assert not list(tmp_path.iterdir())
+    done = hasten(*optimize(MODEL, DATA, "--metric", "accuracy", "--time-budget", "2s"))
+    assert done.returncode in {0, 3}, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("recipe.yaml/a/y.onnx", "is a file"),
+        ("x" * 300 + ".onnx", "File name too long"),
+        ("taken", "is a folder"),
+    ],
+)
+def test_apply_looks_at_its_output_first(hasten: Hasten, tmp_path: Path, output: str, says: str) -> None:
+    (tmp_path / "recipe.yaml").write_text("steps: []\n")
+    (tmp_path / "taken").mkdir()
+    # That the model is not there would be said otherwise.
+    arguments = ["apply", "absent.onnx", "--recipe", "recipe.yaml", "--force", "-o", output]
+    check_refused(hasten, *arguments, says=says)

@@ -117,6 +117,8 @@ def test_inspect_shows_layers_and_advice(hasten: Hasten) -> None:
     assert sum(layer["parameters"] for layer in found["layers"]) == expected
     assert found["operators"]["Conv"] == 2
     assert any(entry["tried"] for entry in found["advice"])
+    # Codes of four bits are made for size, and a run for latency does not try them.
+    assert not any("compress_weights" in entry["name"] for entry in found["advice"] if entry["tried"])
     assert hasten("inspect", DEMO / "model.onnx").returncode == 0
 
 
@@ -131,12 +133,12 @@ def test_apply_writes_one_recipe(hasten: Hasten, tmp_path: Path) -> None:
         "--data",
         DEMO / "data.npz",
         "-o",
-        "int8.onnx",
+        "new/int8.onnx",
         "--json",
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["effective"]
-    assert (tmp_path / "int8.onnx").stat().st_size < (DEMO / "model.onnx").stat().st_size / 2
+    assert (tmp_path / "new" / "int8.onnx").stat().st_size < (DEMO / "model.onnx").stat().st_size / 2
 
 
 def test_measure_puts_models_side_by_side(hasten: Hasten) -> None:
@@ -148,6 +150,67 @@ def test_measure_puts_models_side_by_side(hasten: Hasten) -> None:
     assert 0.5 < second["speedup"]["median"] < 2.0
     without_data = hasten("measure", model)
     assert without_data.returncode == 0, without_data.stderr
+
+
+LOUD = """
+import numpy as np
+
+print("importing")
+
+
+def data():
+    print("loading")
+    with np.load("data.npz") as held:
+        return {"Image": held["image"][:100], "labels": held["labels"][:100]}
+
+
+def right(outputs, labels):
+    print("judging")
+    return outputs["logits"].argmax(axis=1) == labels
+"""
+
+
+def test_what_the_users_code_prints_and_what_was_assumed_is_beside_the_answer(
+    hasten: Hasten, tmp_path: Path
+) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    (tmp_path / "nothing.yaml").write_text("steps: []\n")
+    shutil.copy(DEMO / "data.npz", tmp_path)
+    for command in (
+        ["measure", DEMO / "model.onnx", "--metric", "loud:right"],
+        ["apply", DEMO / "model.onnx", "--recipe", "nothing.yaml", "-o", "same.onnx"],
+        ["optimize", DEMO / "model.onnx", "--metric", "loud:right", "--time-budget", "2s", "-o", "fast"],
+    ):
+        done = hasten(*command, "--data", "loud:data", "--json")
+        assert done.returncode in {0, 3}, done.stderr
+        assert json.loads(done.stdout)
+        assert {"importing", "loading"} <= set(done.stderr.splitlines())
+        assert "note: loud:data: 'Image' was taken as the input 'image', the only one" in done.stderr
+
+
+def test_a_model_that_takes_one_number_of_samples(hasten: Hasten, tmp_path: Path) -> None:
+    from hasten import read
+
+    read(DEMO / "model.onnx", shapes={"image": (16, 1, 28, 28)}).write(tmp_path / "sixteen.onnx")
+    with np.load(DEMO / "data.npz") as data:
+        np.savez(tmp_path / "some.npz", image=data["image"][:333], labels=data["labels"][:333])
+    (tmp_path / "recipe.yaml").write_text("steps:\n  - optimize_graph: {}\n  - quantize_static: {}\n")
+    arguments = [
+        "--data",
+        "some.npz",
+        "--recipe",
+        "recipe.yaml",
+        "--objective",
+        "size",
+        "--time-budget",
+        "5s",
+    ]
+    refused = hasten("optimize", "sixteen.onnx", *arguments, "-o", "small")
+    assert refused.returncode == 2
+    assert "--batch 16" in refused.stderr
+    done = hasten("optimize", "sixteen.onnx", *arguments, "--batch", "16", "-o", "small")
+    assert done.returncode == 0, done.stderr
+    assert RunRecord.read(tmp_path / "small").budget.batch == 16
 
 
 def test_targets_and_methods_are_listed(hasten: Hasten) -> None:

@@ -71,6 +71,18 @@ def test_cut_off_and_resumed(tmp_path: Path, how: signal.Signals) -> None:
     assert len(set(ids)) == len(ids)
 
 
+def test_two_runs_do_not_share_an_output(tmp_path: Path) -> None:
+    process = begin(tmp_path, trials=1)
+    for more in ([], ["--force"], ["--resume"]):
+        refused = run([*ARGUMENTS, *SHORT, *more], tmp_path)
+        assert refused.returncode == 2
+        assert "another run is using" in refused.stderr
+    assert process.poll() is None
+    assert len(journal(tmp_path)) >= 2
+    process.kill()
+    process.wait()
+
+
 def cut_off() -> None:
     """As a zip file does whose member is open when it is closed by an interrupt."""
     try:

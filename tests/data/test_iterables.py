@@ -91,6 +91,8 @@ def test_of_an_unknown_number_the_first_are_taken(tmp_path: Path) -> None:
         ([(GOOD, GOOD, GOOD)], r"a batch has 3 parts, the model takes 1 inputs \(x\)"),
         ([(GOOD, [[1], [2, 3], [4], {}])], "Python objects"),
         ([{"x": GOOD}, {"y": GOOD}], "batch 1 has no 'x', which earlier batches have"),
+        ([{"x": GOOD}, {"x": GOOD, "label": LABELS}], "batch 1 has 'label', which earlier batches have not"),
+        ([(GOOD, None), (GOOD, LABELS)], "batch 1 has 'labels', which earlier batches have not"),
         ([{"x": GOOD, "labels": LABELS[:2]}], "batch 0: the arrays have different numbers of samples"),
         ([(GOOD[0], 1)], "the labels is a single value"),
         ([{"x": GOOD[0]}], "sample 0 has shape"),

@@ -260,3 +260,10 @@ def test_pictures_without_bytes_and_needless_preprocessing(tmp_path: Path) -> No
         take(path, IMAGE, tmp_path)
     with pytest.raises(DataError, match="no column the model takes holds any"):
         take(parquet(tmp_path / "x.parquet", x=[[1.0, 2, 3]]), X, tmp_path, preprocess={"crop": 8})
+
+
+def test_a_file_with_a_date_that_is_none(tmp_path: Path) -> None:
+    where = folder(tmp_path, a=pixels())
+    (where / "preprocess.yaml").write_text("mean: 2020-13-45\n")
+    with pytest.raises(DataError, match=r"preprocess\.yaml cannot be read as YAML: month must be"):
+        take(where, IMAGE, tmp_path)

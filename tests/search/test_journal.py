@@ -84,3 +84,22 @@ def test_what_a_run_left_that_came_to_nothing_is_removed(tmp_path: Path) -> None
     (tmp_path / "run" / "store").mkdir()
     Journal(tmp_path / "run").claim(resume=False)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["journal.jsonl"]
+
+
+def test_a_run_without_a_finished_trial_is_none_to_resume(tmp_path: Path) -> None:
+    filled(tmp_path / "run", count=0)
+    assert not Journal(tmp_path / "run").begun
+    Journal(tmp_path / "run").claim(resume=False)
+    Journal(tmp_path / "run").begin({"model": "other"})
+    Journal(tmp_path / "run").add(trial("t0"))
+    assert Journal(tmp_path / "run").begun
+
+
+@pytest.mark.parametrize("line", [b"[]", b"\xff\xfe", b"", b"{"])
+def test_a_damaged_first_line_is_said(tmp_path: Path, line: bytes) -> None:
+    filled(tmp_path / "run")
+    path = tmp_path / "run" / "journal.jsonl"
+    _, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(line + b"\n" + rest)
+    with pytest.raises(RecordError, match="damaged; use --force"):
+        Journal(tmp_path / "run").resume(IDENTITY)

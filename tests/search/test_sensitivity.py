@@ -13,6 +13,8 @@ from hasten import methods
 from hasten.core.data import Roles, Store, StoreWriter, split
 from hasten.core.recipe import Recipe, Step
 from hasten.graph import Graph
+from hasten.loaders.shapes import fix_shapes
+from hasten.search.build import cost_in_child
 from hasten.search.sensitivity import Bench, choose_in_child, damages_in_child, errors_in_child
 
 STURDY, FRAGILE = "MatMul_h", "MatMul_y"
@@ -128,3 +130,16 @@ def test_a_layer_that_bfloat16_ruins_is_left_and_another_is_not(tmp_path):
     assert 0 < found["error_after"] <= 0.1 * found["error_before"]
     # What costs time in that form is not given it.
     assert choose_in_child(**place, aim={**aim, "saves": {"bfloat16": dict.fromkeys(layers, -1.0)}}) is None
+
+
+def test_a_model_that_takes_one_number_of_samples(tmp_path):
+    fixed = fix_shapes(outliers(), {"x": (5, 8)})
+    case = saved_case(tmp_path, fixed, Step("quantize_static", {"layout": "openvino"}))
+    found = choose(case)
+    assert found is not None
+    assert found["forms"] == {FRAGILE: "left", STURDY: "int8"}
+    place, changed, sites = case
+    ruined, _ = damages_in_child(**place, changed=[changed, place["graph"]])
+    assert ruined is not None
+    assert {e["name"] for e in errors_in_child(**place, changed=changed, sites=sites)} == {STURDY, FRAGILE}
+    assert cost_in_child(place["graph"], place["store"])["layers"]
