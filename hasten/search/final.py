@@ -100,7 +100,7 @@ def confirm(
                     lost, gained = lab.flipped(answers, reference, holdout)
                     flipped = (lost + gained)[:_MOST_FLIPPED]
                     return _explained(lab, Outcome(trial, card, tuple(asked), flipped=flipped), trial)
-                reason = f"{where} was not faster when measured again"
+                reason = f"{where} gained nothing when measured again"
         except TrialError as error:
             outcome, reason = "failed", f"{where} failed on the holdout: {error}"
         asked[number] = finalist.model_copy(update={"outcome": outcome, "reason": reason})

@@ -10,6 +10,8 @@ from pathlib import Path
 from hasten import data, loaders
 from hasten.core.data import LABELS, Array, Dataset, Roles, Store, split
 from hasten.core.errors import DataError, OutputError
+from hasten.core.named import is_name
+from hasten.core.paths import exists
 from hasten.core.recipe import Recipe
 from hasten.core.record import DataInfo
 from hasten.core.target import TargetSpec
@@ -51,7 +53,7 @@ def prepare(request: Request, threads: int) -> Prepared:
         request.model,
         inputs=request.inputs,
         shapes=request.shapes,
-        samples=_example(request),
+        samples=None if request.inputs else to_trace(request.model, request.data),
         work=folder,
     )
     store_folder = folder / "store"
@@ -127,19 +129,13 @@ def _info(store: Store, notes: data.DataNotes, roles: Sequence[Dataset]) -> Data
     )
 
 
-def _example(request: Request) -> list[dict[str, Array]] | None:
-    """The first sample of the data, for tracing a module whose inputs the user did not describe."""
-    is_file = isinstance(request.model, str | Path) and Path(request.model).suffix in {".onnx", ".pt2"}
-    if is_file or request.inputs or not _may_be_traced(request.model):
-        return None
-    return [data.example(request.data)]
-
-
-def _may_be_traced(model: object) -> bool:
-    """Whether a model is a module, or names a function that returns one."""
+def to_trace(model: object, given: object) -> list[dict[str, Array]] | None:
+    """The first sample of data, to trace a module with; None for a model that says what it takes."""
     if isinstance(model, str):
-        return ":" in model
-    return not isinstance(model, Path | Graph) and callable(model)
+        is_module = is_name(model) and not exists(Path(model))
+    else:
+        is_module = not isinstance(model, Path | Graph) and callable(model)
+    return [data.example(given)] if is_module else None
 
 
 def _check_batch(graph: Graph, roles: Roles, batch: int) -> None:

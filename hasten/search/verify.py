@@ -10,14 +10,14 @@ from typing import Any
 from hasten import data as data_room
 from hasten import measuring
 from hasten.core.budget import Objective
-from hasten.core.data import Array, Roles, Selection, StoreWriter, split
+from hasten.core.data import Roles, Selection, StoreWriter, split
 from hasten.core.errors import InputError, RecordError, TrialError
 from hasten.core.measurement import Comparison, Record
-from hasten.core.named import is_name
 from hasten.core.recipe import Recipe
 from hasten.core.record import Best, Quality, RunRecord, Scorecard
 from hasten.measuring import Conditions, Subject
 from hasten.search.build import Workshop
+from hasten.search.prepare import to_trace
 from hasten.search.witness import FILE, disagreement, read_witness
 
 _SAME_ANSWERS = 1e-3
@@ -152,7 +152,7 @@ def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Ch
     shapes = {n: tuple(map(int, s.split("x"))) for n, s in record.budget.shapes.items()}
     with tempfile.TemporaryDirectory(prefix="hasten-") as name:
         work = Path(name)
-        loaded = loaders.read(model, shapes=shapes, samples=_example(model, data), work=work)
+        loaded = loaders.read(model, shapes=shapes, samples=to_trace(model, data), work=work)
         same_model = loaded.graph.fingerprint == record.model.sha256
         store, _ = data_room.ingest(data, loaded.graph.inputs, work / "store", seed=record.budget.seed)
         same_data = store.sha256 == record.data.sha256
@@ -195,12 +195,6 @@ def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Ch
         if isinstance(found, TrialError):
             raise found
         return [*checks, *_claims(record, record.best, reference, found)]
-
-
-def _example(model: Any, data: Any) -> list[dict[str, Array]] | None:
-    """The first sample of the data, to trace a module with; None for a model that says what it takes."""
-    named = isinstance(model, str) and is_name(model) and not Path(model).exists()
-    return [data_room.example(data)] if named or callable(model) else None
 
 
 def _same(claim: str, holds: bool, recorded: str, found: str) -> Check:

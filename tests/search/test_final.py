@@ -111,7 +111,7 @@ def test_none_that_holds(end) -> None:
     found = end(lab, [trial("a", 2.6, 0.0)])
     assert found.best is None
     assert outcomes(found) == [("a", "refused")]
-    assert found.reasons == ("a on onnxruntime was not faster when measured again.",)
+    assert found.reasons == ("a on onnxruntime gained nothing when measured again.",)
     assert end(lab, []).finalists == ()
 
 

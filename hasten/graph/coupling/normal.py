@@ -111,9 +111,11 @@ def _resize(axes: Axes, node: ir.Node) -> None:
     sizes = given(node, 3)
     if sizes is not None and integers(sizes) is None:
         axes.fix(x, None, f"{called(node)} is given its length")
+    # What lies outside of a picture gets a number that is zero, or counts for removed channels as well.
+    keeps_zero = node.attributes.get_float("extrapolation_value", 0.0) == 0.0
     for axis, (before, after) in enumerate(zip(axes.shape(x), axes.shape(out), strict=True)):
         if axis < 2 or (before is not None and before == after):
-            axes.carry(x, axis, out, axis)
+            (axes.carry if keeps_zero else axes.meet)(x, axis, out, axis)
         else:
             axes.fix(x, [axis], f"{called(node)} changes its length")
             axes.fix(out, [axis], f"{called(node)} changes its length")

@@ -21,7 +21,7 @@ from hasten.methods._factors.clock import Clock
 from hasten.methods._factors.forms import Factor, Form, Positions
 from hasten.methods._factors.layers import Factorable, skip
 from hasten.methods._observe.moments import moments_of
-from hasten.numerics.covariance import shrunk
+from hasten.numerics.covariance import about_mean, constants, shrunk
 from hasten.numerics.low_rank import Target
 from hasten.numerics.rounding import Moments
 
@@ -113,8 +113,7 @@ def run_once(graph: Graph, context: Context) -> tuple[Mapping[str, Array] | None
 
 def _about(layer: Factorable, moments: Moments) -> Array:
     """Second moments of what each group reads, about the mean where a bias can keep it."""
-    second, mean = moments.second, moments.mean
-    return np.asarray(second if layer.bias is None else second - mean[:, :, None] * mean[:, None, :])
+    return moments.second if layer.bias is None else about_mean(moments.second, moments.mean)
 
 
 def _moment(layer: Factorable, moments: Moments) -> Array:
@@ -131,10 +130,9 @@ def _mean(layer: Factorable, moments: Moments) -> Array:
 def _unsolvable(layer: Factorable, moments: Moments | None) -> str | None:
     """Why there is nothing to choose the layer's factors by; None where there is."""
     if moments is not None:
-        varies = np.trace(moments.second, axis1=1, axis2=2).sum()
-        if layer.bias is not None:
-            varies = varies - np.square(moments.mean).sum()
-        return None if varies > 0.0 else "what it reads does not vary on the calibration samples"
+        second, mean = moments.second, moments.mean
+        flat = not second.any() if layer.bias is None else bool(constants(second, mean).all())
+        return "what it reads does not vary on the calibration samples" if flat else None
     if layer.inputs > LARGEST:
         return f"its outputs have {layer.inputs} inputs each, too many to observe; by: weights observes none"
     if layer.automatic:

@@ -240,6 +240,7 @@ def test_contracted_values_that_are_never_zero_stay():
     assert "never zero" in reasons(made)["MatMul:q"]
 
 
+CROPPED = 'Resize<mode="linear", coordinate_transformation_mode="tf_crop_and_resize"'
 ALIVE = {
     "a sum with numbers by position": "f = Add(a, places)",
     "a difference from numbers by position": "f = Sub(places, a)",
@@ -247,12 +248,14 @@ ALIVE = {
     "a zero point": "q = QuantizeLinear(a, half, point) f = Cast<to=1>(q)",
     "another zero point": "q = QuantizeLinear(a, half, point) f = DequantizeLinear(q, half, other)",
     "a threshold below zero": "f = Shrink<lambd=-0.5, bias=0.25>(a)",
+    "a number outside of pictures": f"f = {CROPPED}, extrapolation_value=0.5>(a, box, , size)",
 }
 DEAD = {
     "a number for each channel": "f = Add(a, each)",
     "a product with numbers by position": "f = Mul(a, places)",
     "quantized and back": "q = QuantizeLinear(a, half, point) f = DequantizeLinear(q, half, point)",
     "a threshold": "f = Shrink<lambd=0.5, bias=0.25>(a)",
+    "nothing outside of pictures": f"f = {CROPPED}>(a, box, , size)",
 }
 
 
@@ -262,7 +265,8 @@ def test_a_product_over_channels_needs_them_zero_where_they_are_removed(case):
         f"(float[2,3,4,4] x) => (float[2,16,16] y) {{ a = Conv(x, w, b) {({**ALIVE, **DEAD})[case]}"
         " r = Reshape(f, to) t = Transpose<perm=[0,2,1]>(r) y = MatMul(t, r) }",
         w=(6, 3, 1, 1), b=(6,), places=(4, 4), each=(6, 1, 1), half=np.float32(0.5), point=np.uint8(128),
-        other=np.uint8(127), to=np.array([0, 6, 16]),
+        other=np.uint8(127), to=np.array([0, 6, 16]), size=np.array([2, 6, 4, 4]),
+        box=np.float32([0, 0, 0, 0, 1, 1, 2, 2]),
     )  # fmt: skip
     coupling = holds(made, {"Conv:a": 6} if case in DEAD else {})
     assert all("never zero" in skip.reason for skip in coupling.fixed)
