@@ -161,7 +161,15 @@ class _Work:
         self.skipped = [skip for findings in last.values() for skip in findings.skipped]
 
 
-_FAILURES = (MethodError, ir.passes.PassError, ir.serde.SerdeError, ValueError, AssertionError)
+_FAILURES = (
+    MethodError,
+    ir.passes.PassError,
+    ir.serde.SerdeError,
+    ValueError,
+    AssertionError,
+    ArithmeticError,
+    RuntimeError,
+)
 """What a rewrite may raise on a graph its author did not foresee; it is then undone."""
 
 

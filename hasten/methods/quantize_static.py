@@ -177,6 +177,7 @@ class _Work:
             found = _broken(plan, seen)
             if not found:
                 self._quantizers = ranges.quantizers(plan, seen, self._original, samples, self._context)
+                plan.keep_clips(self._quantizers)
                 return plan
             broken |= found
             layers = [layer for layer in layers if self._can_round(must_round(layer, layout), layer, broken)]

@@ -35,6 +35,8 @@ _NOISE = 16.0
 _DISTURBANCES = 3
 _DISTURBED = 8.0
 """How many disturbed runs there are, and how many times their largest deviation still counts as equal."""
+_MOST = 2.0**-7
+"""Of the largest output: a graph that amplifies rounding errors beyond is not said to be equal to another."""
 
 
 class Equality:
@@ -90,11 +92,15 @@ class Equality:
         """Raise the bounds to what disturbing the last bits of the weights does."""
         self._disturbed = True
         for seed in range(_DISTURBANCES):
-            runs = self._run(_disturbed(self._graph, seed))
+            try:
+                runs = self._run(_disturbed(self._graph, seed))
+            except MethodError:
+                return  # some constants are no weights, and bear no disturbance
             for outputs, wanted, bounds in zip(runs, self._wanted, self._bounds, strict=True):
                 for name in wanted.keys() & outputs.keys():
                     gap = _gap(outputs[name], wanted[name])
-                    bounds[name] = max(bounds[name], _DISTURBED * gap)
+                    most = _MOST * _size(wanted[name])
+                    bounds[name] = max(bounds[name], min(_DISTURBED * gap, most))
 
 
 def _flat(outputs: Mapping[str, object]) -> dict[str, Array]:
@@ -135,10 +141,16 @@ def _bound(reference: Array, other: Array, relative: float) -> float:
     """The largest difference of one element that counts as equal; 0 for anything but numbers."""
     if not _is_float(reference) or reference.size == 0:
         return 0.0
+    return max(relative * _size(reference), _NOISE * _gap(other, reference))
+
+
+def _size(reference: Array) -> float:
+    """The largest finite number of it, without its sign; 0 for anything but numbers."""
+    if not _is_float(reference):
+        return 0.0
     wide = reference.astype(np.float64)
     finite = wide[np.isfinite(wide)]
-    size = float(np.abs(finite).max()) if finite.size else 0.0
-    return max(relative * size, _NOISE * _gap(other, reference))
+    return float(np.abs(finite).max()) if finite.size else 0.0
 
 
 def _gap(found: Array, reference: Array) -> float:

@@ -176,7 +176,7 @@ def _substitute(editor: Editor, node: ir.Node, arrays: list[Array]) -> None:
             value.replace_all_uses_with(folded)
             value.name, folded.name = folded.name, name
     editor.changed(node, "computed: it depends on constants alone")
-    unused = {v for v in node.inputs if v is not None and len(v.uses()) == 1}
+    unused = {v for v in node.inputs if v is not None and len(v.uses()) == 1 and not v.is_graph_output()}
     editor.remove(node)
     for value in unused:
         if not value.uses() and value.name and value.graph is not None:

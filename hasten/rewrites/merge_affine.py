@@ -19,6 +19,8 @@ from hasten.graph.reading import constant
 from hasten.rewrites.affine import Affine, affine, next_affine, source
 
 _ELEMENTWISE = ("Mul", "Div", "Add", "Sub")
+_CANCELS = 2.0**10
+"""Of what is added in the end: numbers that on the way are larger round off what matters."""
 
 
 def apply(graph: Graph) -> Findings:
@@ -47,9 +49,12 @@ def _run(first: Affine) -> list[Affine]:
 
 
 def _merge(editor: Editor, run: list[Affine]) -> None:
-    scale, shift = np.ones(()), np.zeros(())
+    scale, shift, largest_shift = np.ones(()), np.zeros(()), 0.0
     for item in run:
         scale, shift = scale * item.scale, shift * item.scale + item.shift
+        largest_shift = max(largest_shift, float(np.abs(shift).max(initial=0.0)))
+    if largest_shift > _CANCELS * max(1.0, float(np.abs(shift).max(initial=0.0))):
+        return  # what is added and taken away again rounds: x + 1.5 * 2**23 - 1.5 * 2**23 is an integer
     needed = int(np.any(scale != 1)) + int(np.any(shift != 0))
     largest = max(max(item.scale.size, item.shift.size) for item in run)
     dtype = _dtype(run[0])

@@ -29,7 +29,7 @@ def apply(graph: Graph) -> Findings:
         hot = node.inputs[0].producer() if node.inputs[0] is not None else None
         if weight is None or weight.ndim != 2 or hot is None or hot.domain or not np.isfinite(weight).all():
             continue
-        index = _compared(editor, hot, len(weight)) or _one_hot(hot, len(weight))
+        index = _compared(editor, hot, len(weight)) or _one_hot(editor, hot, len(weight))
         if index is None or index.dtype not in _INTEGERS:
             continue
         _look_up(editor, node, index, weight)
@@ -75,11 +75,23 @@ def _compared(editor: Editor, node: ir.Node, count: int) -> ir.Value | None:
     return None
 
 
-def _one_hot(node: ir.Node, count: int) -> ir.Value | None:
-    """The index of OneHot(index, count, [0, 1])."""
+def _one_hot(editor: Editor, node: ir.Node, count: int) -> ir.Value | None:
+    """The index of OneHot(index, count, [0, 1]), counted from the front: it may be counted from the end."""
     if node.op_type != "OneHot" or node.attributes.get_int("axis", -1) != -1:
         return None
     values = constant(given(node, 2))
     if integers(given(node, 1)) != [count] or values is None or list(values.reshape(-1)) != [0, 1]:
         return None
-    return node.inputs[0]
+    index = node.inputs[0]
+    if index is None or index.dtype not in _INTEGERS:
+        return None
+    kind = index.dtype.numpy()
+    zero, length = (
+        editor.constant(np.asarray(number, dtype=kind), f"{node.outputs[0].name}.{what}")
+        for number, what in ((0, "zero"), (count, "length"))
+    )
+    behind = editor.insert(node, "Less", [index, zero])
+    moved = editor.insert(node, "Add", [index, length])
+    front = editor.insert(node, "Where", [behind, moved, index])
+    front.type, front.shape = index.type, index.shape
+    return front

@@ -126,6 +126,8 @@ def _tile(node: ir.Node) -> ir.Value | None:
 
 
 def _clip(node: ir.Node) -> ir.Value | None:
+    if {"min", "max"} & node.attributes.keys():  # before operator set 11
+        return None
     for index, bound in ((1, -np.inf), (2, np.inf)):
         if given(node, index) is not None:
             array = constant(given(node, index))

@@ -55,7 +55,11 @@ def _concat(dims: Tracer, node: ir.Node) -> Vector | None:
 def _cast(dims: Tracer, node: ir.Node) -> Vector | None:
     """Sizes fit in 32 bits: a tensor with a longer axis would not fit the runtimes' own limits."""
     to = node.attributes.get_int("to", 0)
-    return dims.vector(node.inputs[0]) if to in {ir.DataType.INT64, ir.DataType.INT32} else None
+    vector = dims.vector(node.inputs[0]) if to in {ir.DataType.INT64, ir.DataType.INT32} else None
+    if vector is None or to == ir.DataType.INT64:
+        return vector
+    fits = all(not isinstance(n, int) or -(2**31) <= n < 2**31 for n in vector.elements)
+    return vector if fits else None
 
 
 def _identity(dims: Tracer, node: ir.Node) -> Vector | None:

@@ -23,7 +23,8 @@ def largest_values(graph: Graph, calibration: Calibration, threads: int) -> dict
     probed = graph.copy()
     editor = Editor(probed)
     last = list(editor.main)[-1]
-    values = [v for node in editor.main for v in node.outputs if v.dtype == ir.DataType.FLOAT and v.name]
+    floats = (v for node in editor.main for v in node.outputs if v.dtype == ir.DataType.FLOAT and v.name)
+    values = [v for v in floats if isinstance(v.type, ir.TensorType)]
     probes: dict[str, str] = {}
     for value in values:
         size = editor.insert(last, "Abs", [value])

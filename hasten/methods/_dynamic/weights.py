@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import onnx_ir as ir
 
 from hasten.core.data import Array
@@ -19,8 +21,8 @@ class WeightStore:
         self._editor = editor
         self._grid = grid
         self._per_channel = per_channel
-        self._made: dict[tuple[str, str], tuple[ir.Value, ir.Value]] = {}
-        self._floats: dict[tuple[str, str, int], ir.Value] = {}
+        self._made: dict[tuple[str, str, bytes], tuple[ir.Value, ir.Value]] = {}
+        self._floats: dict[tuple[str, str, bytes, int], ir.Value] = {}
 
     def quantizer(self, array: Array, axis: int) -> Affine:
         """Symmetric, as large as the largest value of each slice along ``axis``, or of the tensor."""
@@ -35,7 +37,7 @@ class WeightStore:
         The scale has shape () or (n,) for the n slices along ``axis``; with ``keepdims`` it has the rank of
         the array. name, variant: what the array is, for those who ask for the same again.
         """
-        key = (name, variant)
+        key = (name, variant, _content(array))
         if key not in self._made:
             quantizer = self.quantizer(array, axis)
             scale = quantizer.scale
@@ -49,7 +51,7 @@ class WeightStore:
 
     def dequantized(self, before: ir.Node, array: Array, axis: int, name: str, variant: str) -> ir.Value:
         """The float value of the stored integers, for use by ``before`` and later nodes of its graph."""
-        key = (name, variant, id(before.graph))
+        key = (name, variant, _content(array), id(before.graph))
         if key not in self._floats:
             integers, scale = self.quantized(array, axis, name, variant)
             attributes = {"axis": axis} if self._per_channel else {}
@@ -57,3 +59,8 @@ class WeightStore:
                 before, "DequantizeLinear", [integers, scale], attributes, name=f"{name}.float"
             )
         return self._floats[key]
+
+
+def _content(array: Array) -> bytes:
+    """Tells apart what has one name: subgraphs beside each other may use it for different tensors."""
+    return hashlib.sha256(array.tobytes()).digest()

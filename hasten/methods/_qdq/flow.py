@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx_ir as ir
 
 from hasten.graph.layer import stored
@@ -69,10 +70,15 @@ def clips(node: ir.Node) -> bool:
     """Whether the node only cuts off values outside a fixed range that contains zero."""
     if node.domain != "" or node.op_type not in {"Relu", "Clip"}:
         return False
-    if node.op_type == "Relu":
-        return True
-    low, high = (_bound(node, index, other) for index, other in ((1, -1.0), (2, 1.0)))
+    low, high = clip_range(node)
     return low is not None and high is not None and low <= 0.0 <= high
+
+
+def clip_range(clip: ir.Node) -> tuple[float | None, float | None]:
+    """Between which numbers a Relu or Clip leaves its values; None where that is computed."""
+    if clip.op_type == "Relu":
+        return 0.0, np.inf
+    return _bound(clip, 1, -np.inf), _bound(clip, 2, np.inf)
 
 
 def _bound(node: ir.Node, index: int, absent: float) -> float | None:

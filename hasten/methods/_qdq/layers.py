@@ -89,7 +89,8 @@ def _gemm(node: ir.Node) -> IntegerLayer:
         raise _Unfit("its activation is transposed, which integer kernels do not read")
     axis = output_axis(node)
     has_bias = _has_bias(node)
-    if has_bias and stored(node.inputs[2]).size != array.shape[axis]:  # type: ignore[union-attr]
+    bias = stored(node.inputs[2]) if has_bias else None
+    if bias is not None and not (bias.size == array.shape[axis] == bias.shape[-1]):
         raise _Unfit("its bias is not one number for each output")
     return IntegerLayer(node, array, axis, has_bias)
 

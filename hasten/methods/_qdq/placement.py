@@ -8,9 +8,10 @@ it upstream to the place where it is made.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from hasten.graph.names import layer_name
@@ -21,12 +22,14 @@ from hasten.methods._qdq.flow import (
     SUMS,
     Flow,
     activations,
+    clip_range,
     clips,
     joins,
     moves,
     unclipped,
 )
 from hasten.methods._qdq.layers import IntegerLayer
+from hasten.numerics.affine import Affine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +116,22 @@ class Plan:
         while self.points[value] is not value:
             value = self.points[value]
         return value
+
+    def keep_clips(self, quantizers: Mapping[ir.Value, Affine]) -> None:
+        """Imply no clip that rounding does not perform: integers hold more than it leaves.
+
+        quantizers: that of each group's representative. Values that are joined with others share their range.
+        """
+        for value in self.points:
+            clip = value.producer()
+            if clip is not None and clip in self.implied:
+                quantizer = quantizers[self.group(value)]
+                slack = 0.5 * float(np.max(quantizer.scale))
+                low, high = clip_range(clip)
+                assert low is not None
+                assert high is not None
+                if np.min(quantizer.low) < low - slack or np.max(quantizer.high) > high + slack:
+                    self.implied.discard(clip)
 
     def groups(self) -> dict[ir.Value, list[ir.Value]]:
         """All groups: the representative and the points, both in the order they were found."""
