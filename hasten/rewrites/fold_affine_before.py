@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from hasten.core.data import Array
 from hasten.graph import Graph
-from hasten.graph.editor import Editor, Findings, rounded
+from hasten.graph.editor import Editor, Findings, fits, rounded
 from hasten.graph.reading import constant, pinned, sole_user
 from hasten.rewrites.affine import Affine, affine, source
 from hasten.rewrites.linear import Linear, linear, per_channel
@@ -41,9 +41,15 @@ def apply(graph: Graph) -> Findings:
     editor = Editor(graph, shapes=True)
     for node in editor.nodes("Mul", "Div", "Add", "Sub", "BatchNormalization"):
         last = affine(node)
-        if last is not None and not pinned(node.outputs[0]) and node.outputs[0].uses():
+        if last is not None and _keeps_shape(last) and not pinned(node.outputs[0]) and node.outputs[0].uses():
             _fold(editor, last)
     return editor.findings
+
+
+def _keeps_shape(item: Affine) -> bool:
+    """Whether the value has the shape of what is made of it; without the node it would be smaller."""
+    normalizes = item.node.op_type == "BatchNormalization"
+    return normalizes or all(fits(array.shape, item.x) for array in (item.scale, item.shift))
 
 
 def _fold(editor: Editor, last: Affine) -> None:
@@ -82,7 +88,7 @@ def _leading_to(last: Affine) -> list[Affine]:
     while True:
         producer = chain[0].x.producer()
         before = affine(producer) if producer is not None else None
-        if before is None or sole_user(chain[0].x) is not chain[0].node:
+        if before is None or sole_user(chain[0].x) is not chain[0].node or not _keeps_shape(before):
             return chain
         chain.insert(0, before)
 

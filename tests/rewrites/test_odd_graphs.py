@@ -97,3 +97,19 @@ def test_a_weight_that_is_an_output_stays_one(tmp_path):
     changed = optimized(graph, tmp_path)
     assert not [node for node in changed.ir_model.graph if node.op_type == "Neg"]
     same(graph, changed, {"x": rows(2, 8)})
+
+
+@pytest.mark.parametrize("channels", [1, "c"])
+def test_a_factor_that_makes_more_channels_is_not_folded(tmp_path, channels):
+    """What else can be folded still is."""
+    net = Net(0)
+    x = net.node("Mul", ["x", net.weight("s", 1, 4, 1, 1, fan_in=1)], "many")
+    x = net.node("Conv", [x, net.weight("w", 8, 4, 3, 3)], "conv")
+    x = net.node("Relu", [x], "relu")
+    x = net.node("Mul", [x, net.weight("t", 8, 1, 1, fan_in=1)], "scaled")
+    net.node("Conv", [x, net.weight("v", 2, 8, 1, 1)], "y")
+    graph = net.graph([("x", FLOAT, ["n", channels, 8, 8])], [("y", FLOAT, ["n", 2, None, None])])
+    changed = optimized(graph, tmp_path)
+    assert [node.op_type for node in changed.ir_model.graph] == ["Mul", "Conv", "Relu", "Conv"]
+    for count in (1, 4) if channels == "c" else (1,):
+        same(graph, changed, {"x": rows(2, count, 8, 8)})
