@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +232,16 @@ def calibration_for(graph: Graph, folder: Path, count: int = 16) -> Calibration:
         sample = sample_of(graph, rng, length=4 + i % 3)
         writer.append({**sample, "labels": _label(graph, sample, int(rng.integers(0, 8)))})
     return Calibration(writer.close(), range(count))
+
+
+def in_nodes(graph: Graph, names: Iterable[str]) -> Graph:
+    """The graph with these weights in Constant nodes."""
+    changed = graph.copy()
+    for name in names:
+        value = changed.weights[name]
+        node = ir.node("Constant", [], {"value": value.const_value}, name=f"{name}.node")
+        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, value.type
+        value.replace_all_uses_with(node.outputs[0])
+        del changed.ir_model.graph.initializers[name]
+        changed.ir_model.graph.insert_before(next(iter(changed.ir_model.graph)), node)
+    return changed

@@ -23,9 +23,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     metric: options.MetricOption = None,
     max_drop: options.DropOption = "1%",
     batch: options.BatchOption = 1,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Cores to use; by default all.")
-    ] = None,
+    threads: options.ThreadsOption = None,
     seed: options.SeedOption = 0,
     json: options.JsonOption = False,
 ) -> None:

@@ -51,10 +51,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option of the command 
     shape: options.ShapeOption = None,
     input_: options.InputOption = None,
     batch: options.BatchOption = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, help="Cores to use; by default all, and fewer if faster."),
-    ] = None,
+    threads: options.MostThreadsOption = None,
     seed: options.SeedOption = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier result or run.")] = False,

@@ -48,6 +48,10 @@ DropOption = Annotated[
     typer.Option("--max-drop", metavar="DROP", help="Largest loss: 1% of the original's value, or 0.5pt."),
 ]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Samples in one inference.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Cores to use; by default all.")]
+MostThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Cores to use; by default all, and fewer if faster.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]
 ShapeOption = Annotated[
     list[str] | None,

@@ -53,24 +53,18 @@ def verify(folder: Path, model: Any = None, data: Any = None) -> list[Check]:
     checks.append(_answers(record, folder))
     if model is not None and data is not None:
         return [*checks, *_measured(record, folder, model, data)]
-    return [*checks, _nothing_claimed(record) if record.best is None else _unmeasured(record)]
+    return [*checks, _unmeasured(record)]
 
 
 def _unmeasured(record: RunRecord) -> Check:
+    """What is not checked: nothing can be without model and data, and where the original was kept."""
+    nothing = "none is claimed: what was saved is the original"
+    more = "give --model and --data, the original and its data, to measure them again"
     return Check(
         claim="speed-up, size and quality",
         holds=None,
         recorded=record.headline,
-        found="give --model and --data, the original and its data, to measure them again",
-    )
-
-
-def _nothing_claimed(record: RunRecord) -> Check:
-    return Check(
-        claim="speed-up, size and quality",
-        holds=None,
-        recorded=record.headline,
-        found="none is claimed: what was saved is the original",
+        found=nothing if record.best is None else more,
     )
 
 
@@ -166,7 +160,7 @@ def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Ch
             _same("the data are the recorded data", same_data, record.data.sha256, store.sha256),
         ]
         if record.best is None:
-            return [*checks, _nothing_claimed(record)]
+            return [*checks, _unmeasured(record)]
         if not (same_model and same_data):
             return checks
         original = work / "original.onnx"

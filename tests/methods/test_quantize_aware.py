@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto
-from small_graphs import GRAPHS, Net, calibration_for, conv_net, feeds_of
+from small_graphs import GRAPHS, Net, calibration_for, conv_net, feeds_of, in_nodes
 
 from hasten import methods
 from hasten.bridge import to_torch
@@ -152,19 +152,6 @@ def products():
     scaled = net.node("Mul", [x, net.constant("factor", np.full(8, 0.05, np.float32))], "scaled")
     net.node("Sub", [scaled, net.constant("offset", np.full(8, 0.01, np.float32))], "boxes")
     return net.graph([("x", FLOAT, ["batch", 12])], [("boxes", FLOAT, ["batch", 8])])
-
-
-def in_nodes(graph, names):
-    """The graph with these weights in Constant nodes."""
-    changed = graph.copy()
-    for name in names:
-        value = changed.weights[name]
-        node = ir.node("Constant", [], {"value": value.const_value}, name=f"{name}.node")
-        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, value.type
-        value.replace_all_uses_with(node.outputs[0])
-        del changed.ir_model.graph.initializers[name]
-        changed.ir_model.graph.insert_before(next(iter(changed.ir_model.graph)), node)
-    return changed
 
 
 def off(made, graph, context):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 import pytest
-from small_graphs import calibration_for, conv_net
+from small_graphs import calibration_for, conv_net, in_nodes
 
 from hasten import methods
 from hasten.core.errors import MethodError
@@ -170,14 +170,7 @@ except Unavailable as error:
 
 def test_weights_in_nodes_are_told_of_like_others(context):
     original, names = classifier(), ("w1", "b1", "w2", "b2")
-    held = original.copy()
-    for name in names:
-        value = held.weights[name]
-        node = ir.node("Constant", [], {"value": value.const_value}, name=f"{name}.node")
-        node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, value.type
-        value.replace_all_uses_with(node.outputs[0])
-        del held.ir_model.graph.initializers[name]
-        held.ir_model.graph.insert_before(next(iter(held.ir_model.graph)), node)
+    held = in_nodes(original, names)
     step = Recipe([Step("finetune", {"epochs": 1.0})])
     told = [methods.apply(step, graph, context).sites for graph in (original, held)]
     assert {site.name for site in told[0]} == set(names)
