@@ -295,7 +295,12 @@ class DataInfo(Record):
 
 
 class BudgetInfo(Record):
-    """The constraints and conditions of a run."""
+    """The constraints and conditions of a run.
+
+    metric: what judged. metric_asked: what was asked for, as ``optimize`` takes it; empty: what it chooses
+    itself; None: a function of the user's own, which is not in the record. inputs: what a torch module was
+    said to take.
+    """
 
     max_drop: float
     points: bool
@@ -303,10 +308,12 @@ class BudgetInfo(Record):
     objective: Objective
     target: str
     metric: str
+    metric_asked: str | None = None
     batch: int
     threads: int
     seed: int
     shapes: dict[str, str] = Field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
 
     def to_budget(self) -> Budget:
         """The constraints, as the search takes them."""

@@ -7,7 +7,7 @@ functions, cheapest first: ``sizes``, ``predict`` and ``judge``, then ``time_int
 from hasten.measuring.compare import compare
 from hasten.measuring.kernels import kernels
 from hasten.measuring.latency import Timing, time_interleaved
-from hasten.measuring.metrics import Metric, UserMetric, named, resolve
+from hasten.measuring.metrics import Metric, UserMetric, recorded, resolve
 from hasten.measuring.predict import Predictions, predict
 from hasten.measuring.quality import flipped, judge
 from hasten.measuring.size import sizes
@@ -25,8 +25,8 @@ __all__ = [
     "flipped",
     "judge",
     "kernels",
-    "named",
     "predict",
+    "recorded",
     "resolve",
     "sizes",
     "time_interleaved",

@@ -102,9 +102,8 @@ def resolve(metric: str | UserMetric | None, data: Dataset, reference: Predictio
         return labelled.default(data, reference) if data.has_labels else agreement.resolve(reference, None)
     if not isinstance(metric, str):
         return custom.resolve(metric, data, reference)
-    name, _, output = metric.partition(":")
-    name = name.strip().lower()
-    if name in {"agreement", *_VALUE_METRICS} or _AXIS_METRICS.fullmatch(name):
+    name, output = _parts(metric)
+    if _is_own(name):
         return _by_name(metric, name, output, data, reference)
     if output:
         return custom.resolve(custom.find(metric), data, reference)
@@ -113,12 +112,23 @@ def resolve(metric: str | UserMetric | None, data: Dataset, reference: Predictio
     )
 
 
-def named(recorded: str) -> str | None:
-    """What ``resolve`` calls the metric of which a record holds the name; None for a user's function."""
-    if recorded.endswith(" agreement") or recorded.startswith("agreement (worst of "):
-        return "agreement"
-    name = recorded.removesuffix(" accuracy").replace(" ", "_")
-    return name if name in _VALUE_METRICS or _AXIS_METRICS.fullmatch(name) else None
+def recorded(metric: str | UserMetric | None) -> str | None:
+    """How a record names what ``resolve`` is told, so that it can be told again.
+
+    Empty for None, the choice by default; None for the user's function, which no record holds.
+    """
+    if metric is None:
+        return ""
+    return metric if isinstance(metric, str) and _is_own(_parts(metric)[0]) else None
+
+
+def _parts(metric: str) -> tuple[str, str]:
+    name, _, output = metric.partition(":")
+    return name.strip().lower(), output
+
+
+def _is_own(name: str) -> bool:
+    return name in {"agreement", *_VALUE_METRICS} or _AXIS_METRICS.fullmatch(name) is not None
 
 
 def _by_name(metric: str, name: str, output: str, data: Dataset, reference: Predictions) -> Metric:

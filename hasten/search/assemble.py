@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from hasten import __version__
+from hasten import __version__, measuring
 from hasten.core.budget import Objective
 from hasten.core.record import Best, BudgetInfo, Considered, ModelInfo, RunRecord, SourceRuntime, Trial
 from hasten.search.explain import headline, no_gain, shape_gain
@@ -105,8 +105,10 @@ def _budget_info(request: Request, lab: Lab) -> BudgetInfo:
         objective=request.budget.objective,
         target=request.target,
         metric=lab.metric.name,
+        metric_asked=measuring.recorded(request.metric),
         batch=request.batch,
         threads=lab.conditions.threads,
         seed=request.seed,
         shapes={name: "x".join(map(str, shape)) for name, shape in request.shapes.items()},
+        inputs=request.inputs,
     )

@@ -146,7 +146,9 @@ def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Ch
     shapes = {n: tuple(map(int, s.split("x"))) for n, s in record.budget.shapes.items()}
     with tempfile.TemporaryDirectory(prefix="hasten-") as name:
         work = Path(name)
-        loaded = loaders.read(model, shapes=shapes, samples=to_trace(model, data), work=work)
+        inputs = record.budget.inputs
+        samples = None if inputs else to_trace(model, data)
+        loaded = loaders.read(model, inputs=inputs, shapes=shapes, samples=samples, work=work)
         same_model = loaded.graph.fingerprint == record.model.sha256
         store, _ = data_room.ingest(data, loaded.graph.inputs, work / "store", seed=record.budget.seed)
         same_data = store.sha256 == record.data.sha256
@@ -176,11 +178,12 @@ def _measured(record: RunRecord, folder: Path, model: Any, data: Any) -> list[Ch
         artifact, place = workshop.export(built, baseline.target, baseline.options, {}, "original")
         workshop.close()
         roles: Roles = split(store, record.budget.seed, calibrate=record.data.train is None)
+        asked = record.budget.metric_asked
         reference, found = measuring.compare(
             [Subject(artifact, place, "original"), _subject(record, folder)],
             roles.holdout,
             # A metric of the user's own is not in the record: what else was claimed is measured without it.
-            measuring.named(record.budget.metric) or "agreement",
+            "agreement" if asked is None else asked or None,
             _conditions(record),
             work,
             budget=record.budget.to_budget(),

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import hasten
 from hasten import loaders
 from hasten.core.errors import ModelError, RecordError
 from hasten.core.measurement import Comparison, Verdict
 from hasten.core.record import Artifact, Best, RunRecord, Scorecard
-from hasten.measuring import named
+from hasten.measuring import recorded
 from hasten.search import verify as room
 from hasten.search.verify import Check, verify
 from hasten.search.witness import FILE, disagreement, read_witness
@@ -69,19 +71,47 @@ def test_a_metric_of_the_users_own_is_not_checked_by_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recorded", "name"),
+    ("asked", "held"),
     [
+        (None, ""),
         ("accuracy", "accuracy"),
-        ("top-5 accuracy", "top-5"),
-        ("f1 macro", "f1_macro"),
-        ("spearman", "spearman"),
-        ("SQNR agreement", "agreement"),
-        ("agreement (worst of a: top-1, b: SQNR)", "agreement"),
-        ("wrong", None),
+        ("Top-5:scores", "Top-5:scores"),
+        ("agreement:a:b", "agreement:a:b"),
+        ("mine:judge", None),
+        (len, None),
     ],
 )
-def test_recorded_names_of_metrics_name_them_again(recorded: str, name: str | None) -> None:
-    assert named(recorded) == name
+def test_a_record_holds_how_a_metric_was_asked_for_unless_it_is_the_users_function(
+    asked: Any, held: str | None
+) -> None:
+    assert recorded(asked) == held
+
+
+def test_what_was_asked_for_is_measured_again(tmp_path: Path) -> None:
+    """A metric on one of two outputs that the labels fit both, of a module that says what it takes."""
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(32, 4096), torch.nn.ReLU(), torch.nn.Linear(4096, 3))
+
+    class Two(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            scores = layers(x)
+            return scores, -scores
+
+    x = np.random.default_rng(0).normal(size=(120, 32)).astype(np.float32)
+    with torch.no_grad():
+        labels = layers(torch.from_numpy(x)).argmax(dim=1).numpy()
+    result = hasten.optimize(
+        Two().eval(),
+        {"x": x, "labels": labels},
+        metric="accuracy:output_0",
+        inputs=["x=1x32"],
+        recipe=hasten.Recipe([hasten.Step("quantize_dynamic")]),
+        budget=hasten.Budget(time_s=20, max_drop=0.2, objective="size"),
+        folder=tmp_path / "run",
+    )
+    checks = {check.claim: check for check in verify(result.folder, Two().eval(), {"x": x, "labels": labels})}
+    assert checks["the original is the recorded model"].holds
+    assert checks["it keeps its accuracy on the holdout"].holds
 
 
 @pytest.fixture
@@ -137,6 +167,12 @@ def test_a_module_is_traced_with_a_sample_of_the_data(folder: Path, monkeypatch:
         with pytest.raises(ModelError, match="enough"):
             room._measured(record, folder, model, data)
     assert [samples and samples[0]["image"].shape for samples in seen] == [(1, 3, 8, 8), (1, 3, 8, 8), None]
+    said = record.model_copy(
+        update={"budget": record.budget.model_copy(update={"inputs": ("image=1x3x8x8",)})}
+    )
+    with pytest.raises(ModelError, match="enough"):
+        room._measured(said, folder, "net:build", data)
+    assert seen[-1] is None
 
 
 def arrays(path: Path, **made: Any) -> bytes:
