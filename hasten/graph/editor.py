@@ -15,7 +15,7 @@ import onnx_ir as ir
 from hasten.core.data import Array
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
-from hasten.graph.names import layer_name
+from hasten.graph.names import layer_name, skip
 from hasten.graph.reading import pinned
 from hasten.graph.shapes import refresh
 
@@ -59,7 +59,7 @@ class Editor:
 
     def refused(self, node: ir.Node, reason: str) -> None:
         """Record that the rewrite looked at this node and left it."""
-        self.findings.skipped.append(Skip(name=layer_name(node), op_type=node.op_type, reason=reason))
+        self.findings.skipped.append(skip(node, reason))
 
     def unique(self, stem: str) -> str:
         """A value or node name that is not taken yet; taken from now on."""

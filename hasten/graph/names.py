@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from hasten.core.record import Skip
 from hasten.graph.graph import Graph
 
 
@@ -15,6 +16,11 @@ def layer_name(node: ir.Node) -> str:
         return node.name
     output = next((value.name for value in node.outputs if value.name), "")
     return f"{node.op_type}:{output}"
+
+
+def skip(node: ir.Node, reason: str) -> Skip:
+    """The record of a node that stays as it is."""
+    return Skip(name=layer_name(node), op_type=node.op_type, reason=reason)
 
 
 def name_nodes(graph: Graph) -> int:

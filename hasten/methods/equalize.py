@@ -28,9 +28,8 @@ from hasten.core.record import Site, Skip
 from hasten.graph import Graph
 from hasten.graph.channels import Resolved
 from hasten.graph.editor import Editor
-from hasten.graph.evaluate import Evaluator
 from hasten.graph.feeds import feeds_to_try
-from hasten.graph.names import layer_name, name_nodes
+from hasten.graph.names import layer_name, name_nodes, skip
 from hasten.methods import Change, Context, Facts
 from hasten.methods._equal.layers import LAYERS
 from hasten.methods._equal.loud import leave_unobservable, scales_for_codes
@@ -38,7 +37,7 @@ from hasten.methods._equal.moving import MOVING
 from hasten.methods._equal.pointwise import POINTWISE
 from hasten.methods._equal.trace import Part, Reader, Trace
 from hasten.methods._observe.moments import observe
-from hasten.methods._observe.samples import in_memory
+from hasten.methods._observe.samples import observed
 from hasten.numerics.affine import Grid
 from hasten.numerics.equalization import Values, Weight, accumulate, add_squares, equalize, scaled, smooth
 from hasten.numerics.scaling import Rounding
@@ -149,16 +148,10 @@ def _values(graph: Graph, readers: list[Reader], found: Resolved, params: Params
     samples = context.calibration.take(params.samples)
     wanted = {str(r.value.name): found.numbers(r.labels) for r in readers if found.numbers(r.labels).any()}
     largest, squares, counts = np.zeros(found.count), np.zeros(found.count), np.zeros(found.count)
-    groups = list(in_memory(graph, list(wanted), samples, context))
-    done, total = 0, len(samples) * len(groups)
-    for names in groups:
-        evaluator = Evaluator(graph, names, threads=context.threads)
-        for batch in samples.batches_for(graph.inputs, context.batch):
-            for name, array in evaluator.run(batch.feeds(graph.inputs), names).items():
-                accumulate(largest, np.abs(array), wanted[name])
-                add_squares(squares, counts, array, wanted[name])
-            done += len(batch.indices)
-            context.progress("looking at channels", min(done / total, 1.0))
+    for names, arrays in observed(graph, list(wanted), samples, context, doing="looking at channels"):
+        for name in names:
+            accumulate(largest, np.abs(arrays[name]), wanted[name])
+            add_squares(squares, counts, arrays[name], wanted[name])
     return Values(largest, squares / np.maximum(counts, 1))
 
 
@@ -205,7 +198,7 @@ def _left(trace: Trace, found: Resolved, changed: set[str], params: Params) -> l
             reasons[node] = _unread(node, layers[node], found)
         elif params.by != "codes" and labels is not None:
             reasons[node] = found.reason(labels) or "its channels are even already"
-    return [Skip(name=layer_name(n), op_type=n.op_type, reason=reason) for n, reason in reasons.items()]
+    return [skip(node, reason) for node, reason in reasons.items()]
 
 
 def _unread(node: ir.Node, part: Part, found: Resolved) -> str:

@@ -16,14 +16,12 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from hasten.core.errors import MethodError
 from hasten.core.record import Site, Skip
 from hasten.graph import Graph
-from hasten.graph.evaluate import Evaluator
 from hasten.methods import Amount, Change, Context, Facts
 from hasten.methods._branches.board import Board
 from hasten.methods._branches.choose import Choice, Chooser, Importance, Limits, Per
@@ -31,6 +29,7 @@ from hasten.methods._branches.find import Branch, Found
 from hasten.methods._branches.opened import opened, prepared
 from hasten.methods._branches.remove import remove
 from hasten.methods._branches.repair import Kind, Replace
+from hasten.methods._observe.outputs import broken
 
 FACTS = Facts(
     summary="residual branches dropped whose removal changes the outputs least",
@@ -195,8 +194,6 @@ def _unknown(found: Found, params: Params) -> tuple[str, ...]:
 def _check(graph: Graph, changed: Graph, context: Context) -> None:
     """Run both graphs on a batch; raises MethodError where an output is not finite any more."""
     assert context.calibration is not None
-    feeds = next(context.calibration.batches_for(graph.inputs, context.batch)).feeds(graph.inputs)
-    wanted = Evaluator(graph, threads=context.threads).run(feeds)
-    for name, values in Evaluator(changed, threads=context.threads).run(feeds).items():
-        if values.dtype.kind == "f" and np.isfinite(wanted[name]).all() and not np.isfinite(values).all():
-            raise MethodError(f"output {name!r} is not finite without these branches; name fewer in drop")
+    output = broken(graph, changed, context.calibration, context)
+    if output is not None:
+        raise MethodError(f"output {output!r} is not finite without these branches; name fewer in drop")

@@ -27,14 +27,14 @@ from hasten.core.record import Site, Skip
 from hasten.core.target import sums_saturate
 from hasten.graph import Graph
 from hasten.graph.editor import Editor
-from hasten.graph.evaluate import Evaluator
-from hasten.graph.names import layer_name, name_nodes
+from hasten.graph.names import layer_name, name_nodes, skip
 from hasten.methods import Change, Context, Facts
 from hasten.methods._observe.moments import Importance, observe, solvable
+from hasten.methods._observe.outputs import broken
 from hasten.methods._qdq.biases import absorb_biases
 from hasten.methods._qdq.calibrate import collect
 from hasten.methods._qdq.insert import WeightWriter, erased_channels, insert
-from hasten.methods._qdq.layers import IntegerLayer, find_layers, skip
+from hasten.methods._qdq.layers import IntegerLayer, find_layers
 from hasten.methods._qdq.lookup import LookupWriter, find_lookups
 from hasten.methods._qdq.placement import LAYOUTS, Keep, Plan, make_plan, must_round
 from hasten.methods._qdq.ranges import ActivationType, Ranges, Rule
@@ -284,11 +284,9 @@ def _convolved(graph: Graph) -> Graph:
 def _check(graph: Graph, changed: Graph, context: Context) -> None:
     """Run both graphs on a batch; raises MethodError where integers made an output that is not finite."""
     assert context.calibration is not None
-    feeds = next(context.calibration.batches_for(graph.inputs, context.batch)).feeds(graph.inputs)
-    wanted = Evaluator(graph, threads=context.threads).run(feeds)
-    for name, values in Evaluator(changed, threads=context.threads).run(feeds).items():
-        if values.dtype.kind == "f" and np.isfinite(wanted[name]).all() and not np.isfinite(values).all():
-            raise MethodError(f"output {name!r} is not finite once its layers compute in int8; exclude them")
+    output = broken(graph, changed, context.calibration, context)
+    if output is not None:
+        raise MethodError(f"output {output!r} is not finite once its layers compute in int8; exclude them")
 
 
 def _broken(plan: Plan, seen: Mapping[str, Histogram]) -> dict[ir.Value, str]:

@@ -28,7 +28,7 @@ from hasten.core.record import Site, Skip
 from hasten.graph import Graph
 from hasten.graph.cost import total_macs
 from hasten.graph.editor import Editor
-from hasten.graph.names import layer_name, name_nodes
+from hasten.graph.names import layer_name, name_nodes, skip
 from hasten.graph.shapes import refresh
 from hasten.methods import Change, Context, Facts, Times
 from hasten.methods._factors.choice import Choice, offers
@@ -36,7 +36,7 @@ from hasten.methods._factors.choice import choice as chosen_form
 from hasten.methods._factors.clock import Clock
 from hasten.methods._factors.forms import Factor, Form, Positions
 from hasten.methods._factors.harm import SAMPLES, Harm
-from hasten.methods._factors.layers import Factorable, Unfit, find_layers, skip
+from hasten.methods._factors.layers import Factorable, Unfit, find_layers
 from hasten.methods._factors.solve import LARGEST, Solved, Solver, run_once
 from hasten.methods._factors.write import write
 from hasten.methods._observe.fit import fit

@@ -15,7 +15,7 @@ from hasten.core.data import Array
 from hasten.core.record import Skip
 from hasten.graph.channels import Channels, Labels, Resolved
 from hasten.graph.graph import Graph
-from hasten.graph.names import layer_name
+from hasten.graph.names import layer_name, skip
 from hasten.graph.reading import constant
 from hasten.graph.shapes import infer
 
@@ -155,7 +155,7 @@ class Axes:
 
     def refuse(self, node: ir.Node, reason: str) -> None:
         """Note why nothing of what a layer makes can go, where it has no weight that ``mark`` takes."""
-        self.refused.append(Skip(name=layer_name(node), op_type=node.op_type, reason=reason))
+        self.refused.append(skip(node, reason))
 
     def attend(self, labels: Labels | None) -> None:
         """Note entries along which two computed values are multiplied: heads, and what lies inside them."""

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from hasten.core.record import Skip
 from hasten.graph import Graph
-from hasten.graph.names import layer_name
+from hasten.graph.names import layer_name, skip
 from hasten.graph.reading import constant, given
 from hasten.methods._branches.channels import WHOLE, Channels, channels_of
 from hasten.methods._branches.flow import FUSED, Flow, Use
@@ -73,7 +73,7 @@ def find(graph: Graph, flow: Flow, macs: Mapping[str, int], shapes: Mapping[str,
             if reason is None:
                 found.branches.append(finder.branch(node, index, alone=len(usable) == 1))
             else:
-                found.skipped.append(Skip(name=layer_name(node), op_type=node.op_type, reason=reason))
+                found.skipped.append(skip(node, reason))
         if not cuts:
             found.skipped += finder.not_identity(node)
     return found
@@ -168,7 +168,7 @@ class _Finder:
             return []
         lighter = min(both, key=lambda nodes: (sum(map(self._cost, nodes)), len(nodes)))
         reason = f"its skip is not the identity: on it lies {', '.join(n.op_type for n in lighter[:4])}"
-        return [Skip(name=layer_name(node), op_type=node.op_type, reason=reason)]
+        return [skip(node, reason)]
 
     def branch(self, node: ir.Node, index: int, *, alone: bool) -> Branch:
         """The branch, which has no problem."""

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from hasten.core.record import Skip
 from hasten.graph import Graph
 from hasten.graph.layer import ARITHMETIC, is_quantized
-from hasten.graph.names import layer_name
+from hasten.graph.names import layer_name, skip
 from hasten.graph.reading import constant
 from hasten.methods._cast.precision import Precision
 from hasten.methods._cast.slots import Slots, slots
@@ -97,7 +97,7 @@ class _Planner:
             return
         reason = self._obstacle(node, reals, known)
         if reason is not None:
-            self.plan.skipped.append(Skip(name=layer_name(node), op_type=node.op_type, reason=reason))
+            self.plan.skipped.append(skip(node, reason))
         elif known is not None and self._wanted(node, reals):
             self.plan.narrow[node] = known
             self._narrow.update(node.outputs[i] for i in known.outputs)

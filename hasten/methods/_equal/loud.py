@@ -13,6 +13,7 @@ from hasten.graph.channels import Labels, Resolved
 from hasten.graph.names import layer_name
 from hasten.methods._equal.trace import Part, Trace
 from hasten.methods._observe.moments import as_rows, moments_of, solvable
+from hasten.methods._observe.samples import in_parts
 from hasten.numerics.equalization import together
 from hasten.numerics.rounding import Moments
 from hasten.numerics.scaling import Product, Rounding, favour_loud
@@ -88,7 +89,7 @@ def scales_for_codes(
     """The scale of each channel, and in words what they do to the error of rounding."""
     scales = np.ones(found.count)
     errors = np.zeros((0, 2))
-    for part in _in_memory(_sets(trace, found)):
+    for part in in_parts(_sets(trace, found), lambda item: item.bytes, _MOMENTS_BYTES):
         layers = {layer.name: layer for item in part for layer in item.layers}
         seen = observed(list(layers.values()))
         for item in part:
@@ -119,19 +120,6 @@ def _sets(trace: Trace, found: Resolved) -> Iterator[_Set]:
         layers = [layer for layer, read in readers.items() if np.isin(read, channels).any()]
         if layers:
             yield _Set(channels, layers)
-
-
-def _in_memory(sets: Iterator[_Set]) -> Iterator[list[_Set]]:
-    part: list[_Set] = []
-    held = 0
-    for item in sets:
-        if part and held + item.bytes > _MOMENTS_BYTES:
-            yield part
-            part, held = [], 0
-        part.append(item)
-        held += item.bytes
-    if part:
-        yield part
 
 
 def _products(item: _Set, found: Resolved, seen: Mapping[str, Moments]) -> Iterator[Product]:

@@ -14,13 +14,15 @@ from hasten.core.errors import MethodError
 from hasten.core.record import Skip
 from hasten.graph import Graph
 from hasten.graph.feeds import feeds_to_try
+from hasten.graph.names import skip
 from hasten.graph.shapes import observed_shapes
 from hasten.methods import Context
 from hasten.methods._factors.choice import Choice
 from hasten.methods._factors.clock import Clock
 from hasten.methods._factors.forms import Factor, Form, Positions
-from hasten.methods._factors.layers import Factorable, skip
+from hasten.methods._factors.layers import Factorable
 from hasten.methods._observe.moments import moments_of
+from hasten.methods._observe.samples import in_parts
 from hasten.numerics.covariance import about_mean, constants, shrunk
 from hasten.numerics.low_rank import Target
 from hasten.numerics.rounding import Moments
@@ -74,7 +76,7 @@ class Solver:
 
     def solve(self, layers: Sequence[Factorable]) -> Iterator[Solved]:
         """The layers in order; those that cannot be solved are recorded with the reason."""
-        for part in [list(layers)] if self._observed is None else _parts(layers):
+        for part in [list(layers)] if self._observed is None else in_parts(layers, _held, _MOMENTS_BYTES):
             found = None if self._observed is None else self._observed(part)
             for layer in part:
                 moments = None if found is None else moments_of(found, layer)
@@ -140,19 +142,9 @@ def _unsolvable(layer: Factorable, moments: Moments | None) -> str | None:
     return "what it reads is empty or not finite on the calibration samples"
 
 
-def _parts(layers: Sequence[Factorable]) -> Iterator[list[Factorable]]:
-    """The layers in order, as many at a time as have moments that fit into memory together."""
-    part: list[Factorable] = []
-    held = 0
-    for layer in layers:
-        needed = 8 * layer.inputs**2 if layer.inputs <= LARGEST else 0
-        if part and held + needed > _MOMENTS_BYTES:
-            yield part
-            part, held = [], 0
-        part.append(layer)
-        held += needed
-    if part:
-        yield part
+def _held(layer: Factorable) -> int:
+    """The bytes of its second moments."""
+    return 8 * layer.inputs**2 if layer.inputs <= LARGEST else 0
 
 
 def _positions(layer: Factorable, shapes: Shapes) -> Positions:

@@ -11,12 +11,11 @@ import onnx_ir as ir
 from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
 from hasten.graph.coupling import Coupling, Part, Width
-from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant
 from hasten.methods import Context
 from hasten.methods._observe.moments import known
-from hasten.methods._observe.samples import in_memory
+from hasten.methods._observe.samples import observed
 from hasten.numerics.covariance import about_mean, shrunk
 from hasten.numerics.removal import Reader
 from hasten.numerics.rounding import Moments
@@ -95,19 +94,11 @@ def covariances(
     wanted = {read.key: read for read in found}
     made: dict[tuple[str, int], Moments] = {}
     names = list(dict.fromkeys(name for name, _ in wanted))
-    parts = list(in_memory(graph, names, samples, context))
-    done, total = 0, len(samples) * len(parts)
-    for part in parts:
-        evaluator = Evaluator(graph, part, threads=context.threads)
-        for batch in samples.batches_for(graph.inputs, context.batch):
-            feeds = batch.feeds(graph.inputs)
-            values = feeds | evaluator.run(feeds)
-            for (name, axis), read in wanted.items():
-                if name in part:
-                    rows = read.rows(values[name])[None]
-                    made.setdefault((name, axis), Moments(1, rows.shape[2])).update(rows)
-            done += len(batch.indices)
-            context.progress("looking at what layers read", min(done / total, 1.0))
+    for part, values in observed(graph, names, samples, context, doing="looking at what layers read"):
+        for (name, axis), read in wanted.items():
+            if name in part:
+                rows = read.rows(values[name])[None]
+                made.setdefault((name, axis), Moments(1, rows.shape[2])).update(rows)
     return {key: moments for key, moments in made.items() if known(moments)}
 
 

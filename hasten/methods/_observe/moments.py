@@ -16,10 +16,9 @@ import onnx_ir as ir
 
 from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
-from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
 from hasten.methods._observe.gradients import Gradients
-from hasten.methods._observe.samples import in_memory, key, replace_arrays
+from hasten.methods._observe.samples import key, observed, replace_arrays
 from hasten.methods._observe.windows import axes_of, windows
 from hasten.numerics.rounding import Moments
 
@@ -129,22 +128,14 @@ def _gather(
     for source, layer in wanted.items():
         readers.setdefault(str(layer.activation.name), []).append(source)
     found: dict[str, Moments] = {}
-    parts = list(in_memory(graph, list(readers), samples, context))
-    done, total = 0, len(samples) * len(parts)
-    for part in parts:
-        evaluator = Evaluator(graph, part, threads=context.threads)
-        for batch in samples.batches_for(graph.inputs, context.batch):
-            feeds = batch.feeds(graph.inputs)
-            values = feeds | evaluator.run(feeds)
-            for source in (source for name in part for source in readers[name]):
-                layer = wanted[source]
-                seen = values[str(layer.activation.name)]
-                rows = inputs_of(layer, seen, _positions(layer, len(samples)))
-                if source not in found:
-                    found[source] = Moments(rows.shape[0], rows.shape[2])
-                found[source].update(rows)
-            done += len(batch.indices)
-            context.progress("gathering what layers read", min(done / total, 1.0))
+    names = list(readers)
+    for part, values in observed(graph, names, samples, context, doing="gathering what layers read"):
+        for source in (source for name in part for source in readers[name]):
+            layer = wanted[source]
+            rows = inputs_of(layer, values[str(layer.activation.name)], _positions(layer, len(samples)))
+            if source not in found:
+                found[source] = Moments(rows.shape[0], rows.shape[2])
+            found[source].update(rows)
     return found
 
 

@@ -58,6 +58,16 @@ class Outputs:
         return float(np.square(values - values.mean()).sum()) or 1.0
 
 
+def broken(graph: Graph, changed: Graph, samples: Calibration, context: Context) -> str | None:
+    """The first output that is finite for a batch of the samples and is not any more in the changed graph."""
+    feeds = next(samples.batches_for(graph.inputs, context.batch)).feeds(graph.inputs)
+    wanted = Evaluator(graph, threads=context.threads).run(feeds)
+    for name, values in Evaluator(changed, threads=context.threads).run(feeds).items():
+        if values.dtype.kind == "f" and np.isfinite(wanted[name]).all() and not np.isfinite(values).all():
+            return name
+    return None
+
+
 def _difference(expected: Array, got: Array) -> float:
     if expected.shape != got.shape:
         return float("inf")

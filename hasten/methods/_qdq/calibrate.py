@@ -9,9 +9,8 @@ import numpy as np
 
 from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
-from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
-from hasten.methods._observe.samples import in_memory, key, replace_arrays
+from hasten.methods._observe.samples import key, observed, replace_arrays
 from hasten.numerics.ranges import Histogram
 
 COUNTED = 1 << 15
@@ -39,18 +38,9 @@ def _count(
     graph: Graph, names: Sequence[str], samples: Calibration, context: Context
 ) -> dict[str, Histogram]:
     found = {name: Histogram() for name in names}
-    groups = list(in_memory(graph, names, samples, context))
-    done, total = 0, len(samples) * len(groups)
-    for group in groups:
-        evaluator = Evaluator(graph, group, threads=context.threads)
-        computed = [name for name in group if name in evaluator.output_names]
-        for batch in samples.batches_for(graph.inputs, context.batch):
-            feeds = batch.feeds(graph.inputs)
-            values = evaluator.run(feeds, computed) if computed else {}
-            for name in group:
-                found[name].update(values[name] if name in values else feeds[name], at_most=COUNTED)
-            done += len(batch.indices)
-            context.progress("calibrating", min(done / total, 1.0))
+    for part, values in observed(graph, names, samples, context, doing="calibrating"):
+        for name in part:
+            found[name].update(values[name], at_most=COUNTED)
     return found
 
 

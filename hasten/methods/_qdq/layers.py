@@ -11,7 +11,7 @@ import onnx_ir as ir
 from hasten.core.data import Array
 from hasten.core.record import Skip
 from hasten.graph.layer import Layer, is_quantized, output_axis, stored
-from hasten.graph.names import layer_name
+from hasten.graph.names import layer_name, skip
 from hasten.graph.reading import given
 
 
@@ -46,11 +46,6 @@ def find_layers(
     for inner in main.subgraphs():
         skipped += [skip(node, "it is inside the body of a loop or branch") for node in _candidates(inner)]
     return layers, skipped
-
-
-def skip(node: ir.Node, reason: str) -> Skip:
-    """The record of a node that stays in float."""
-    return Skip(name=layer_name(node), op_type=node.op_type, reason=reason)
 
 
 def _candidates(graph: ir.Graph) -> Iterator[ir.Node]:

@@ -12,8 +12,7 @@ from hasten.core.data import Array
 from hasten.core.record import Skip
 from hasten.graph.editor import Editor
 from hasten.graph.layer import stored
-from hasten.graph.names import layer_name
-from hasten.methods._qdq.layers import skip
+from hasten.graph.names import layer_name, skip
 from hasten.numerics.affine import Grid, slice_bounds, symmetric
 
 FEWEST = 8192

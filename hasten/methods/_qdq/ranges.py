@@ -11,10 +11,9 @@ import onnx_ir as ir
 
 from hasten.core.data import Calibration
 from hasten.graph import Graph
-from hasten.graph.evaluate import Evaluator
 from hasten.methods import Context
 from hasten.methods._observe.moments import as_rows, inputs_of, solvable
-from hasten.methods._observe.samples import in_memory
+from hasten.methods._observe.samples import observed
 from hasten.methods._qdq.layers import IntegerLayer
 from hasten.methods._qdq.placement import Plan
 from hasten.numerics.affine import Affine, Grid, asymmetric, symmetric
@@ -104,17 +103,13 @@ def _errors(
         readers.setdefault(str(layer.activation.name), []).append(layer)
     weights = {layer.name: as_rows(layer, layer.array) for layer in plan.layers if solvable(layer)}
     samples = calibration.take(_SAMPLES)
-    for part in in_memory(graph, list(readers), samples, context):
-        evaluator = Evaluator(graph, part, threads=context.threads)
-        for batch in samples.batches_for(graph.inputs, context.batch):
-            feeds = batch.feeds(graph.inputs)
-            values = feeds | evaluator.run(feeds)
-            for layer in (layer for name in part for layer in readers[name]):
-                group = plan.group(layer.activation)
-                rows = inputs_of(layer, values[str(layer.activation.name)], _POSITIONS)
-                transposed = weights[layer.name].swapaxes(1, 2)
-                signal = float(np.square(rows @ transposed).sum()) or 1.0
-                for i, each in enumerate(tried[group]):
-                    lost = rows - each.round_trip(rows)
-                    errors[group][i] += float(np.square(lost @ transposed).sum()) / signal
+    for part, values in observed(graph, list(readers), samples, context):
+        for layer in (layer for name in part for layer in readers[name]):
+            group = plan.group(layer.activation)
+            rows = inputs_of(layer, values[str(layer.activation.name)], _POSITIONS)
+            transposed = weights[layer.name].swapaxes(1, 2)
+            signal = float(np.square(rows @ transposed).sum()) or 1.0
+            for i, each in enumerate(tried[group]):
+                lost = rows - each.round_trip(rows)
+                errors[group][i] += float(np.square(lost @ transposed).sum()) / signal
     return errors

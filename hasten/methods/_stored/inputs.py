@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -11,6 +11,7 @@ from hasten.core.data import Array
 from hasten.graph.names import layer_name
 from hasten.graph.reading import constant
 from hasten.methods._observe.moments import moments_of, solvable
+from hasten.methods._observe.samples import in_parts
 from hasten.methods._stored.weights import Weight
 from hasten.numerics.rounding import Moments
 
@@ -65,7 +66,7 @@ class Inputs:
         self._observed = observed
         found = ((weight.value, _reader(main, weight)) for weight in weights)
         self._readers = {value: reader for value, reader in found if reader is not None}
-        self._parts = _parts(list(self._readers.values()))
+        self._parts = in_parts(self._readers.values(), _held, _MOMENTS_BYTES)
         self._part: list[Reader] = []
         self._found: Mapping[str, Moments] = {}
 
@@ -96,16 +97,6 @@ def _reader(main: ir.Graph, weight: Weight) -> Reader | None:
     return reader if solvable(reader) else None
 
 
-def _parts(readers: Sequence[Reader]) -> Iterator[list[Reader]]:
-    part: list[Reader] = []
-    held = 0
-    for reader in readers:
-        channels = reader.node.attributes.get_int("group", 1)
-        needed = 8 * channels * reader.weight.depth**2
-        if part and held + needed > _MOMENTS_BYTES:
-            yield part
-            part, held = [], 0
-        part.append(reader)
-        held += needed
-    if part:
-        yield part
+def _held(reader: Reader) -> int:
+    """The bytes of its second moments."""
+    return 8 * reader.node.attributes.get_int("group", 1) * reader.weight.depth**2

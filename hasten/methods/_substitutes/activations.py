@@ -21,11 +21,10 @@ import onnx_ir as ir
 from hasten.core.data import Array, Calibration
 from hasten.graph import Graph
 from hasten.graph.editor import Editor
-from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name
 from hasten.graph.reading import given
 from hasten.methods import Context
-from hasten.methods._observe.samples import in_memory
+from hasten.methods._observe.samples import observed
 
 Function: TypeAlias = Callable[[Array, float], Array]
 
@@ -170,14 +169,9 @@ def seen_by(
 ) -> dict[str, Array]:
     """Numbers that each activation reads, by its name, a few thousand of each batch at even distances."""
     names = list(dict.fromkeys(str(each.value.name) for each in found))
-    given_by = {spec.name for spec in graph.inputs}
     seen: dict[str, list[Array]] = {name: [] for name in names}
-    for part in in_memory(graph, names, samples, context):
-        evaluator = Evaluator(graph, part, threads=context.threads)
-        for batch in samples.batches_for(graph.inputs, context.batch):
-            feeds = batch.feeds(graph.inputs)
-            values = feeds | evaluator.run(feeds, [name for name in part if name not in given_by])
-            for name in part:
-                flat = values[name].reshape(-1)
-                seen[name].append(flat[:: max(1, flat.size // _NUMBERS)])
+    for part, values in observed(graph, names, samples, context):
+        for name in part:
+            flat = values[name].reshape(-1)
+            seen[name].append(flat[:: max(1, flat.size // _NUMBERS)])
     return {each.name: np.concatenate(seen[str(each.value.name)]) for each in found}
