@@ -14,6 +14,7 @@ from torch import nn
 
 from hasten.bridge.dtypes import from_numpy
 from hasten.bridge.fuse import fuse_gelu
+from hasten.bridge.operator import Scope
 from hasten.bridge.program import Compiler, Program, refuse_unsupported, weights_of
 from hasten.bridge.roles import is_host_constant, is_learned, is_scale
 from hasten.bridge.write_back import write_back
@@ -27,7 +28,8 @@ class GraphModule(nn.Module):
     ``forward`` takes the graph's inputs in their order (or by name) and returns its output, or a tuple of
     outputs. Parameters and buffers have the initializers' names: dots in a name become levels of modules, as
     in a module's own ``state_dict``. What is learned is a parameter (``roles.is_learned``), all else a
-    buffer. In training mode, dropout drops and batch normalization learns its statistics.
+    buffer. In training mode, dropout drops and batch normalization learns its statistics. What nodes with a
+    ``seed`` draw follows from it and from ``drawn``, how often each has drawn.
     """
 
     def __init__(self, graph: Graph, inner: Sequence[str] = ()) -> None:
@@ -49,6 +51,7 @@ class GraphModule(nn.Module):
         self.input_names = tuple(spec.name for spec in graph.inputs)
         self.output_names = tuple(str(v.name) for v in model.graph.outputs)
         self.scales: set[str] = set()
+        self.drawn: dict[str, int] = {}
         self._fixed: list[tuple[int, torch.Tensor]] = []
         self._sources: list[tuple[int, dict[str, Any], str, str]] = []
         self._masks: Mapping[str, torch.Tensor] = {}
@@ -106,7 +109,7 @@ class GraphModule(nn.Module):
             values[slot] = store[key] if mask is None else store[key] * mask
         for slot, value in zip(self.program.inputs, inputs, strict=True):
             values[slot] = value
-        found = self.program.run(values, self.training)
+        found = self.program.run(values, Scope(self.training, self.drawn))
         return found[0] if len(found) == 1 else tuple(found)
 
     @contextmanager

@@ -34,11 +34,12 @@ Factory = Callable[["Call"], Function]
 class Scope(NamedTuple):
     """What a function may know besides its inputs.
 
-    training: whether the module is in training mode. captured: the values of the enclosing graphs that the
-    node's subgraphs read.
+    training: whether the module is in training mode. drawn: how often the module's nodes with a seed of their
+    own have drawn. captured: the values of the enclosing graphs that the node's subgraphs read.
     """
 
     training: bool
+    drawn: dict[str, int]
     captured: tuple[Any, ...] = ()
 
 

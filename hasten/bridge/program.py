@@ -44,14 +44,13 @@ class Program:
     captured: tuple[int, ...]
     results: tuple[Result, ...]
 
-    def run(self, values: list[Any], training: bool) -> list[Any]:
+    def run(self, values: list[Any], scope: Scope) -> list[Any]:
         """Run all steps on a list whose input (and weight) slots are filled; returns the outputs."""
-        plain = Scope(training)
         for step in self.steps:
             given = [values[i] if i >= 0 else None for i in step.inputs]
             if step.scoped:
                 outside = tuple([values[i] for i in step.captured])
-                found = step.function(Scope(training, outside) if outside else plain, *given)
+                found = step.function(scope._replace(captured=outside), *given)
             else:
                 found = step.function(*given)
             outputs = step.outputs
@@ -75,7 +74,7 @@ class Program:
                 values[slot] = value
             for slot, value in zip(self.captured, scope.captured, strict=True):
                 values[slot] = value
-            return self.run(values, scope.training)
+            return self.run(values, scope)
 
         return Body(run, len(self.inputs), self.results)
 

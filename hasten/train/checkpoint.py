@@ -12,7 +12,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
+from hasten.bridge.module import GraphModule
 from hasten.core.errors import InputError, OutputError
 
-VERSION = 2
+VERSION = 3
 _KEPT = 2
 _STATE = "state.json"
 Tensors = dict[str, Tensor]
@@ -147,8 +148,8 @@ def check_identity(saved: Mapping[str, Any], given: Mapping[str, Any], path: Pat
         )
 
 
-def random_state() -> tuple[Tensors, dict[str, Any]]:
-    """The random states of this process: torch's as tensors, Python's and numpy's as numbers."""
+def random_state(*modules: nn.Module) -> tuple[Tensors, dict[str, Any]]:
+    """The random states of this process: torch's as tensors, the others' and the modules' as numbers."""
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
@@ -157,12 +158,13 @@ def random_state() -> tuple[Tensors, dict[str, Any]]:
     plain = {
         "python": [version, list(numbers), next_gauss],
         "numpy": [name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(gauss)],
+        "drawn": [dict(graph.drawn) for graph in _graphs(modules)],
     }
     return tensors, plain
 
 
-def restore_random_state(tensors: Tensors, plain: Mapping[str, Any]) -> None:
-    """Put back what ``random_state`` gave."""
+def restore_random_state(tensors: Tensors, plain: Mapping[str, Any], *modules: nn.Module) -> None:
+    """Put back what ``random_state`` gave of the same modules."""
     torch.set_rng_state(tensors["torch"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
@@ -170,6 +172,13 @@ def restore_random_state(tensors: Tensors, plain: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(numbers), next_gauss))
     name, keys, position, has_gauss, gauss = plain["numpy"]
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), position, has_gauss, gauss))
+    for graph, drawn in zip(_graphs(modules), plain["drawn"], strict=True):
+        graph.drawn = dict(drawn)
+
+
+def _graphs(modules: Sequence[nn.Module]) -> list[GraphModule]:
+    """The graphs among modules and in them."""
+    return [part for module in modules for part in module.modules() if isinstance(part, GraphModule)]
 
 
 def _plain(tensor: Tensor) -> Tensor:

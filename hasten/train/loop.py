@@ -109,9 +109,10 @@ class Trainer:
         self._world = accelerator.num_processes
         self._network = task.network
         self._network.place(accelerator.device)
-        if task.teacher is not None:
-            task.teacher.place(accelerator.device)
-            task.teacher.set_mode(False, False)
+        self._models = [task.network, *([task.teacher] if task.teacher is not None else [])]
+        for teacher in self._models[1:]:
+            teacher.place(accelerator.device)
+            teacher.set_mode(False, False)
         made = optimizers.make(self._network.module, task.settings)
         self._model, self._optimizer = accelerator.prepare(self._network, made)
         ema = task.settings.ema
@@ -317,7 +318,7 @@ class Trainer:
         """Write a checkpoint; every process takes part."""
         self._note()
         check_same(self._accelerator, self._network.module, f"after step {self.step}")
-        tensors, plain = checkpoints.random_state()
+        tensors, plain = checkpoints.random_state(*self._models)
         states: list[Any] = [(tensors, plain)]
         if self._world > 1:
             states = [None] * self._world
@@ -389,12 +390,9 @@ class Trainer:
     def _restore_chance(self, kept: Checkpoint) -> None:
         """This process's random states; a process that was not there before begins a sequence of its own."""
         rank = self._accelerator.process_index
-        if rank >= len(kept.state["random"]):
+        like = min(rank, len(kept.state["random"]) - 1)
+        states = kept.tensors["random"].items()
+        mine = {name.partition(":")[2]: state for name, state in states if name.startswith(f"{like}:")}
+        checkpoints.restore_random_state(mine, kept.state["random"][like], *self._models)
+        if rank > like:
             torch.manual_seed(hash((self.task.settings.seed, kept.step, rank)))
-            return
-        mine = {
-            name.partition(":")[2]: tensor
-            for name, tensor in kept.tensors["random"].items()
-            if name.startswith(f"{rank}:")
-        }
-        checkpoints.restore_random_state(mine, kept.state["random"][rank])

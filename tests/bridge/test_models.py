@@ -227,3 +227,18 @@ def test_weight_of_another_shape_is_refused(any_graph):
 def test_an_output_that_nothing_reads_changes_no_other():
     graph = graph_of("(float[n, 8] x) => (float[n, 3] y)", "y = MatMul(x, w)  z = Softmax(y)", w=rows(8, 3))
     assert_like_runtime(to_torch(graph), graph, {"x": rows(2, 8)})
+
+
+@pytest.mark.parametrize("op_type", ["RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"])
+def test_what_a_seeded_node_draws_follows_from_how_often_it_has_drawn(op_type):
+    extra, kind = (", sample_size = 9", "int32[2,9]") if op_type == "Multinomial" else ("", "float[2,3]")
+    graph = graph_of(f"(float[2,3] x) => ({kind} y)", f"y = {op_type} <seed = 3.0{extra}> (x)")
+    x, module = torch.from_numpy(rows(2, 3)).sigmoid(), to_torch(graph)
+    first = module(x)
+    drawn, twin, late = dict(module.drawn), copy.deepcopy(module), to_torch(graph)
+    wanted = torch.stack([module(x) for _ in range(9)])
+    assert torch.equal(torch.stack([twin(x) for _ in range(9)]), wanted)
+    assert torch.equal(late(x), first)
+    late.drawn = drawn
+    assert torch.equal(torch.stack([late(x) for _ in range(9)]), wanted)
+    assert len(wanted.unique(dim=0)) > 1

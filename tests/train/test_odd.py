@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from small_graphs import Net, calibration_for, lstm
 from torch import nn
 
@@ -335,3 +335,35 @@ def test_a_last_batch_of_one_number_a_channel_is_normalized_by_what_was_learned(
     found = Evaluator(fitted.graph).run({"x": data.gather(range(4)).inputs["x"]})["y"]
     assert len(fitted.history.losses) == 6
     assert np.isfinite(found).all()
+
+
+def by_chance() -> Graph:
+    """A classifier with nodes that draw from seeds of their own, one of them within a branch."""
+    net = Net(0)
+    drawn = helper.make_graph(
+        [helper.make_node("RandomNormalLike", ["h"], ["n"], name="noise", scale=0.3, seed=1.0)],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("n", FLOAT, None)],
+    )
+    h = net.node("MatMul", ["x", net.weight("w1", WIDTH, 24)], "h")
+    always = net.constant("always", np.asarray(True))
+    noise = net.node("If", [always], "noisy", then_branch=drawn, else_branch=drawn)
+    h = net.node("Add", [h, noise], "a")
+    h = net.node("Dropout", [h, net.constant("ratio", np.float32(0.3))], "d", seed=7)
+    net.node("MatMul", [h, net.weight("w2", 24, CLASSES)], "logits")
+    return net.graph([("x", FLOAT, ["batch", WIDTH])], [("logits", FLOAT, ["batch", CLASSES])])
+
+
+def test_what_nodes_draw_from_their_seeds_goes_on_from_a_checkpoint(tmp_path):
+    data = separable(tmp_path / "data")
+    settings = Settings(epochs=3, held_back=0.2, learn_statistics=True, checkpoint_every=4, **QUICK)
+    given = {"settings": settings, "teacher": by_chance(), "folder": tmp_path / "run"}
+    wanted = fit(by_chance(), data, **given)
+    for path in checkpoint.found(tmp_path / "run")[:1]:
+        (path / "model.safetensors").write_bytes(b"damaged")
+    again = fit(by_chance(), data, **given, resume=True)
+    assert again.notes[0].startswith("the checkpoint step-00000015 is damaged")
+    assert again.history.to_json() == wanted.history.to_json()
+    for name, value in again.graph.weights.items():
+        assert np.array_equal(value.const_value.numpy(), wanted.graph.weights[name].const_value.numpy())

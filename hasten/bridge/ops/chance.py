@@ -1,7 +1,8 @@
 """Random numbers: Dropout, Bernoulli, RandomNormal, RandomUniform and their Like forms, Multinomial.
 
-A node with the attribute ``seed`` draws from a generator of its own, so that two modules of one graph draw
-the same numbers; all others draw from torch's.
+What a node with the attribute ``seed`` draws follows from the seed and from how often it has drawn: two
+modules of one graph draw the same numbers, and a training that goes on draws those that would have come. All
+others draw from torch's generator.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from torch.nn import functional
 from hasten.bridge.dtypes import carrier
 from hasten.bridge.operator import Call, Function, Scope, operator
 
+_FURTHER = 0x9E3779B97F4A7C15
+"""Between the seeds of two draws: 2⁶⁴ over the golden ratio, so that those of near seeds are far apart."""
 
-def _generator(call: Call) -> Callable[[torch.device], torch.Generator | None]:
-    """The node's generator on a device, made when it is first needed; None where it has no seed."""
+
+def _generator(call: Call) -> Callable[[Scope, torch.device], torch.Generator | None]:
+    """The generator of the node's next draw on a device; None where the node has no seed."""
     if not call.given("seed"):
-        return lambda device: None
+        return lambda scope, device: None
     # Dropout's seed is an integer, the others' a float.
     seed = call.integer("seed") if call.op_type == "Dropout" else int(call.real("seed"))
-    made: dict[torch.device, torch.Generator] = {}
 
-    def generator(device: torch.device) -> torch.Generator:
-        if device not in made:
-            made[device] = torch.Generator(device).manual_seed(seed)
-        return made[device]
+    def generator(scope: Scope, device: torch.device) -> torch.Generator:
+        count = scope.drawn.get(call.name, 0)
+        scope.drawn[call.name] = count + 1
+        return torch.Generator(device).manual_seed((seed + count * _FURTHER) % 2**64)
 
     return generator
 
@@ -81,18 +84,18 @@ def dropout(call: Call) -> Function:
         if not trains:
             return _keep(call, x)
         rate = float(known.reshape(-1)[0]) if known is not None else 0.5 if ratio is None else float(ratio)
-        return _drop(call, x, rate, generator(x.device)) if rate else _keep(call, x)
+        return _drop(call, x, rate, generator(scope, x.device)) if rate else _keep(call, x)
 
     return run
 
 
-@operator("Bernoulli")
+@operator("Bernoulli", scoped=True)
 def bernoulli(call: Call) -> Function:
     """1 with the probability that the input gives, else 0."""
     generator, dtype = _generator(call), _dtype(call)
 
-    def run(x: Tensor) -> Tensor:
-        return torch.bernoulli(x, generator=generator(x.device)).to(dtype or x.dtype)
+    def run(scope: Scope, x: Tensor) -> Tensor:
+        return torch.bernoulli(x, generator=generator(scope, x.device)).to(dtype or x.dtype)
 
     return run
 
@@ -103,7 +106,7 @@ def _dtype(call: Call, default: ir.DataType | None = None) -> torch.dtype | None
     return None if default is None else carrier(default)
 
 
-def _draw(call: Call) -> Callable[[Sequence[int], torch.device], Tensor]:
+def _draw(call: Call) -> Callable[[Scope, Sequence[int], torch.device], Tensor]:
     """Normal or uniform float32 numbers of a shape, as the node's attributes say."""
     generator = _generator(call)
     if "Normal" in call.op_type:
@@ -113,35 +116,37 @@ def _draw(call: Call) -> Callable[[Sequence[int], torch.device], Tensor]:
         offset = call.real("low", 0.0)
         factor = call.real("high", 1.0) - offset
         source = torch.rand
-    return lambda shape, device: (
-        source(tuple(shape), generator=generator(device), device=device, dtype=torch.float32) * factor
-        + offset
-    )
+
+    def draw(scope: Scope, shape: Sequence[int], device: torch.device) -> Tensor:
+        plain = source(tuple(shape), generator=generator(scope, device), device=device, dtype=torch.float32)
+        return plain * factor + offset
+
+    return draw
 
 
-@operator("RandomNormal", "RandomUniform")
+@operator("RandomNormal", "RandomUniform", scoped=True)
 def random(call: Call) -> Function:
     """Numbers of a fixed shape."""
     shape, draw = call.integers("shape"), _draw(call)
     dtype = _dtype(call, ir.DataType.FLOAT)
-    return lambda: draw(shape, torch.get_default_device()).to(dtype)
+    return lambda scope: draw(scope, shape, torch.get_default_device()).to(dtype)
 
 
-@operator("RandomNormalLike", "RandomUniformLike")
+@operator("RandomNormalLike", "RandomUniformLike", scoped=True)
 def random_like(call: Call) -> Function:
     """Numbers of the input's shape."""
     draw, dtype = _draw(call), _dtype(call)
-    return lambda x: draw(x.shape, x.device).to(dtype or x.dtype)
+    return lambda scope, x: draw(scope, x.shape, x.device).to(dtype or x.dtype)
 
 
-@operator("Multinomial")
+@operator("Multinomial", scoped=True)
 def multinomial(call: Call) -> Function:
     """Indices of classes, drawn with the log-probabilities that each row gives (unnormalized)."""
     count, generator = call.integer("sample_size", 1), _generator(call)
     dtype = _dtype(call, ir.DataType.INT32)
 
-    def run(x: Tensor) -> Tensor:
-        drawn = torch.multinomial(torch.softmax(x, -1), count, True, generator=generator(x.device))
+    def run(scope: Scope, x: Tensor) -> Tensor:
+        drawn = torch.multinomial(torch.softmax(x, -1), count, True, generator=generator(scope, x.device))
         return drawn.to(dtype)
 
     return run
