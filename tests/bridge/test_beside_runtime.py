@@ -205,3 +205,23 @@ def test_unique(axis, in_order):
     x = np.random.default_rng(6).integers(0, 3, (4, 3)).astype(np.float32)
     extra = {} if axis is None else {"axis": axis}
     compare("Unique", {"x": x}, 11, outputs=4, sorted=in_order, **extra)
+
+
+@pytest.mark.parametrize(("op_type", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+@pytest.mark.parametrize("peepholes", [False, True])
+def test_recurrent_layers_that_clip(op_type, gates, peepholes):
+    rng = np.random.default_rng(7)
+    shapes = {"x": (5, 2, 4), "w": (2, gates * 3, 4), "r": (2, gates * 3, 3), "b": (2, gates * 6)}
+    shapes |= {"-": (), "h": (2, 2, 3)}
+    if op_type == "LSTM":
+        shapes |= {"c": (2, 2, 3)} | ({"p": (2, 9)} if peepholes else {})
+    inputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    options = {"hidden_size": 3, "direction": "bidirectional", "clip": 0.4}
+    compare(op_type, inputs, 14, outputs=3 if op_type == "LSTM" else 2, **options)
+
+
+@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("auto_pad", ["VALID", "NOTSET"])
+def test_pools_that_round_up(op_type, auto_pad):
+    options = {"kernel_shape": [2, 3], "strides": [3, 3], "ceil_mode": 1, "auto_pad": auto_pad}
+    compare(op_type, {"x": PICTURES}, 19, **options)

@@ -35,7 +35,7 @@ _SHAPED: dict[str, tuple[Callable[[float, float], Activation], float | None, flo
 
 
 def activations_of(call: Call, names: Sequence[str]) -> tuple[Activation, ...]:
-    """The functions of these names (in any case), clipped if the node clips.
+    """The functions of these names (in any case), clipped if the node clips: all but an LSTM's last.
 
     ``activation_alpha`` and ``activation_beta`` are handed out in order to the functions that have one.
     Raises ModelError for an unknown name.
@@ -56,8 +56,9 @@ def activations_of(call: Call, names: Sequence[str]) -> tuple[Activation, ...]:
         found.append(make(first, second))
     if not call.given("clip"):
         return tuple(found)
-    bound = call.real("clip")
-    return tuple(_clipped(function, bound) for function in found)
+    # The last reads the cell, which is bounded by its gates: ONNX Runtime clips what goes into those alone.
+    bound, lstm = call.real("clip"), call.op_type == "LSTM"
+    return tuple(f if lstm and i % 3 == 2 else _clipped(f, bound) for i, f in enumerate(found))
 
 
 def _clipped(function: Activation, bound: float) -> Activation:

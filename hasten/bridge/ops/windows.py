@@ -41,7 +41,7 @@ class Window:
             dilations=call.integers("dilations", ()),
             pads=pads,
             auto_pad=auto_pad,
-            ceil=bool(call.integer("ceil_mode", 0)) and auto_pad == "NOTSET",
+            ceil=bool(call.integer("ceil_mode", 0)) and not auto_pad.startswith("SAME"),
         )
 
     @property
