@@ -29,7 +29,7 @@ from hasten.train.regularizer import Pace, Regularizer, Regularizers
 from hasten.train.samples import Batch, Samples
 from hasten.train.settings import Settings
 from hasten.train.subnetworks import Subnetworks
-from hasten.train.world import agreed, check_same, rows_of_all
+from hasten.train.world import agreed, check_same, rows_of_all, share_statistics
 
 _NOTED_AT_ONCE = 10
 """Optimizer steps whose losses are read together: reading one waits for the device."""
@@ -188,6 +188,8 @@ class Trainer:
             self._accelerator.clip_grad_norm_(self._network.parameters(), settings.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self.task.learn_statistics:
+            share_statistics(self._accelerator, self._network.module)
         if not self._optimizer.step_was_skipped:
             self._regularizers.after_step(self._pace.at(self.step))
             if self._average:

@@ -67,7 +67,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
     before = checkpoints.random_state()
     found = [_Found.of(m, with_modes=m is teacher) for m in (model, teacher) if isinstance(m, nn.Module)]
     try:
-        with accelerated(settings, learns) as accelerator:
+        with accelerated(settings) as accelerator:
             torch.manual_seed(settings.seed + accelerator.process_index)
             made = _normalized(model, data, settings)
             network = Network.of(made.graph if made else model, inner_names(model, teacher, settings))

@@ -21,7 +21,7 @@ _PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 @contextmanager
-def accelerated(settings: Settings, learn_statistics: bool) -> Iterator[Accelerator]:
+def accelerated(settings: Settings) -> Iterator[Accelerator]:
     """An Accelerator for these settings, forgotten afterwards, so that the next training may differ.
 
     Raises InputError when the device or the precision is not there, TrainingError when not all
@@ -38,7 +38,7 @@ def accelerated(settings: Settings, learn_statistics: bool) -> Iterator[Accelera
     if settings.threads:
         torch.set_num_threads(settings.threads)
     try:
-        ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=learn_statistics)
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
         accelerator = Accelerator(
             cpu=cpu, mixed_precision=_PRECISIONS[settings.precision], kwargs_handlers=[ddp]
         )
@@ -92,6 +92,19 @@ def check_same(accelerator: Accelerator, model: nn.Module, when: str) -> None:
             f"the processes hold different weights {when}: gradients are not averaged between them; "
             "start them with torchrun"
         )
+
+
+def share_statistics(accelerator: Accelerator, model: nn.Module) -> None:
+    """Give every process the main process's buffers, such as statistics that each learned of its samples.
+
+    What is judged, averaged, kept and returned is then the same model everywhere.
+    """
+    for buffer in model.buffers() if accelerator.num_processes > 1 else ():
+        held = buffer.contiguous()
+        # As bytes: gloo does not send every type that a graph's constants may have.
+        torch.distributed.broadcast(held.view(-1).view(torch.uint8), src=0)
+        if held is not buffer:
+            buffer.copy_(held)
 
 
 def agreed(accelerator: Accelerator, value: Any) -> Any:

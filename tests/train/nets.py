@@ -106,6 +106,6 @@ def kill_after(process: subprocess.Popen[bytes], log: Path, step: int) -> bool:
     return False
 
 
-def result(folder: Path) -> dict[str, object]:
+def result(folder: Path, rank: int = 0) -> dict[str, object]:
     """What the program wrote when it had finished."""
-    return json.loads((folder / "result.json").read_text())
+    return json.loads((folder / f"result{rank or ''}.json").read_text())

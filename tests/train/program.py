@@ -16,6 +16,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 from hasten.core.data import Calibration, Store
 from hasten.core.errors import HastenError
+from hasten.graph import Graph
 from hasten.train import Event, Settings, fit
 from tests.train.nets import Halves, classifier, embedder
 
@@ -39,12 +40,15 @@ def main(case: dict[str, object]) -> int:
     if case.get("apart"):
         # A wrapper that does not average: what a launcher's fall-back amounts to.
         Accelerator.prepare = lambda self, model, optimizer: (model, AcceleratedOptimizer(optimizer))  # type: ignore[method-assign]
-    model = make()
+    model: Graph | torch.nn.Module = make()
     if case.get("dropout"):
         torch.manual_seed(0)
         model = torch.nn.Sequential(
             torch.nn.Linear(12, 24), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(24, 5)
         )
+    if case.get("normalization"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(12, 24), torch.nn.BatchNorm1d(24), torch.nn.Linear(24, 5))
     try:
         fitted = fit(
             model,
@@ -59,10 +63,9 @@ def main(case: dict[str, object]) -> int:
     except HastenError as error:
         (folder / f"error{rank}").write_text(f"{type(error).__name__}: {error}")
         return 2
-    if rank == 0:
-        total = float(sum(np.float64(w.detach().double().sum()) for w in fitted.module.parameters()))
-        content = {**fitted.history.to_json(), "weights": total, "why": fitted.why, "notes": fitted.notes}
-        (folder / "result.json").write_text(json.dumps(content))
+    total = float(sum(np.float64(w.detach().double().sum()) for w in fitted.module.state_dict().values()))
+    content = {**fitted.history.to_json(), "weights": total, "why": fitted.why, "notes": fitted.notes}
+    (folder / f"result{rank or ''}.json").write_text(json.dumps(content))
     return 0
 
 

@@ -79,6 +79,15 @@ def test_another_number_of_processes_goes_on_within_rounding(make_case, tmp_path
     np.testing.assert_allclose(killed["weights"], whole["weights"], rtol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("held_back", [0.0, 0.1])
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_all_processes_end_with_the_same_statistics(make_case, tmp_path, held_back, ema):
+    settings = {**SETTINGS, "epochs": 2, "held_back": held_back, "ema": ema}
+    finish(run_program(make_case("two", normalization=True, settings=settings), 2))
+    assert result(tmp_path / "two", 1) == result(tmp_path / "two")
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(make_case, tmp_path):
     case = make_case("full", settings={**SETTINGS, "checkpoint_every": 5})
     # The history grows in state.json: at some checkpoint it no longer fits, the earlier ones did.
