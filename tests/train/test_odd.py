@@ -309,7 +309,15 @@ def scattered() -> Graph:
     return net.graph([("x", FLOAT, ["batch", 6, 8])], [("y", FLOAT, ["batch", 6, 8])])
 
 
-@pytest.mark.parametrize("made", [lstm, scattered])
+def convolved() -> Graph:
+    net = Net(0)
+    x = net.node("MatMul", ["x", net.weight("w", 8, 8)], "m")
+    x = net.node("Conv", [x, net.weight("c", 4, 6, 3, fan_in=18), net.weight("b", 4)], "h")
+    net.node("ConvTranspose", [x, net.weight("t", 4, 6, 3, fan_in=12)], "y")
+    return net.graph([("x", FLOAT, ["batch", 6, 8])], [("y", FLOAT, ["batch", 6, 8])])
+
+
+@pytest.mark.parametrize("made", [lstm, scattered, convolved])
 def test_half_precision_trains_where_the_cpu_has_no_kernel_for_it(tmp_path, made):
     graph = made()
     settings = Settings(precision="bfloat16", epochs=4, **QUICK)

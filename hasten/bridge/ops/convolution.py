@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,15 @@ from torch.nn import functional
 
 from hasten.bridge.operator import Call, Function, operator
 from hasten.bridge.ops.windows import Sizes, Window, pad
+
+
+def _convolution(x: Tensor, w: Tensor, b: Tensor | None, *options: Any) -> Tensor:
+    """Torch's convolution of whatever rank."""
+    if x.dtype != w.dtype and x.device.type == "cpu":
+        # Autocast leaves it as it is on a CPU, and another operator may have been computed in less precision.
+        wide = torch.promote_types(x.dtype, w.dtype)
+        x, w, b = x.to(wide), w.to(wide), None if b is None else b.to(wide)
+    return torch.convolution(x, w, b, *options)
 
 
 @operator("Conv")
@@ -21,15 +31,13 @@ def conv(call: Call) -> Function:
     padding = window.symmetric
     if padding is not None:
         # One number stands for all axes, so this serves every rank without asking at run time.
-        return lambda x, w, b=None: torch.convolution(
-            x, w, b, strides, padding, dilations, False, (0,), groups
-        )
+        return lambda x, w, b=None: _convolution(x, w, b, strides, padding, dilations, False, (0,), groups)
 
     def run(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         before, after = window.padding(x.shape[2:], w.shape[2:])
         if before == after and min(before) >= 0:
-            return torch.convolution(x, w, b, strides, before, dilations, False, (0,), groups)
-        return torch.convolution(pad(x, before, after), w, b, strides, (0,), dilations, False, (0,), groups)
+            return _convolution(x, w, b, strides, before, dilations, False, (0,), groups)
+        return _convolution(pad(x, before, after), w, b, strides, (0,), dilations, False, (0,), groups)
 
     return run
 
@@ -43,12 +51,10 @@ def conv_transpose(call: Call) -> Function:
     wished = call.integers("output_shape", ())
     padding = window.symmetric
     if padding is not None and not wished and not any(extra):
-        return lambda x, w, b=None: torch.convolution(
-            x, w, b, strides, padding, dilations, True, (0,), groups
-        )
+        return lambda x, w, b=None: _convolution(x, w, b, strides, padding, dilations, True, (0,), groups)
 
     def run(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        full = torch.convolution(x, w, None, strides, (0,), dilations, True, (0,), groups)
+        full = _convolution(x, w, None, strides, (0,), dilations, True, (0,), groups)
         sizes = tuple(full.shape[2:])
         before, after = _cut(window, sizes, x.shape[2:], wished, extra or (0,) * len(sizes))
         y = pad(full, [-p for p in before], [-p for p in after])
