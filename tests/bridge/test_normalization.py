@@ -62,3 +62,13 @@ def test_local_response_of_an_even_size_looks_further_ahead():
     sums = x.square()
     sums[:, :-1] += x[:, 1:].square()
     assert_close(found, x / (1 + 0.25 * sums) ** 0.75)
+
+
+def test_a_channel_of_equal_numbers_passes_finite_gradients():
+    x = torch.randn(2, 3, 4, 5)
+    x[:, 1] = 0.0
+    module, given = single("MeanVarianceNormalization", [x]), x.clone().requires_grad_()
+    y = module(given)
+    (y * torch.arange(y.numel()).reshape(y.shape)).sum().backward()
+    assert_close(y[:, 1], torch.zeros(2, 4, 5))
+    assert torch.isfinite(given.grad).all()

@@ -169,6 +169,9 @@ def mean_variance_normalization(call: Call) -> Function:
 
     def run(x: Tensor) -> Tensor:
         centred = x - x.mean(axes, keepdim=True)
-        return centred / (centred.square().mean(axes, keepdim=True).sqrt() + 1e-9)
+        count = math.prod(x.shape[a] for a in axes)
+        # Not the root of a mean of squares: where all are alike, as behind a dead Relu, it has no derivative.
+        deviation: Tensor = torch.linalg.vector_norm(centred, 2, axes, keepdim=True) / math.sqrt(count)
+        return centred / (deviation + 1e-9)
 
     return run
