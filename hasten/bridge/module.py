@@ -53,7 +53,7 @@ class GraphModule(nn.Module):
         self.scales: set[str] = set()
         self.drawn: dict[str, int] = {}
         self._fixed: list[tuple[int, torch.Tensor]] = []
-        self._sources: list[tuple[int, dict[str, Any], str, str]] = []
+        self._sources: list[tuple[int, nn.Module, str, str, str]] = []
         self._masks: Mapping[str, torch.Tensor] = {}
         for value in weights_of(model):
             if value in compiler.slots:
@@ -73,10 +73,10 @@ class GraphModule(nn.Module):
             scope._parameters[key] = nn.Parameter(held)
             if is_scale(value):
                 self.scales.add(str(value.name))
-            self._sources.append((slot, scope._parameters, key, str(value.name)))
+            self._sources.append((slot, scope, "_parameters", key, str(value.name)))
         else:
             scope._buffers[key] = held
-            self._sources.append((slot, scope._buffers, key, str(value.name)))
+            self._sources.append((slot, scope, "_buffers", key, str(value.name)))
 
     def _scope(self, name: str) -> tuple[nn.Module, str]:
         """The module that holds a name and the last part of it; levels are made as they are met.
@@ -104,9 +104,10 @@ class GraphModule(nn.Module):
         values: list[Any] = [None] * self.program.size
         for slot, constant in self._fixed:
             values[slot] = constant
-        for slot, store, key, name in self._sources:
-            mask = self._masks.get(name)
-            values[slot] = store[key] if mask is None else store[key] * mask
+        for slot, scope, store, key, name in self._sources:
+            # The dictionaries are asked for anew: torch.export leaves others in a module than it found.
+            weight, mask = getattr(scope, store)[key], self._masks.get(name)
+            values[slot] = weight if mask is None else weight * mask
         for slot, value in zip(self.program.inputs, inputs, strict=True):
             values[slot] = value
         found = self.program.run(values, Scope(self.training, self.drawn))

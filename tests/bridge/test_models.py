@@ -142,6 +142,15 @@ def test_copy_is_independent(any_graph):
     assert_like_runtime(twin, twin.to_graph(), feeds)
 
 
+def test_a_module_computes_with_its_own_weights_after_it_was_exported(any_graph):
+    module, feeds = to_torch(any_graph).eval(), feeds_of(any_graph)
+    before = run(module, feeds)
+    torch.export.export(module, tuple(torch.from_numpy(feed) for feed in feeds.values()))
+    perturb(module)
+    assert_like_runtime(module, module.to_graph(), feeds)
+    assert any(not np.array_equal(one, two) for one, two in zip(run(module, feeds), before, strict=True))
+
+
 def graph_of(signature: str, body: str, **weights: np.ndarray) -> Graph:
     model = onnx.parser.parse_model(
         f'<ir_version: 10, opset_import: ["" : 21]> agraph {signature} {{ {body} }}'
