@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -25,6 +24,11 @@ if TYPE_CHECKING:
 _MOST_LAYERS = 20
 
 
+def _console() -> Console:
+    """Standard output, on which nothing in a name means anything: ``net[int8].onnx`` is no style."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for i, column in enumerate(columns):
@@ -33,7 +37,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _row(table: Table, *cells: object) -> None:
-    table.add_row(*(escape(_printable(str(cell))) for cell in cells))
+    table.add_row(*(_printable(str(cell)) for cell in cells))
 
 
 def _printable(text: str) -> str:
@@ -59,8 +63,8 @@ def notes(data: DataInfo) -> None:
 
 def inspection(found: Inspection) -> None:
     """The answer of ``hasten inspect``."""
-    console = Console(highlight=False)
-    head = _table(f"{found.source} ({found.format}, opset {found.opset})", "", "")
+    console = _console()
+    head = _table(f"{_printable(found.source)} ({found.format}, opset {found.opset})", "", "")
     for name, specs in (("input", found.inputs), ("output", found.outputs)):
         for spec in specs:
             _row(head, name, spec)
@@ -101,15 +105,20 @@ def change(made: Change, output: Path, *, as_json: bool) -> None:
             }
         )
         return
-    console = Console(highlight=False)
-    table = _table(f"{output}: {len(made.sites)} changed, {len(made.skipped)} left", "layer", "operator", "")
+    console = _console()
+    table = _table(
+        f"{_printable(str(output))}: {len(made.sites)} changed, {len(made.skipped)} left",
+        "layer",
+        "operator",
+        "",
+    )
     for site in made.sites:
         _row(table, site.name, site.op_type, site.what)
     for skip in made.skipped:
         _row(table, skip.name, skip.op_type, f"left: {skip.reason}")
     console.print(table)
     for note in made.notes:
-        console.print(escape(_printable(note)))
+        console.print(_printable(note))
     if not made.effective:
         console.print("No effect: the recipe changed nothing in this model.")
 
@@ -149,11 +158,11 @@ def scorecards(names: Sequence[str], cards: Sequence[Scorecard | TrialError], *,
             figures.size(card.size_bytes) if card.size_bytes else "-",
             figures.size(card.peak_memory_bytes) if card.peak_memory_bytes else "-",
         )
-    console = Console(highlight=False)
+    console = _console()
     console.print(table)
     for card in cards:
         if isinstance(card, Scorecard) and card.latency_ms and card.latency_ms.warning:
-            console.print(escape(f"warning: {card.latency_ms.warning}"))
+            console.print(f"warning: {card.latency_ms.warning}")
 
 
 def checks(made: Sequence[Check], *, as_json: bool) -> None:
@@ -165,7 +174,7 @@ def checks(made: Sequence[Check], *, as_json: bool) -> None:
     for check in made:
         holds = {True: "holds", False: "does not hold", None: "not checked"}[check.holds]
         _row(table, check.claim, holds, check.recorded, check.found)
-    Console(highlight=False).print(table)
+    _console().print(table)
 
 
 def explanation(record: RunRecord, *, everything: bool, as_json: bool) -> None:
@@ -177,9 +186,9 @@ def explanation(record: RunRecord, *, everything: bool, as_json: bool) -> None:
         return
     made = explain(record)
     limit = None if everything else SHOWN
-    console = Console(highlight=False)
+    console = _console()
     for line in (record.headline, *record.reasons):
-        console.print(escape(_printable(line)))
+        console.print(_printable(line))
     if record.best is None:
         console.print("No layer was changed, so there are none to explain.")
         return
@@ -190,7 +199,7 @@ def explanation(record: RunRecord, *, everything: bool, as_json: bool) -> None:
 
 def _errors(made: Explanation, limit: int | None, console: Console) -> None:
     if not made.errors:
-        console.print(escape(f"\nThe layers that cost quality: none to show, {_printable(made.no_errors)}."))
+        console.print(f"\nThe layers that cost quality: none to show, {_printable(made.no_errors)}.")
         return
     title = "\nThe layers that cost quality: signal to noise, the worst first"
     table = _table(title, "layer", "operator", "alone", "with all others", "what was done")
@@ -202,10 +211,10 @@ def _errors(made: Explanation, limit: int | None, console: Console) -> None:
 
 def _kernels(made: Explanation, limit: int | None, console: Console) -> None:
     if not made.kernels:
-        console.print(escape(f"\nWhat the runtime executes: not known, {_printable(made.no_kernels)}."))
+        console.print(f"\nWhat the runtime executes: not known, {_printable(made.no_kernels)}.")
         return
     parts = _printable("; ".join(part.text for part in made.parts))
-    _kernel_table(f"\nWhat the runtime executes: {escape(parts)}", made.kernels, limit, console)
+    _kernel_table(f"\nWhat the runtime executes: {parts}", made.kernels, limit, console)
     for found in made.findings:
         head = f"\n{found.title}: {len(found.lines)} of {len(made.kernels)}, {found.share} of the time"
         _kernel_table(f"{head}\n{found.meaning}", found.lines, limit, console, alike=True)
@@ -232,7 +241,7 @@ def _rest(table: Table, count: int, limit: int | None) -> None:
 def _flipped(made: Explanation, console: Console) -> None:
     flipped = made.flipped
     if flipped is None:
-        console.print(escape(f"\nSamples that changed: none to show, {_printable(made.no_flips)}."))
+        console.print(f"\nSamples that changed: none to show, {_printable(made.no_flips)}.")
         return
     console.print(f"\nHeld-out samples that changed, by their number in {flipped.where}, counted from 0")
     for name, numbers in (
@@ -263,7 +272,7 @@ def inventory(entries: Sequence[Entry], *, as_json: bool) -> None:
                 f"{spec.runtime} {spec.version}",
                 ", ".join(sorted(spec.compute_dtypes)),
             )
-    Console(highlight=False).print(table)
+    _console().print(table)
 
 
 def methods(name: str | None, *, as_json: bool) -> None:
@@ -277,7 +286,7 @@ def methods(name: str | None, *, as_json: bool) -> None:
         if as_json:
             _print_json({"name": name, "card": text})
         else:
-            Console(highlight=False).print(Markdown(text))
+            _console().print(Markdown(text))
         return
     rows = [(n, find(n).FACTS) for n in names()]
     if as_json:
@@ -297,4 +306,4 @@ def methods(name: str | None, *, as_json: bool) -> None:
     table = _table("", "method", "what it does", "needs", "exact")
     for method, facts in rows:
         _row(table, method, facts.summary, ", ".join(sorted(facts.needs)), "yes" if facts.exact else "no")
-    Console(highlight=False).print(table)
+    _console().print(table)

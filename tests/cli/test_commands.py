@@ -122,6 +122,13 @@ def test_inspect_shows_layers_and_advice(hasten: Hasten) -> None:
     assert hasten("inspect", DEMO / "model.onnx").returncode == 0
 
 
+def test_brackets_and_colons_of_a_name_are_no_markup(hasten: Hasten, tmp_path: Path) -> None:
+    shutil.copy(DEMO / "model.onnx", tmp_path / "net[int8]:key:.onnx")
+    done = hasten("inspect", "net[int8]:key:.onnx")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("net[int8]:key:.onnx (onnx")
+
+
 def test_apply_writes_one_recipe(hasten: Hasten, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("steps:\n  - optimize_graph: {}\n  - quantize_static: {range: minmax}\n")
