@@ -100,7 +100,7 @@ class Lab:
         answers = self.predictions(subject, self.selection)
         quality = self.judge(answers, self.baseline_predictions, self.selection)
         if quality.budget == "missed":
-            found |= {"status": "rejected", "reason": _too_much(quality)}
+            found |= {"status": "rejected", "reason": too_much(quality)}
         return found | self.card(subject, answers, quality)
 
     def judge(self, answers: Predictions, reference: Predictions, data: Dataset) -> Quality:
@@ -165,10 +165,12 @@ class Lab:
         }
 
 
-def _too_much(quality: Quality) -> str:
+def too_much(quality: Quality) -> str:
+    """Why a trial was rejected, with the figures."""
     low, high = quality.ci95
+    moves = "rises" if quality.value > quality.reference else "falls"  # an error that gets worse rises
     return (
-        f"{quality.metric} falls by {quality.drop:.4g} "
+        f"{quality.metric} {moves} by {quality.drop:.4g} "
         f"(95 % interval {low:.4g} to {high:.4g}, n = {quality.n}); "
         f"{quality.allowed:.4g} is allowed"
     )

@@ -14,9 +14,10 @@ from hasten.core.budget import Budget
 from hasten.core.errors import TrialError
 from hasten.core.measurement import Comparison, Measurement
 from hasten.core.recipe import Recipe
+from hasten.core.record import Quality
 from hasten.measuring import Conditions, Timing
 from hasten.search.candidate import Candidate
-from hasten.search.trial import Lab
+from hasten.search.trial import Lab, too_much
 
 
 def lab() -> Lab:
@@ -78,3 +79,18 @@ def test_a_machine_that_became_slower_for_good_is_got_used_to(monkeypatch: pytes
 def test_what_fails_when_it_is_timed_again_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrialError, match="gone"):
         list(speeds(monkeypatch, timing(17.0, 3.6), timing(58.0, 8.6), TrialError("gone")))
+
+
+@pytest.mark.parametrize(("metric", "value", "moves"), [("accuracy", 0.7, "falls"), ("mse", 0.9, "rises")])
+def test_a_loss_is_said_the_way_the_metric_moved(metric: str, value: float, moves: str) -> None:
+    lost = Quality(
+        metric=metric,
+        value=value,
+        reference=0.8,
+        drop=0.1,
+        ci95=(0.05, 0.15),
+        n=100,
+        allowed=0.008,
+        budget="missed",
+    )
+    assert too_much(lost).startswith(f"{metric} {moves} by 0.1 (95 % interval 0.05 to 0.15, n = 100)")
