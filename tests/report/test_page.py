@@ -134,7 +134,8 @@ def test_says_what_was_found() -> None:
         "avx512_vnni",
         "Selection: 1,000",
         "noisy: the interquartile range is 9 %",
-        "hasten verify DIR",
+        "hasten verify DIR --model MODEL --data DATA",
+        "hasten apply MODEL --recipe recipe.yaml --data DATA -o FILE.onnx",
         "At the end: 3.42× faster (95 % interval 3.32× to 3.52×) beside the other finalists; refused",
         "3.18× faster (95 % interval 3.08× to 3.28×) beside the other finalists; confirmed",
         "1.55× faster (95 % interval 1.50× to 1.60×) beside the other finalists; one before it was confirmed",
@@ -158,6 +159,23 @@ def test_a_speed_that_cannot_be_told_apart_is_not_called_faster() -> None:
     assert "Why it is not faster" in page.prose
     assert "the original's speed, indistinguishable from it" in page.prose
     assert "size on disk, MB" in page.prose
+
+
+def test_what_answers_more_samples_a_second_is_not_called_slow_for_its_latency() -> None:
+    made = records.smaller()
+    budget = made.budget.model_copy(update={"objective": "throughput"})
+    prose = Page(render(made.model_copy(update={"budget": budget, "verdict": "faster"}))).prose
+    assert "3.32× the throughput" in prose
+    assert "Why it is not faster" not in prose
+
+
+def test_no_note_calls_a_ratio_above_1_faster_as_a_slower_one_is_turned_over() -> None:
+    made = records.record()
+    first, *rest = made.trials
+    slow = first.model_copy(update={"speedup": parts.ratio(0.5)})
+    prose = Page(render(made.model_copy(update={"trials": (slow, *rest)}))).prose
+    assert "2.00× slower" in prose
+    assert "above 1 is faster" not in prose
 
 
 def test_agreement_is_never_called_accuracy_and_not_proven_is_said() -> None:
