@@ -21,9 +21,9 @@ def command(
     data: options.MaybeDataOption = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Hash the files of DIR again, run and time them again, and say which recorded claims hold here.
+    """Hash and run the files of DIR again, measure them beside the original, and say which claims hold here.
 
-    Ends with status 3 when a claim does not hold.
+    Without the original and its data nothing is measured. Ends with status 3 when a claim does not hold.
     """
     from hasten.cli import show
     from hasten.search.verify import verify
