@@ -12,7 +12,7 @@ from hasten.core.record import Considered, RunRecord, Trial
 from hasten.core.target import usable_cores
 from hasten.deliver import write_result
 from hasten.measuring import Conditions
-from hasten.search.advise import Advice, advise, default_options
+from hasten.search.advise import Advice, advise, given
 from hasten.search.assemble import Findings, assemble
 from hasten.search.candidate import Candidate
 from hasten.search.choose import leader
@@ -133,19 +133,11 @@ def _with_longer_timings(lab: Lab, request: Request) -> Lab:
 
 def _advice(request: Request, prepared: Prepared, threads: int) -> Advice:
     """What the facts suggest; with a recipe of the user's, that recipe on every target."""
-    if request.recipe is None:
-        return advise(
-            prepared.facts,
-            prepared.specs,
-            threads,
-            has_data=len(prepared.roles.calibration) > 0,
-            objective=request.budget.objective,
-        )
     objective = request.budget.objective
-    candidates = [
-        Candidate(request.recipe, s.name, default_options(s, threads, objective)) for s in prepared.specs
-    ]
-    return Advice(tuple(candidates), ())
+    if request.recipe is not None:
+        return given(request.recipe, prepared.specs, threads, objective)
+    has_data = len(prepared.roles.calibration) > 0
+    return advise(prepared.facts, prepared.specs, threads, has_data=has_data, objective=objective)
 
 
 def _considered(advice: Advice, tried: Mapping[str, Candidate]) -> Iterable[Considered]:

@@ -88,6 +88,14 @@ def advise(
     return Advice(tuple(candidates), tuple(considered), early=len(first))
 
 
+def given(recipe: Recipe, specs: Sequence[TargetSpec], threads: int, objective: Objective) -> Advice:
+    """A recipe of the user's on every target, and nothing else."""
+    candidates = tuple(Candidate(recipe, s.name, default_options(s, threads, objective)) for s in specs)
+    reason = "the recipe that was given"
+    considered = (Considered(name=str(each), tried=True, reason=reason) for each in candidates)
+    return Advice(candidates, tuple(considered))
+
+
 @dataclass(frozen=True)
 class _Idea:
     """A candidate in the making; ``step`` None when the facts speak against it."""

@@ -18,7 +18,7 @@ from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
 from hasten.core.target import TargetSpec
 from hasten.measuring import Conditions
-from hasten.search.advise import advise
+from hasten.search.advise import advise, given
 from hasten.search.build import Built
 from hasten.search.candidate import Candidate
 from hasten.search.choose import leader
@@ -228,6 +228,16 @@ def test_without_data_nothing_that_calibrates_is_tried() -> None:
     advice = advise(FACTS, [spec("openvino")], 2, has_data=False, objective="latency")
     assert all(c.recipe.steps[-1].method != "quantize_static" for c in advice.candidates)
     assert [entry.tried for entry in advice.considered].count(True) == len(advice.candidates)
+
+
+def test_a_recipe_of_the_users_is_listed_for_each_target_so_that_one_left_untried_shows() -> None:
+    specs = [spec("onnxruntime"), spec("openvino")]
+    advice = given(Recipe(["optimize_graph"]), specs, 2, "throughput")
+    assert [entry.name for entry in advice.considered] == [
+        "optimize_graph on onnxruntime",
+        "optimize_graph on openvino (mode=throughput)",
+    ]
+    assert len(advice.candidates) == [entry.tried for entry in advice.considered].count(True) == 2
 
 
 @pytest.mark.parametrize(
