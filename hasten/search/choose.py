@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from hasten.core.budget import Budget
 from hasten.core.record import Scalar, Trial
 
+_SMALLER = 0.995
+"""Part of the original's bytes that a smaller version takes at most: what differs by less is unchanged, as by
+a few names or the version of the operator set."""
+
 
 def within_budget(trial: Trial) -> bool:
     """Whether a trial ran, kept its quality on Selection, and may be chosen."""
@@ -17,9 +21,14 @@ def within_budget(trial: Trial) -> bool:
 def improves(trial: Trial, baseline: Trial, budget: Budget) -> bool:
     """Whether a trial is better than the baseline at the objective, beyond doubt."""
     if budget.objective == "size":
-        return (trial.size_bytes or 0) < (baseline.size_bytes or 0)
+        return is_smaller(trial, baseline)
     gain = trial.gain(budget.objective)
     return gain is not None and gain.verdict == "better"
+
+
+def is_smaller(trial: Trial, baseline: Trial) -> bool:
+    """Whether a trial takes fewer bytes than the baseline, by enough to be called smaller."""
+    return (trial.size_bytes or 0) < _SMALLER * (baseline.size_bytes or 0)
 
 
 def promises(trial: Trial, baseline: Trial, budget: Budget) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hasten.core.budget import Budget, Objective
 from hasten.core.record import Considered, Quality, Scorecard, Trial
 from hasten.core.target import TargetSpec
+from hasten.search.choose import is_smaller
 from hasten.search.facts import GraphFacts
 
 _OVERHEAD_MACS = 2_000_000
@@ -116,9 +117,11 @@ def _unreached(considered: Sequence[Considered]) -> list[str]:
 def _short_of(trial: Trial, baseline: Trial, objective: Objective) -> str:
     """In what a trial is no better than the original; empty where it is better or was not measured."""
     if objective == "size":
-        sizes = trial.size_bytes, baseline.size_bytes
-        smaller = None in sizes or (trial.size_bytes or 0) < (baseline.size_bytes or 0)
-        return "" if smaller else f"was not smaller ({sizes[0]:,} bytes, the original {sizes[1]:,})"
+        after, before = trial.size_bytes, baseline.size_bytes
+        if after is None or before is None or is_smaller(trial, baseline):
+            return ""
+        words = "was hardly smaller" if after < before else "was not smaller"
+        return f"{words} ({after:,} bytes, the original {before:,})"
     gain = trial.gain(objective)
     if gain is None or gain.verdict == "better":
         return ""

@@ -59,6 +59,12 @@ def test_size_is_an_objective_of_its_own() -> None:
     assert [t.id for t in ranked(trials, BASELINE, Budget(objective="size"))] == ["small"]
 
 
+def test_what_the_report_calls_unchanged_is_no_smaller_model() -> None:
+    large = BASELINE.model_copy(update={"size_bytes": 341_409})
+    trials = [trial("names", 1.0, 0.0, size=340_566), trial("folded", 1.0, 0.0, size=339_000)]
+    assert [t.id for t in ranked(trials, large, Budget(objective="size"))] == ["folded"]
+
+
 def test_a_probe_is_never_chosen() -> None:
     probe = trial("probe", 9.0, 0.0).model_copy(update={"selectable": False})
     assert leader([probe], BASELINE, Budget()) is None

@@ -35,6 +35,13 @@ def test_a_trial_fails_at_the_objective(objective: Any, said: str) -> None:
     assert why(objective=objective)[-1] == said
 
 
+def test_a_few_bytes_less_are_hardly_smaller() -> None:
+    small = BASELINE.model_copy(update={"size_bytes": 341_409})
+    tried = [trial("names", 1.0, 0.0, size=340_566)]
+    said = "names on onnxruntime was hardly smaller (340,566 bytes, the original 341,409)."
+    assert no_gain(FACTS, (), small, tried, objective="size") == [said]
+
+
 def test_slow_arithmetic_is_no_reason_for_size() -> None:
     assert len(why(objective="size")) == 1
     assert sum("int8 dot-product" in reason or "is small" in reason for reason in why()) == 2
