@@ -178,6 +178,22 @@ def test_no_note_calls_a_ratio_above_1_faster_as_a_slower_one_is_turned_over() -
     assert "above 1 is faster" not in prose
 
 
+def test_a_score_of_the_users_own_without_labels_is_not_called_agreement() -> None:
+    made = records.unlabelled()
+    assert made.best is not None
+    assert made.best.holdout.quality is not None
+    own = made.best.holdout.quality.model_copy(update={"metric": "sharpness"})
+    holdout = made.best.holdout.model_copy(update={"quality": own})
+    page = render(made.model_copy(update={"best": made.best.model_copy(update={"holdout": holdout})}))
+    assert "agreement with the original" not in Page(page).prose
+
+
+def test_no_note_denies_throughput_the_interval_that_stands_beside_it() -> None:
+    prose = Page(render(records.record())).prose
+    assert "Throughput under full load, median and 95 % interval" in prose
+    assert "load time, percentiles and peak memory were taken without an interval" in prose
+
+
 def test_agreement_is_never_called_accuracy_and_not_proven_is_said() -> None:
     prose = Page(render(records.unlabelled())).prose
     assert "There were no labels: quality means agreement with the original" in prose
