@@ -96,7 +96,7 @@ def no_gain(
     if timed and not any("int8" in spec.compute_dtypes for spec in specs):
         reasons.append("This CPU has no int8 dot-product instructions (avx512_vnni, avx_vnni, amx_int8).")
     for trial in trials:
-        if trial.status == "rejected" and trial.reason:
+        if trial.status in {"rejected", "no effect"} and trial.reason:
             reasons.append(f"{trial.recipe} on {trial.target}: {trial.reason.rstrip('.')}.")
         elif trial.status == "failed" and trial.reason:
             reasons.append(f"{trial.recipe} on {trial.target} failed: {trial.reason.rstrip('.')}.")

@@ -16,7 +16,7 @@ from hasten.core.errors import TrialError
 from hasten.core.record import Kernel, Quality, Trial
 from hasten.measuring import Conditions, Metric, Predictions, Subject
 from hasten.search.build import Built, Workshop
-from hasten.search.candidate import Candidate
+from hasten.search.candidate import CLEAN, Candidate
 
 _BUSY = 1.5
 """Times the baseline's usual latency beyond which the machine was busy with something else."""
@@ -73,9 +73,9 @@ class Lab:
             return None
         original = self.original
         same_runtime = candidate.target == original.target and candidate.options == original.options
-        if len(steps) > 1 or same_runtime:
-            return f"{steps[-1].method} changed nothing in this model"
-        return None
+        if [step.method for step in steps] == [CLEAN.method] and not same_runtime:
+            return None  # it is the original on another runtime, which is worth a trial
+        return f"{steps[-1].method} changed nothing in this model"
 
     def subject(self, candidate: Candidate) -> Subject:
         """The exported files of a candidate; raises TrialError."""

@@ -42,6 +42,12 @@ def test_a_few_bytes_less_are_hardly_smaller() -> None:
     assert no_gain(FACTS, (), small, tried, objective="size") == [said]
 
 
+def test_a_recipe_without_effect_is_a_reason() -> None:
+    reason = "prune_layers changed nothing in this model"
+    idle = trial("pruned", 1.0, 0.0).model_copy(update={"status": "no effect", "reason": reason})
+    assert no_gain(FACTS, (), BASELINE, [idle], objective="size") == [f"pruned on onnxruntime: {reason}."]
+
+
 def test_slow_arithmetic_is_no_reason_for_size() -> None:
     assert len(why(objective="size")) == 1
     assert sum("int8 dot-product" in reason or "is small" in reason for reason in why()) == 2

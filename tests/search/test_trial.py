@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -79,6 +80,26 @@ def test_a_machine_that_became_slower_for_good_is_got_used_to(monkeypatch: pytes
 def test_what_fails_when_it_is_timed_again_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrialError, match="gone"):
         list(speeds(monkeypatch, timing(17.0, 3.6), timing(58.0, 8.6), TrialError("gone")))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "target", "status"),
+    [
+        (["optimize_graph"], "openvino", "ok"),
+        (["optimize_graph"], "onnxruntime", "no effect"),
+        (["prune_layers"], "openvino", "no effect"),
+        (["optimize_graph", "prune_layers"], "openvino", "no effect"),
+    ],
+)
+def test_what_changed_nothing_is_tried_as_the_original_on_another_runtime_only(
+    recipe: list[Any], target: str, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = SimpleNamespace(last_effective=False, sites=(), skipped=(), notes=())
+    place = replace(
+        lab(), workshop=cast("Any", SimpleNamespace(apply=lambda _: built)), runtimes={target: ""}
+    )
+    monkeypatch.setattr(Lab, "_measured", lambda *_: {"status": "ok"})
+    assert place.run(Candidate(Recipe(recipe), target)).status == status
 
 
 @pytest.mark.parametrize(("metric", "value", "moves"), [("accuracy", 0.7, "falls"), ("mse", 0.9, "rises")])
