@@ -111,7 +111,10 @@ def _unreached(considered: Sequence[Considered]) -> list[str]:
     planned = missed + sum(entry.tried for entry in considered)
     if not missed:
         return []
-    return [f"{missed} of {planned} candidates were not tried for lack of time: give a longer --time-budget."]
+    were = "was" if missed == 1 else "were"
+    return [
+        f"{missed} of {planned} candidates {were} not tried for lack of time: give a longer --time-budget."
+    ]
 
 
 def _short_of(trial: Trial, baseline: Trial, objective: Objective) -> str:

@@ -194,6 +194,12 @@ def test_no_note_denies_throughput_the_interval_that_stands_beside_it() -> None:
     assert "load time, percentiles and peak memory were taken without an interval" in prose
 
 
+def test_a_single_candidate_that_was_tried_is_singular() -> None:
+    made = records.record()
+    only = made.model_copy(update={"considered": made.considered[:1]})
+    assert "Every candidate that came into question was tried." in Page(render(only)).prose
+
+
 def test_agreement_is_never_called_accuracy_and_not_proven_is_said() -> None:
     prose = Page(render(records.unlabelled())).prose
     assert "There were no labels: quality means agreement with the original" in prose

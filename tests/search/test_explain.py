@@ -48,6 +48,11 @@ def test_a_recipe_without_effect_is_a_reason() -> None:
     assert no_gain(FACTS, (), BASELINE, [idle], objective="size") == [f"pruned on onnxruntime: {reason}."]
 
 
+def test_one_candidate_is_singular() -> None:
+    considered = (Considered(name="a", tried=False, reason=OUT_OF_TIME),)
+    assert why(considered=considered)[0].startswith("1 of 1 candidates was not tried")
+
+
 def test_slow_arithmetic_is_no_reason_for_size() -> None:
     assert len(why(objective="size")) == 1
     assert sum("int8 dot-product" in reason or "is small" in reason for reason in why()) == 2
