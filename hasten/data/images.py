@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,16 @@ from hasten.data.preprocess import FILE_NAMES, PictureReader, picture_input, rea
 from hasten.data.reader import Reader, Sample, Wanted
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_ARCHIVE_LEFTOVERS = "__MACOSX"
+"""What unpacking a zip file made on a Mac leaves beside the classes."""
 
 
 def open_reader(source: Path, wanted: Wanted) -> Reader:
-    """Open a folder; classes are numbered from 0 by the sorted names of the subfolders. Raises DataError."""
+    """Open a folder; classes are numbered from 0 by the sorted names of the subfolders. Raises DataError.
+
+    A subfolder without pictures is a class too, so that the others keep the numbers they were trained with.
+    What is hidden (``.ipynb_checkpoints``, ``._cat.jpg``) belongs to other programs and is left out.
+    """
     if wanted.specs is None:
         raise DataError(
             "a folder of pictures does not say what the model takes; give --input NAME=1x3x224x224"
@@ -55,27 +61,37 @@ def open_reader(source: Path, wanted: Wanted) -> Reader:
 
 
 def _find(source: Path) -> tuple[list[Path], list[int] | None, tuple[str, ...]]:
-    flat = _pictures(source.iterdir())
-    classes = {
-        folder.name: found
-        for folder in sorted(source.iterdir())
-        if folder.is_dir() and (found := _pictures(folder.rglob("*")))
-    }
-    if flat and classes:
+    top = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    flat = _pictures(top, source)
+    folders = (path for path in top if path.is_dir() and path.name != _ARCHIVE_LEFTOVERS)
+    classes = {folder.name: _pictures(folder.rglob("*"), folder) for folder in folders}
+    filled = any(classes.values())
+    if flat and filled:
         raise DataError(
             f"{source.name} holds pictures both at the top and in subfolders; put every picture in the "
             "subfolder of its class, or all at the top for data without labels"
         )
-    if not flat and not classes:
+    if not flat and not filled:
         raise DataError(f"{source.name} holds no pictures ({', '.join(sorted(SUFFIXES))})")
     if flat:
         return flat, None, ("pictures without class subfolders: no labels",)
     names = list(classes)
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    note = f"labels 0 to {len(names) - 1} are the subfolders by name: {shown}"
+    empty = [name for name in names if not classes[name]]
+    lacking = f" (no pictures in {_some(empty)})" if empty else ""
+    note = f"labels 0 to {len(names) - 1} are the subfolders by name: {_some(names)}{lacking}"
     pairs = [(path, label) for label, name in enumerate(names) for path in classes[name]]
     return [path for path, _ in pairs], [label for _, label in pairs], (note,)
 
 
-def _pictures(paths: Iterator[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _pictures(paths: Iterable[Path], below: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(below).parts)
+    )

@@ -23,6 +23,9 @@ from hasten.core.tensor import TensorSpec
 FILE_NAMES = ("preprocess.yaml", "preprocess.yml", "preprocess.json")
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
+_WHOLE = frozenset({"uint8", "uint16", "uint32", "uint64", "int16", "int32", "int64"})
+"""Types of inputs that hold pixel values of 0 to 255 as they are."""
+_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 
@@ -118,7 +121,9 @@ class PictureReader:
                 raise DataError(
                     f"preprocess: {name} has {len(values)} numbers for {_CHANNELS[color]} channels"
                 )
-        whole = spec.dtype in ("uint8", "int8", "int32", "int64")
+        whole = spec.dtype in _WHOLE
+        if not whole and spec.dtype not in _FLOATS:
+            raise DataError(f"input {spec} cannot hold pixel values of 0 to 255: give arrays, as .npz")
         scale = preprocess.scale or (1.0 if whole else 1 / 255)
         if whole and (scale, preprocess.mean, preprocess.std) != (1.0, 0.0, 1.0):
             raise DataError(f"input {spec} takes whole numbers: scale, mean and std cannot be applied")
@@ -135,6 +140,11 @@ class PictureReader:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+                    if picture.mode.startswith(("I", "F")):  # PIL would cut all values above 255 to 255
+                        raise DataError(
+                            f"{where} has pixels of 16 bits or more ({picture.mode}): save it with 8 bits, "
+                            "scaled as for training, or give arrays, as .npz"
+                        )
                     prepared = self._sized(
                         picture.convert("L" if self.preprocess.color == "gray" else "RGB"), where
                     )
@@ -173,12 +183,13 @@ class PictureReader:
         if self.preprocess.color == "bgr":
             pixels = pixels[:, :, ::-1]
         values: Array = pixels
-        if self.dtype.startswith("float"):
+        if self.dtype in _FLOATS:
             scaled = pixels.astype(np.float32) * np.float32(self.preprocess.scale or 1.0)
             values = (scaled - np.asarray(self.preprocess.mean, np.float32)) / np.asarray(
                 self.preprocess.std, np.float32
             )
-        values = values.astype(self.dtype)
+        if self.dtype != "bfloat16":  # which numpy lacks: such an input takes float32
+            values = values.astype(self.dtype)
         return np.ascontiguousarray(values.transpose(2, 0, 1) if self.preprocess.layout == "NCHW" else values)
 
 

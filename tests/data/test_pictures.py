@@ -54,6 +54,26 @@ def test_classes_are_numbered_by_name(tmp_path: Path) -> None:
     assert "divided by 255, no mean and std" in notes.notes[1]
 
 
+def test_a_class_without_pictures_keeps_its_number(tmp_path: Path) -> None:
+    where = folder(tmp_path, ant__1=pixels(), cat__1=pixels())
+    (where / "bee").mkdir()
+    store, notes = take(where, IMAGE, tmp_path)
+    assert rows(store, "labels") == [0, 2]
+    assert notes.notes[0] == "labels 0 to 2 are the subfolders by name: ant, bee, cat (no pictures in bee)"
+
+
+def test_what_other_programs_hide_is_no_picture_and_no_class(tmp_path: Path) -> None:
+    where = folder(
+        tmp_path, **{".ipynb_checkpoints__1": pixels(), "ant__1": pixels(), "cat__.old__1": pixels()}
+    )
+    (where / "__MACOSX").mkdir()
+    (where / "ant" / "._1.png").write_bytes(b"Mac OS X")
+    (where / "cat" / "2.png").write_bytes(png(pixels()))
+    store, notes = take(where, IMAGE, tmp_path)
+    assert rows(store, "labels") == [0, 1]
+    assert notes.notes[0] == "labels 0 to 1 are the subfolders by name: ant, cat"
+
+
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     store, notes = take(folder(tmp_path, a=pixels(), b=pixels()), IMAGE, tmp_path)
     assert store.fields == ("image",)
@@ -127,6 +147,27 @@ def test_specifications_that_are_wrong(raw: Any, message: str, tmp_path: Path) -
 def test_whole_numbers_cannot_be_normalized(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="takes whole numbers"):
         take(folder(tmp_path, a=pixels()), BYTES, tmp_path, preprocess={"mean": 0.5})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bool", "str"])
+def test_inputs_that_hold_no_pixel_values(dtype: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot hold pixel values of 0 to 255"):
+        take(folder(tmp_path, a=pixels()), TensorSpec("image", dtype, ("n", 3, 8, 8)), tmp_path)
+
+
+def test_other_whole_numbers_take_pixels_as_they_are(tmp_path: Path) -> None:
+    picture = pixels()
+    store, notes = take(folder(tmp_path, a=picture), TensorSpec("image", "int16", ("n", 3, 8, 8)), tmp_path)
+    assert (store.value("image", 0) == picture.transpose(2, 0, 1)).all()
+    assert "pixel values as they are" in notes.notes[1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_pixels_of_more_bits_are_not_cut(dtype: type, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.full((8, 8), 30_000, dtype)).save(tmp_path / "pictures" / "a.tiff")
+    with pytest.raises(DataError, match=r"a\.tiff has pixels of 16 bits or more"):
+        take(tmp_path / "pictures", GRAY, tmp_path)
 
 
 def test_models_that_take_no_pictures(tmp_path: Path) -> None:
