@@ -68,8 +68,10 @@ class Fitter:
 def _numpy_dtype(spec: TensorSpec) -> np.dtype[np.generic] | None:
     if spec.dtype == "unknown":
         return None
+    # Files know no bfloat16; the runtimes take float32 for it.
+    known = {"str": "U", "bfloat16": "float32"}
     try:
-        return np.dtype("U" if spec.dtype == "str" else spec.dtype)
+        return np.dtype(known.get(spec.dtype, spec.dtype))
     except TypeError as error:
         raise DataError(
             f"input {spec.name!r} takes {spec.dtype}, which has no numpy array; export the model with "
@@ -149,11 +151,16 @@ def _check_finite(array: Array, where: str) -> None:
 
 
 def check_labels(array: Array, index: int) -> Array:
-    """The label of a sample; raises DataError for NaN and for what is neither number nor text."""
+    """The label of a sample, bytes as the text that a model answers with.
+
+    Raises DataError for NaN and for what is neither number nor text.
+    """
     if array.dtype.kind in _NOT_NUMBERS:
         raise DataError(f"the label of sample {index} holds {_NOT_NUMBERS[array.dtype.kind]}; give numbers")
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise DataError(f"the label of sample {index} is NaN; remove such samples")
+    if array.dtype.kind == "S":
+        return _text(array, np.dtype("U"), f"the label of sample {index}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

@@ -107,6 +107,21 @@ def test_text(tmp_path: Path) -> None:
     assert rows(store, "x") == [["café"], ["b"]]
 
 
+def test_labels_of_bytes_are_text(tmp_path: Path) -> None:
+    store, _ = take({"x": GOOD[:2], "labels": np.array([b"caf\xc3\xa9", b"b"])}, X, tmp_path)
+    assert rows(store, "labels") == ["café", "b"]
+    with pytest.raises(DataError, match="the label of sample 1 holds bytes that are not UTF-8 text"):
+        take({"x": GOOD[:2], "labels": np.array([b"a", b"\xff"])}, X, tmp_path)
+
+
+def test_bfloat16_is_kept_as_float32(tmp_path: Path) -> None:
+    import ml_dtypes  # noqa: F401 - makes numpy know the name, as whatever reads a model does
+
+    store, _ = take({"x": GOOD.astype(np.float64)}, spec("bfloat16", "n", 3), tmp_path)
+    assert store.value("x", 3).dtype == np.float32
+    assert rows(store, "x") == GOOD.tolist()
+
+
 def test_another_byte_order_is_turned(tmp_path: Path) -> None:
     store, notes = take({"x": GOOD.astype(">f4"), "labels": np.arange(4, dtype=">i8")}, X, tmp_path)
     assert store.value("x", 1).dtype == np.dtype("<f4")
