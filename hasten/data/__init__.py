@@ -80,7 +80,7 @@ def example(source: Any) -> dict[str, Array]:
 
     float64 is given as float32. Raises DataError when there is none, or when looking would use it up.
     """
-    if not isinstance(source, str | Path) and iter(source) is source:
+    if isinstance(source, Iterator):
         raise DataError("this iterator can be read only once; say what the module takes with --input")
     reader = _open(source, Wanted(specs=None))
     for _, sample in reader.samples(None):

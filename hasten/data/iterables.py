@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hasten.core.data import LABELS, Array
-from hasten.core.errors import DataError
+from hasten.core.errors import DataError, one_line
 from hasten.core.named import resolve, user_code
 from hasten.core.tensor import TensorSpec
 from hasten.data.reader import LABEL_NAMES, Match, Reader, Sample, Wanted, match
@@ -144,10 +144,9 @@ def _column(value: Any, what: str) -> Column:
 
 def _array(value: Any, what: str) -> Array:
     if _is_tensor(value):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":  # numpy has no such type
-            value = value.float()
-        return np.asarray(value.numpy())
+        return _of_tensor(value, what)
+    if np.ma.is_masked(value):
+        raise DataError(f"{what} has masked values; remove or fill them")
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -155,6 +154,16 @@ def _array(value: Any, what: str) -> Array:
     if array.dtype.hasobject:
         raise DataError(f"{what} holds Python objects; give an array of numbers or strings")
     return array
+
+
+def _of_tensor(tensor: Any, what: str) -> Array:
+    try:
+        tensor = tensor.detach().cpu()
+        if str(tensor.dtype) == "torch.bfloat16":  # numpy has no such type
+            tensor = tensor.float()
+        return np.asarray(tensor.numpy())
+    except (TypeError, RuntimeError) as error:  # sparse, quantized, on no device, of 8-bit floats, ...
+        raise DataError(f"{what} is a tensor that cannot become an array: {one_line(str(error))}") from error
 
 
 def _is_tensor(value: Any) -> bool:

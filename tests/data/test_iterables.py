@@ -96,6 +96,13 @@ def test_of_an_unknown_number_the_first_are_taken(tmp_path: Path) -> None:
         ([{"x": GOOD, "labels": LABELS[:2]}], "batch 0: the arrays have different numbers of samples"),
         ([(GOOD[0], 1)], "the labels is a single value"),
         ([{"x": GOOD[0]}], "sample 0 has shape"),
+        ({"x": torch.from_numpy(GOOD).to_sparse()}, "'x' is a tensor that cannot become an array"),
+        (
+            {"x": torch.from_numpy(GOOD).to(torch.float8_e4m3fn)},
+            "'x' is a tensor that cannot become an array",
+        ),
+        ({"x": torch.empty(4, 3, device="meta")}, "'x' is a tensor that cannot become an array"),
+        ({"x": np.ma.masked_greater(GOOD, 5)}, "'x' has masked values"),
     ],
 )
 def test_what_is_no_data(data: Any, message: str, tmp_path: Path) -> None:
@@ -112,6 +119,9 @@ def test_bfloat16_tensors_come_as_float32(tmp_path: Path) -> None:
 def test_the_first_sample_for_tracing() -> None:
     assert example([{"a": GOOD, "labels": LABELS}])["a"].tolist() == [GOOD[0].tolist()]
     assert list(example([(GOOD, LABELS)])) == ["input"]
+    assert list(example(batches)) == ["x"]
     assert list(example("data.models:batches")) == ["x"]
+    with pytest.raises(DataError, match="a int gives a int"):
+        example(3)
     with pytest.raises(DataError, match="only once; say what the module takes with --input"):
         example(batches())
