@@ -147,8 +147,7 @@ class Session:
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One inference; the outputs belong to the caller. Raises TrialError."""
-        # A sample of no axes arrives as a numpy scalar, which the binding does not take.
-        given = {name: np.asarray(value) for name, value in feeds.items()}
+        given = {name: _native(value) for name, value in feeds.items()}
         try:
             values = self._session.run(self._names, given) if self._plain else self._run_raw(given)
         except self._errors as error:
@@ -181,6 +180,15 @@ class Session:
                 given[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
         found = self._session.run_with_ort_values(self._names, given)
         return [_from_ort(value) for value in found]
+
+
+def _native(value: Any) -> Array:
+    """An array in this machine's byte order: the binding would read the bytes of another one as they lie.
+
+    A sample of no axes arrives as a numpy scalar, which the binding does not take.
+    """
+    array = np.asarray(value)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _from_ort(value: Any) -> Array:

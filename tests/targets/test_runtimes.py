@@ -54,6 +54,12 @@ def test_several_inputs_and_outputs(name, tmp_path):
     np.testing.assert_array_equal(found["best"], [1])
 
 
+def test_onnxruntime_turns_another_byte_order(tmp_path):
+    _, runner = opened("onnxruntime", models.aliases(), tmp_path)
+    x = np.array([[-1, 2, -3, 4]], ">f4")
+    np.testing.assert_array_equal(runner.run({"x": x})["x"], x)
+
+
 def test_outputs_that_share_a_value_keep_their_names(name, tmp_path):
     _, runner = opened(name, models.aliases(), tmp_path)
     x = np.array([[-1, 2, -3, 4]], np.float32)
