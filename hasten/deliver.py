@@ -78,7 +78,10 @@ def publish(result: Path, folder: Path, force: bool) -> None:
         os.replace(staged, folder)
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}; the result is in {result}") from error
+        shutil.rmtree(staged, ignore_errors=True)
+        # copytree gathers its errors as (from, to, reason) and has none of its own.
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+        raise OutputError(f"cannot write {folder}: {reason}; the result is in {result}") from error
 
 
 def _fill(folder: Path, staged: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ def test_through_a_link(result: Path, tmp_path: Path) -> None:
         assert content(tmp_path / "store" / where) == ["hasten.json", "model.onnx", "parts"]
     assert content(tmp_path) == ["dangling", "link", "result", "store"]
     assert content(tmp_path / "store") == ["new", "there"]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(result: Path, tmp_path: Path) -> None:
+    (result / "model.onnx").write_bytes(bytes(200_000))
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))
+    try:
+        with pytest.raises(OutputError, match=r"File too large.*; the result is in"):
+            publish(result, tmp_path / "out", force=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert content(tmp_path) == ["result"]
 
 
 def test_what_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
