@@ -46,10 +46,15 @@ def f1(name: str, data: Dataset, reference: Predictions, output: str | None) -> 
     output, reading = _fitting(name, data, reference, output)
     seen = np.unique(np.concatenate([reading.label(label) for label in _labels(data)]))
     classes = reading.classes or len(seen[seen >= 0] if seen.dtype.kind in "iuf" else seen)
+    # Of two classes that are texts, or 2 and 5, none is class 1.
+    binary = classes == 2 and (reading.classes == 2 or 1 in seen.tolist())
     if name == "f1":
-        name = "f1_binary" if classes == 2 else "f1_macro"
-    if name == "f1_binary" and classes != 2:
-        raise DataError(f"f1_binary needs two classes, and there are {classes}; give f1_macro")
+        name = "f1_binary" if binary else "f1_macro"
+    if name == "f1_binary" and not binary:
+        raise DataError(
+            f"f1_binary needs two classes, one of them 1, and there are {classes}, "
+            f"{', '.join(map(str, seen[:3].tolist()))}{', …' if len(seen) > 3 else ''}; give f1_macro"
+        )
     return _F1(name.replace("_", " "), output, reading)
 
 

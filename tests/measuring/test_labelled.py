@@ -140,6 +140,16 @@ def test_f1_of_two_classes_is_of_class_one(dataset, tmp_path):
     assert value("f1_macro", data, outputs) == pytest.approx(reference_f1(labels, scores.argmax(1), [0, 1]))
 
 
+@pytest.mark.parametrize("names", [["cat", "dog"], [2, 5]])
+def test_f1_of_two_classes_without_a_class_one_is_of_both(names, dataset, tmp_path):
+    labels, decided = np.asarray(names)[[0, 1, 1, 0]], np.asarray(names)[[0, 1, 0, 0]]
+    data, outputs = dataset(x=np.zeros((4, 1)), labels=labels), answers(tmp_path, best=decided)
+    assert resolve("f1", data, outputs).name == "f1 macro"
+    assert value("f1", data, outputs) == pytest.approx(reference_f1(labels, decided, names))
+    with pytest.raises(DataError, match=f"one of them 1, and there are 2, {names[0]}, {names[1]}"):
+        resolve("f1_binary", data, outputs)
+
+
 @pytest.fixture
 def valued(dataset, tmp_path):
     labels = RNG.normal(size=30)
