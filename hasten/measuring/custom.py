@@ -30,10 +30,15 @@ def find(spec: str) -> UserMetric:
 
 
 def resolve(function: UserMetric, data: Dataset, reference: Predictions) -> Metric:
-    """Find out on a few samples whether the function scores samples or the set; raises InputError."""
+    """Find out whether the function scores samples or the set; raises InputError.
+
+    It is asked about as many samples as fit into memory, at even distances: a function of the set need not
+    be defined for a few, as a ranking of two classes is not where only one of them occurs.
+    """
     name = getattr(function, "__name__", type(function).__name__)
     higher = bool(getattr(function, "higher_is_better", True))
-    positions = list(range(min(4, len(data))))
+    fitting = len(next(_chunks(reference)))
+    positions = [i * len(data) // fitting for i in range(fitting)]
     labels = _stack_labels(data, positions)
     with user_code(f"the metric {name}"):
         made = np.asarray(function(_stack(reference, positions), labels))
@@ -74,7 +79,12 @@ class _UserMetric:
             for row in weights:
                 drawn = np.repeat(np.arange(count), row.astype(np.int64))
                 chosen = {name: value[drawn] for name, value in outputs.items()}
-                values.append(self._call(chosen, None if labels is None else labels[drawn], None))
+                try:
+                    values.append(self._call(chosen, None if labels is None else labels[drawn], None))
+                except TrialError:
+                    if np.all(row == 1):  # the samples themselves
+                        raise
+                    values.append(np.asarray(np.nan))
             return np.asarray(values, dtype=np.float64).reshape(-1)
 
         return Scores(statistic, count, draws=_DRAWS)

@@ -118,7 +118,14 @@ def _interval(
         worse * (before.statistic(weights) - after.statistic(weights))
         for weights in resamples(before.count, draws, seed)
     ]
-    low, high = percentile_interval(np.concatenate(drops))
+    every = np.concatenate(drops)
+    defined = every[np.isfinite(every)]
+    if len(defined) < draws / 2:
+        raise TrialError(
+            f"the metric has a value for {len(defined)} of {draws} resamples only, too few to tell how sure "
+            "the drop is: more samples are needed"
+        )
+    low, high = percentile_interval(defined)
     if flips is not None:
         exact = binary_interval(flips.lost, flips.gained, before.count, perfect=perfect)
         return min(low, exact[0]), max(high, exact[1])

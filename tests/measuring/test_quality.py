@@ -236,11 +236,50 @@ def raise_own(outputs, labels):
 
 def test_own_functions_may_fail_later(labelled, tmp_path):
     def late(outputs, labels):
-        return right(outputs, labels) if len(labels) < 5 else raise_own(outputs, labels)
+        found = right(outputs, labels)
+        return found if found.all() else raise_own(outputs, labels)
 
-    data, first = labelled(5), answers(tmp_path, logits=classes(np.ones(5)))
+    data = labelled(5)
+    first, second = pair(tmp_path, np.ones(5), np.zeros(5))
     with pytest.raises(TrialError, match="the metric late failed: OwnError: mine"):
-        resolve(late, data, first).scores(first, first, data)
+        judge(resolve(late, data, first), first, second, data, Budget())
+
+
+def ranking(outputs, labels):
+    """Of the set: the area under the ROC curve, which is not defined where one class is absent."""
+    scores = outputs["logits"][:, 0]
+    ahead = scores[labels == 1][:, None] > scores[labels == 0][None]
+    return ahead.sum() / ahead.size if ahead.size else float("nan")
+
+
+def raising(outputs, labels):
+    """The same in the manner of those who raise."""
+    if len(set(labels.tolist())) < 2:
+        raise OwnError("only one class")
+    return ranking(outputs, labels)
+
+
+@pytest.mark.parametrize("metric", [ranking, raising])
+def test_own_functions_need_not_be_defined_for_every_resample(metric, dataset, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = (np.arange(60) >= 57).astype(int)  # e⁻³ of the resamples have no sample of class 1
+    data = dataset(x=np.zeros((60, 1)), labels=labels)
+    first, second = (
+        answers(tmp_path, logits=classes(labels * 2 + rng.normal(size=60) * much)) for much in (0.5, 3.0)
+    )
+    quality = judge(resolve(metric, data, first), first, second, data, Budget())
+    assert 0 <= quality.ci95[0] < quality.drop < quality.ci95[1] < 1
+
+
+def test_own_functions_must_be_defined_for_most_resamples(dataset, tmp_path):
+    data = dataset(x=np.zeros((60, 1)), labels=np.arange(60))
+    first, second = pair(tmp_path, np.ones(60), np.zeros(60))
+
+    def distinct(outputs, labels):
+        return float("nan") if len(set(labels.tolist())) < 60 else outputs["logits"].mean()
+
+    with pytest.raises(TrialError, match="a value for 0 of 500 resamples only"):
+        judge(resolve(distinct, data, first), first, second, data, Budget())
 
 
 @pytest.mark.parametrize(
