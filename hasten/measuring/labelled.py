@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -131,18 +131,26 @@ class _Accuracy:
     perfect: bool = False
 
     def scores(self, answers: Predictions, reference: Predictions, data: Dataset) -> Scores:
-        """A share a sample; unlabelled decisions (negative labels) do not count."""
+        """A share a sample; unlabelled decisions (negative labels) do not count, nor samples of such alone.
+
+        Raises TrialError when no sample has a label.
+        """
         scores: list[float] = []
+        judged: list[int] = []
         binary = True
-        for raw, output in zip(_labels(data), answers.values(self.output), strict=True):
+        for i, (raw, output) in enumerate(zip(_labels(data), answers.values(self.output), strict=True)):
             label = self.reading.label(raw)
             right = self._right(output, label)
             if label.dtype.kind in "if":
                 right = right[label >= 0]
-            binary = binary and right.size == 1
-            # A sample without a single label says nothing: it counts as right for every subject.
-            scores.append(float(np.mean(right)) if right.size else 1.0)
-        return Scores.of_samples(np.asarray(scores), binary=binary, bound=1.0)
+            if right.size:
+                judged.append(i)
+                binary = binary and right.size == 1
+                scores.append(float(np.mean(right)))
+        if not judged:
+            raise TrialError(f"no sample of the {data.role} data has a label: all of them are negative")
+        found = Scores.of_samples(np.asarray(scores), binary=binary, bound=1.0)
+        return replace(found, judged=tuple(judged))
 
     def _right(self, output: Array, label: Array) -> Array:
         try:

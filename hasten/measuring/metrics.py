@@ -23,7 +23,8 @@ class Scores:
     per_sample: the scores whose mean it
     is, shape (n,), or None for a metric of the whole set. binary: every score is 0 or 1. bound: by how much
     two scores of a sample can differ, or None when there is no limit. details: further figures.
-    draws: how many resamples the statistic is cheap enough for, None: as many as are usual.
+    draws: how many resamples the statistic is cheap enough for, None: as many as are usual. judged: which
+    samples of the role count, where some say nothing (None: all); it depends on the data alone.
     """
 
     statistic: Statistic
@@ -33,6 +34,7 @@ class Scores:
     bound: float | None = None
     details: dict[str, float] = field(default_factory=dict)
     draws: int | None = None
+    judged: tuple[int, ...] | None = None
 
     @classmethod
     def of_samples(

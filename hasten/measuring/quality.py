@@ -66,11 +66,11 @@ def judge(
         reference=before.value,
         drop=drop,
         ci95=(low, high),
-        n=len(data),
+        n=before.count,
         flips=flips,
         allowed=allowed,
         budget=verdict,
-        proof_n=proof_n(drop, high, allowed, len(data), counts, perfect=metric.perfect)
+        proof_n=proof_n(drop, high, allowed, before.count, counts, perfect=metric.perfect)
         if verdict == "met on the sample, not proven"
         else None,
         details={k: v for k, v in after.details.items() if math.isfinite(v)},
@@ -89,7 +89,7 @@ def flipped(
     sides = _sides(metric, before, after)
     if sides is None:
         return (), ()
-    numbers = np.asarray(data.indices)
+    numbers = np.asarray(data.indices)[list(before.judged) if before.judged is not None else slice(None)]
     lost, gained = (tuple(int(i) for i in numbers[side]) for side in sides)
     return lost, gained
 

@@ -116,4 +116,6 @@ def _in_range(reading: Reading, labels: Sequence[Array]) -> Reading:
         raise DataError(f"labels reach {highest}, but the output has {reading.classes} classes")
     if all(bool(np.all(label < 0)) for label in labels):
         raise DataError("no sample has a label: all of them are negative, which means not labelled")
+    if reading.classes == 2 and {-1, 1} == {int(v) for label in labels for v in np.unique(label)}:
+        raise DataError("the labels are -1 and 1, and negative means not labelled: give 0 and 1")
     return reading

@@ -6,7 +6,7 @@ import scipy.stats
 
 from hasten.core.budget import Budget
 from hasten.core.errors import DataError, InputError, TrialError
-from hasten.measuring import judge, resolve
+from hasten.measuring import flipped, judge, resolve
 
 from .answers import answers
 
@@ -82,6 +82,28 @@ def test_unlabelled_decisions_do_not_count(dataset, tmp_path):
     outputs = answers(tmp_path, logits=[np.eye(2)[[0, 0, 1]], np.eye(2)[[0, 0, 1]]])
     metric = resolve("accuracy", data, outputs)
     np.testing.assert_allclose(metric.scores(outputs, outputs, data).per_sample, [0.5, 1.0])
+
+
+def test_samples_without_a_label_do_not_count(dataset, tmp_path):
+    labels = np.where(np.arange(40) % 2, 1, -1)
+    data = dataset(x=np.zeros((40, 1)), labels=labels)
+    first, second = (answers(tmp_path, logits=np.eye(3)[np.where(np.arange(40) < 4, c, 1)]) for c in (1, 2))
+    metric = resolve("accuracy", data, first)
+    quality = judge(metric, first, second, data, Budget())
+    assert (quality.n, quality.reference, quality.drop) == (20, 1.0, pytest.approx(2 / 20))
+    assert flipped(metric, first, second, data) == ((1, 3), ())
+    bare = dataset(x=np.zeros((40, 1)), labels=np.full(40, -1))
+    with pytest.raises(TrialError, match="no sample of the selection data has a label"):
+        metric.scores(first, first, bare)
+
+
+@pytest.mark.parametrize("scores", [[0.1, 0.6, 0.4, 0.9], [-2.0, 0.3, -0.1, 5.0]])
+def test_labels_of_minus_one_and_one_are_refused(scores, dataset, tmp_path):
+    data = dataset(x=np.zeros((4, 1)), labels=[-1, 1, 1, -1])
+    with pytest.raises(
+        DataError, match="the labels are -1 and 1, and negative means not labelled: give 0 and 1"
+    ):
+        resolve("accuracy", data, answers(tmp_path, p=np.array(scores)[:, None]))
 
 
 @pytest.mark.parametrize(
