@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -26,7 +27,8 @@ def main() -> None:
         try:
             answer = {"value": getattr(import_module(module), name)(**request["arguments"])}
         except Exception as error:  # noqa: BLE001 - the trial boundary: whatever fails here fails one trial
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # a full disk, which may be what the answer is about
+                traceback.print_exc()
             answer = {"error": type(error).__name__, "message": str(error)}
         protocol.write(json.dumps(answer).encode() + b"\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -32,6 +33,11 @@ def unavailable() -> None:
 
 def fail() -> None:
     raise KeyError("odd")
+
+
+def fill_the_disk() -> None:
+    """No file may grow any more, standard error's neither."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def crash() -> None:

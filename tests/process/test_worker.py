@@ -47,6 +47,13 @@ def test_other_ends_say_who_and_how(function: str, message: str) -> None:
         call("reading", f"{CHILD}:{function}", {})
 
 
+def test_an_error_is_told_though_there_is_no_space_to_print_it() -> None:
+    with Worker("trying") as worker:
+        worker.request(f"{CHILD}:fill_the_disk", {})
+        with pytest.raises(WorkerError, match="trying: KeyError: 'odd'"):
+            worker.request(f"{CHILD}:fail", {})
+
+
 def test_goes_on_after_an_error() -> None:
     with Worker("trying") as worker:
         with pytest.raises(WorkerError):
