@@ -107,9 +107,14 @@ def export(graph: Graph, folder: Path, options: Options) -> Artifact:
             _keep_layers(model, plain)
             nodes = {node.name for node in plain.ir_model.graph if node.name}
             _name_parts(model, nodes.union(s.name for s in graph.outputs))
-            ov.save_model(model, folder / "model.xml", compress_to_fp16=options.compress)
         except RuntimeError as error:
             raise TrialError(f"OpenVINO cannot convert this graph: {one_line(error)}") from error
+        try:
+            ov.save_model(model, folder / "model.xml", compress_to_fp16=options.compress)
+        except RuntimeError as error:
+            raise TrialError(
+                f"OpenVINO cannot write the model to {folder}: {one_line(error)}; is the disk full?"
+            ) from error
     return Artifact(
         target="openvino",
         options=_as_dict(options),

@@ -227,6 +227,17 @@ def test_openvino_weights_are_halved_only_when_asked(tmp_path):
     assert runner.inputs[0].dtype == "float32"
 
 
+def test_openvino_says_when_the_disk_is_full(tmp_path, monkeypatch):
+    import openvino
+
+    def full(*_, **__):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(openvino, "save_model", full)
+    with pytest.raises(TrialError, match=r"cannot write the model to .*iostream error; is the disk full\?"):
+        opened("openvino", models.classifier(), tmp_path)
+
+
 def test_openvino_streams_and_throughput(tmp_path):
     _, runner = opened("openvino", models.classifier(), tmp_path, mode="throughput", streams=2, threads=2)
     assert runner.callers >= 2
