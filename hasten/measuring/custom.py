@@ -92,8 +92,12 @@ class _UserMetric:
     def _call(self, outputs: dict[str, Array], labels: Array | None, count: int | None) -> FloatArray:
         with user_code(f"the metric {self.name}", TrialError):
             made = np.asarray(self.function(outputs, labels), dtype=np.float64)
-        if made.shape != (() if count is None else (count,)) or not np.all(np.isfinite(made)):
-            raise TrialError(f"metric {self.name} returned {made.shape} or a value that is not finite")
+        if made.shape != (() if count is None else (count,)):
+            wanted = "one number" if count is None else f"one number for each of {count} samples"
+            raise TrialError(f"metric {self.name} returned an array of shape {made.shape}, not {wanted}")
+        if not np.all(np.isfinite(made)):
+            wrong = made[~np.isfinite(made)].flat[0]
+            raise TrialError(f"metric {self.name} returned {wrong}, which is not finite")
         return made
 
 

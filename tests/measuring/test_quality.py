@@ -325,5 +325,5 @@ def test_a_function_that_is_not_finite_fails_the_candidate(labelled, tmp_path):
             else np.full(5, np.inf)
         )
 
-    with pytest.raises(TrialError, match="not finite"):
+    with pytest.raises(TrialError, match="metric odds returned inf, which is not finite"):
         judge(resolve(odds, data, first), first, second, data, Budget())
