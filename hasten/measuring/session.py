@@ -109,7 +109,8 @@ def _answer(data: Dataset, size: int, out: Path) -> Iterator[int]:
     for batch in data.batches(size):
         count = len(batch.indices)
         outputs = runner.run(_feeds(batch, size))
-        rows = {name: _rows(name, outputs[name], size, count) for name in names}
+        fed = size if _takes_only(size) else count
+        rows = {name: _rows(name, outputs[name], fed, count) for name in names}
         for i in range(count):
             writer.append({name: rows[name][i] for name in names})
         done += count
@@ -121,8 +122,7 @@ def _feeds(batch: Batch, size: int) -> dict[str, Array]:
     """The feeds of a batch, filled up with its last sample where the model takes whole batches only."""
     specs = _session.opened.inputs
     count = len(batch.indices)
-    fixed = any(spec.shape and spec.shape[0] == size for spec in specs)
-    if count < size and fixed:
+    if count < size and _takes_only(size):
         fill = [*range(count), *[count - 1] * (size - count)]
         inputs = {name: value[fill] for name, value in batch.inputs.items()}
         batch = Batch(inputs, None, tuple(batch.indices[i] for i in fill))
@@ -132,19 +132,24 @@ def _feeds(batch: Batch, size: int) -> dict[str, Array]:
         raise TrialError(str(error)) from error
 
 
-def _rows(name: str, output: Array, size: int, count: int) -> Sequence[Array]:
-    """The output of each sample, without its batch axis.
+def _takes_only(size: int) -> bool:
+    """Whether the model's signature says that it takes this many samples at a time."""
+    return any(spec.shape and spec.shape[0] == size for spec in _session.opened.inputs)
+
+
+def _rows(name: str, output: Array, fed: int, count: int) -> Sequence[Array]:
+    """The output of each of the first ``count`` of ``fed`` samples, without its batch axis.
 
     A batch of one is taken whole where its first axis is not 1: such an output has no batch axis.
     """
     if output.dtype.kind == "V" or output.dtype.name == "bfloat16":
         output = output.astype(np.float32)  # files know no bfloat16; float32 holds it exactly
-    if output.ndim and len(output) in {count, size}:
+    if output.ndim and len(output) == fed:
         return [output[i] for i in range(count)]
-    if size == 1:
+    if fed == 1:
         return [output]
     raise TrialError(
-        f"output {name!r} has shape {output.shape} for a batch of {size}: it has no batch axis; "
+        f"output {name!r} has shape {output.shape} for a batch of {fed}: it has no batch axis; "
         "measure with a batch of 1"
     )
 

@@ -174,3 +174,18 @@ def test_bfloat16_answers_are_kept_as_float32(subject_of, dataset, quick, tmp_pa
         found = stacked(answers, "y")
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, [[1, 2.5], [3, 1]])
+
+
+def test_an_output_without_batch_axis_that_is_as_long_as_a_batch(subject_of, dataset, quick, tmp_path):
+    """Six samples in batches of four: the last two tell a constant of four rows from answers."""
+    from onnx import TensorProto, helper
+
+    graph = build(
+        [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Identity", ["anchors"], ["boxes"])],
+        [("x", TensorProto.FLOAT, ["batch", 7])],
+        [("y", TensorProto.FLOAT, ["batch", 7]), ("boxes", TensorProto.FLOAT, [4, 2])],
+        [("anchors", np.zeros((4, 2), np.float32))],
+    )
+    data = dataset(x=np.ones((6, 7), np.float32))
+    with pytest.raises(TrialError, match=r"'boxes' has shape \(4, 2\) for a batch of 2"):
+        predict(subject_of(graph), data, dataclasses.replace(quick, batch=4), tmp_path)
