@@ -82,6 +82,8 @@ def of_values(name: str, data: Dataset, reference: Predictions, output: str | No
 
 def _fitting(name: str, data: Dataset, reference: Predictions, output: str | None) -> tuple[str, Reading]:
     labels = _labels(data)
+    # The longest tells the axes: of a sequence of one, that of the tokens looks like one to be left out.
+    longest = max(range(len(labels)), key=lambda i: labels[i].size)
     readings: dict[str, Reading] = {}
 
     def fits(candidate: str) -> None:
@@ -90,7 +92,8 @@ def _fitting(name: str, data: Dataset, reference: Predictions, output: str | Non
         if values[0].dtype.kind in "fiub" and values[0].size:
             lowest = float(min(np.min(v) for v in values if v.size))
             highest = float(max(np.max(v) for v in values if v.size))
-        readings[candidate] = read(values[0], labels, lowest, highest)
+        shown = reference.value(candidate, longest)
+        readings[candidate] = read(shown, [labels[longest], *labels], lowest, highest)
 
     chosen = _only(name, reference, output, fits)
     return chosen, readings[chosen]

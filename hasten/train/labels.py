@@ -35,7 +35,9 @@ def from_labels(outputs: Mapping[str, Sequence[Array]], labels: Sequence[Array])
             continue
         low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
         try:
-            reading = read(values[0], whole, low, high)
+            # Of a sequence of one, the axis of the tokens looks like one to be left out.
+            longest = max(range(len(values)), key=lambda i: whole[i].size)
+            reading = read(values[longest], [whole[longest], *whole], low, high)
             if reading.kind == "threshold" and not _yes_or_no(whole):
                 raise DataError("the labels are numbers, not classes")
             readings[name] = reading

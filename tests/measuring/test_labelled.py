@@ -77,6 +77,13 @@ def test_class_axes(shape, label_shape, axis, dataset, tmp_path):
     assert value("accuracy", data, answers(tmp_path, out=outputs)) == pytest.approx(wanted)
 
 
+def test_a_sequence_of_one_comes_first(dataset, tmp_path):
+    outputs = [RNG.normal(size=(length, 4)) for length in (1, 3, 5, 2)]
+    data = dataset(x=np.zeros((4, 1)), labels=[scores.argmax(1) for scores in outputs])
+    assert value("accuracy", data, answers(tmp_path, out=outputs)) == 1
+    assert value("f1_macro", data, answers(tmp_path, out=outputs)) == 1
+
+
 def test_unlabelled_decisions_do_not_count(dataset, tmp_path):
     data = dataset(x=np.zeros((2, 1)), labels=[[0, 1, -100], [-100, -100, 1]])
     outputs = answers(tmp_path, logits=[np.eye(2)[[0, 0, 1]], np.eye(2)[[0, 0, 1]]])

@@ -15,8 +15,9 @@ from hasten.core.errors import DataError, InputError, ModelError, OutputError, T
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.train import Settings, checkpoint, fit
+from hasten.train.labels import from_labels
 from hasten.train.network import Intake, Network
-from hasten.train.samples import Samples
+from hasten.train.samples import Batch, Samples
 from tests.train.nets import CLASSES, WIDTH, classifier, separable
 
 FLOAT = TensorProto.FLOAT
@@ -375,3 +376,11 @@ def test_what_nodes_draw_from_their_seeds_goes_on_from_a_checkpoint(tmp_path):
     assert again.history.to_json() == wanted.history.to_json()
     for name, value in again.graph.weights.items():
         assert np.array_equal(value.const_value.numpy(), wanted.graph.weights[name].const_value.numpy())
+
+
+def test_a_sequence_of_one_may_come_first():
+    outputs = [np.eye(4, dtype=np.float32)[:length] for length in (1, 3, 2)]
+    labels = [np.arange(len(scores)) for scores in outputs]
+    _, metric = from_labels({"y": outputs}, labels)
+    batch = Batch({}, torch.from_numpy(labels[1][None]), (1,))
+    assert metric.each({"y": torch.from_numpy(outputs[1][None])}, {}, batch).tolist() == [1.0]
