@@ -76,7 +76,7 @@ def read(output: Array, labels: Sequence[Array], lowest: float, highest: float) 
     if output.dtype.kind in "iub":
         return _equal(output, label)
     if _one_hot(output, labels):
-        return Reading("axis", output.shape[-1], axis=-1, one_hot=True)
+        return Reading("axis", label.shape[-1], axis=-1, one_hot=True, squeezed=output.shape != label.shape)
     for shape, squeezed in ((output.shape, False), (tuple(d for d in output.shape if d != 1), True)):
         axes = [a for a in range(len(shape)) if shape[:a] + shape[a + 1 :] == label.shape and shape[a] > 1]
         if axes:
@@ -103,7 +103,10 @@ def _whole(labels: Sequence[Array]) -> bool:
 
 
 def _one_hot(output: Array, labels: Sequence[Array]) -> bool:
-    if output.shape != labels[0].shape or output.ndim == 0 or output.shape[-1] < 2:
+    """Whether labels hold a 1 at their class, in the shape of the output but for axes of size 1."""
+    label = labels[0]
+    alike = [d for d in output.shape if d != 1] == [d for d in label.shape if d != 1]
+    if not alike or label.ndim == 0 or label.shape[-1] < 2:
         return False
     return all(
         bool(np.all((label == 0) | (label == 1)) and np.all(np.sum(label, axis=-1) == 1)) for label in labels

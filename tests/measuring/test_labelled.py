@@ -131,6 +131,13 @@ def test_one_hot_and_float_labels_are_classes_too(dataset, tmp_path):
     assert value("accuracy", column, outputs) == 0.75
 
 
+@pytest.mark.parametrize(("output", "label"), [((3, 1, 1), (3,)), ((1, 3), (3,)), ((3,), (1, 3))])
+def test_one_hot_labels_beside_axes_of_one(output, label, dataset, tmp_path):
+    data = dataset(x=np.zeros((4, 1)), labels=np.eye(3)[[0, 1, 2, 0]].reshape(4, *label))
+    outputs = answers(tmp_path, logits=np.eye(3)[[0, 1, 2, 2]].reshape(4, *output))
+    assert value("accuracy", data, outputs) == 0.75
+
+
 def test_decisions_made_in_the_model(dataset, tmp_path):
     ids = dataset(x=np.zeros((3, 1)), labels=[4, 5, 6])
     assert value("accuracy", ids, answers(tmp_path, best=[4, 5, 0])) == pytest.approx(2 / 3)
