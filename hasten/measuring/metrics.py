@@ -20,11 +20,11 @@ class Scores:
     """What a metric makes of one subject's outputs.
 
     statistic: the metric's value as a function of the samples' weights; NaN for a resample it has none for.
-    per_sample: the scores whose mean it
-    is, shape (n,), or None for a metric of the whole set. binary: every score is 0 or 1. bound: by how much
-    two scores of a sample can differ, or None when there is no limit. details: further figures.
-    draws: how many resamples the statistic is cheap enough for, None: as many as are usual. judged: which
-    samples of the role count, where some say nothing (None: all); it depends on the data alone.
+    per_sample: the scores whose mean it is, shape (n,), or None for a metric of the whole set. binary: every
+    score is 0 or 1. bound: by how much two scores of a sample can differ, or None when there is no limit.
+    details: further figures. draws: how many resamples the statistic is cheap enough for, None: as many as
+    are usual. judged: which samples of the role count, where some say nothing (None: all); it depends on the
+    data alone.
     """
 
     statistic: Statistic
