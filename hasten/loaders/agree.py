@@ -94,5 +94,6 @@ def _disagreement(name: str, theirs: Array, ours: Array, gap: float, who: str) -
         detail = f"the largest difference is {gap:.3g} of its largest value"
     return (
         f"the imported graph does not answer as {who} does on the same inputs: output {name!r}, {detail}; "
-        "this is a fault of the conversion, please report it with the model"
+        "unless that draws random numbers (dropout that is always on), this is a fault of the conversion: "
+        "please report it with the model"
     )

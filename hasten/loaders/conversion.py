@@ -144,15 +144,14 @@ def _tidy(folder: Path) -> None:
 
 
 def _name_batch(graph: Graph) -> None:
-    """Call the first axis of the inputs ``batch``, in place, where the exporter called it something else."""
-    symbols = set()
-    for value in graph.ir_model.graph.inputs:
-        if value.shape is not None and len(value.shape) > 0 and not isinstance(value.shape[0], int):
-            symbols.add(value.shape[0].value)
-    symbols -= {None, _BATCH}
-    pattern = re.compile(
-        r"\b(?:" + "|".join(re.escape(str(symbol)) for symbol in symbols or {_BATCH}) + r")\b"
-    )
+    """Call the first open first axis of an input ``batch``, in place, if the exporter called it otherwise."""
+    shapes = [value.shape for value in graph.ir_model.graph.inputs if value.shape]
+    firsts = [str(shape[0]) for shape in shapes if not isinstance(shape[0], int)]
+    # Of several names each stands for a size of its own.
+    symbol = next((name for name in firsts if not name.isdigit() and name != "None"), _BATCH)
+    if _BATCH in firsts:
+        symbol = _BATCH
+    pattern = re.compile(rf"\b{re.escape(symbol)}\b")
     for owner in graph.ir_model.graphs():
         made = (value for node in owner for value in node.outputs)
         for value in (*owner.inputs, *made):
