@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ import torch
 from hasten.core.data import Array
 from hasten.loaders import keras_call, torch_call
 from hasten.loaders.conversion import Conversion
-from hasten.loaders.torch_export import capture, write
+from hasten.loaders.torch_export import capture, fits, fixed_axes, write
 
 
 class KerasModel(torch.nn.Module):
@@ -41,7 +40,6 @@ def convert_torch(call: keras_call.Call, answers: Sequence[Mapping[str, Array]],
     flat = KerasModel(call).eval()
     runs = [tuple(torch.from_numpy(run[spec.name]) for spec in call.specs) for run in call.runs]
     how = torch_call.Call(
-        signature=inspect.signature(flat.forward),
         names=tuple(spec.name for spec in call.specs),
         by_keyword=False,
         runs=tuple(runs),
@@ -54,10 +52,9 @@ def convert_torch(call: keras_call.Call, answers: Sequence[Mapping[str, Array]],
         with torch.no_grad():
             program, notes = capture(flat, how)
             _name_weights(program)
-            fixed = _fixed_axes(program)
+            fixed = fixed_axes(program)
             # The last run only tries what is open in the model; the program may be narrower.
-            fits = all(_fits(t, sizes) for t, sizes in zip(runs[-1], fixed, strict=True))
-            count = len(runs) if fits else len(runs) - 1
+            count = len(runs) if fits(runs[-1], fixed) else len(runs) - 1
             notes += _axis_notes(call, fixed)
             made = write(program, call.runs[:count], answers[:count], work, notes)
     finally:
@@ -77,21 +74,6 @@ def _name_weights(program: torch.export.ExportedProgram) -> None:
         taken.add(name)
         program.state_dict[name] = program.state_dict.pop(old)
         spec.target = name
-
-
-def _fixed_axes(program: torch.export.ExportedProgram) -> list[dict[int, int]]:
-    """Sizes of the axes of each input that can have no other."""
-    nodes = {node.name: node for node in program.graph.nodes}
-    values = [nodes[str(name)].meta["val"] for name in program.graph_signature.user_inputs]
-    # An axis that tracing found to be fixed is a symbol still, written as a number.
-    return [
-        {axis: int(str(size)) for axis, size in enumerate(value.shape) if str(size).isdigit()}
-        for value in values
-    ]
-
-
-def _fits(tensor: torch.Tensor, fixed: Mapping[int, int]) -> bool:
-    return all(tensor.shape[axis] == size for axis, size in fixed.items())
 
 
 def _axis_notes(call: keras_call.Call, fixed: Sequence[Mapping[int, int]]) -> tuple[str, ...]:

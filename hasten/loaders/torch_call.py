@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ class Call:
     between runs, for each input.
     """
 
-    signature: inspect.Signature
     names: tuple[str, ...]
     by_keyword: bool
     runs: tuple[tuple[torch.Tensor, ...], ...]
@@ -56,7 +56,7 @@ class Call:
             frozenset(axis for axis in range(1, run[0].ndim) if len({t.shape[axis] for t in run}) > 1)
             for run in zip(*runs, strict=True)
         )
-        return cls(signature, names, by_keyword, tuple(runs), varying)
+        return cls(names, by_keyword, tuple(runs), varying)
 
     def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments for a call."""
@@ -64,14 +64,20 @@ class Call:
             return (), dict(zip(self.names, tensors, strict=True))
         return tuple(tensors), {}
 
-    def dynamic(self, batch: Any) -> dict[str, Any]:
-        """``dynamic_shapes`` for torch.export: ``batch`` for every first axis, AUTO for those that vary."""
-        specs = [
+    @property
+    def signature(self) -> inspect.Signature:
+        """Of a function that takes the inputs in order, by their names where Python allows that."""
+        usable = all(name.isidentifier() and not iskeyword(name) for name in self.names)
+        names = self.names if usable else tuple(f"input_{i}" for i in range(len(self.names)))
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        return inspect.Signature([inspect.Parameter(name, kind) for name in names])
+
+    def dynamic(self, batch: Any) -> tuple[dict[int, Any], ...]:
+        """For torch.export, by input: ``batch`` for every first axis, AUTO for those that vary."""
+        return tuple(
             {0: batch, **dict.fromkeys(axes, torch.export.Dim.AUTO)} if tensor.ndim else {}
             for tensor, axes in zip(self.runs[0], self.varying, strict=True)
-        ]
-        args, kwargs = self.arguments(specs)  # type: ignore[arg-type]
-        return dict(self.signature.bind(*args, **kwargs).arguments)
+        )
 
 
 def _match(signature: inspect.Signature, given: Sequence[str], who: str) -> tuple[tuple[str, ...], bool]:

@@ -57,6 +57,7 @@ def convert(
         if inputs:
             raise InputError("a .pt2 program knows its inputs; leave --input out")
         return _convert_program(source, samples, work)
+    source = _unwrapped(source)
     modes = [(module, module.training) for module in source.modules()]
     source.eval()
     try:
@@ -67,6 +68,22 @@ def convert(
             module.training = training
 
 
+def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """The module that torch.compile or data parallelism holds: only it says what it takes.
+
+    Raises InputError for what has no Python left to trace.
+    """
+    while True:
+        if isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif isinstance(module, torch._dynamo.OptimizedModule):
+            module = module._orig_mod
+        elif isinstance(module, torch.jit.ScriptModule):
+            raise InputError("TorchScript cannot be exported; give the torch.nn.Module it was made from")
+        else:
+            return module
+
+
 def _convert_module(
     module: torch.nn.Module,
     inputs: Sequence[str],
@@ -75,13 +92,38 @@ def _convert_module(
 ) -> Conversion:
     call = Call.of(module, inputs, samples)
     program, notes = capture(module, call)
+    fixed = fixed_axes(program)
+    changed: set[str] = set()
     runs, answers = [], []
     for tensors in call.runs:
-        with user_code(f"running {type(module).__name__}", ModelError):
-            outputs = module(*call.arguments(tensors)[0], **call.arguments(tensors)[1])
+        if not fits(tensors, fixed):
+            continue  # the program has this size no longer, as its notes say
+        # A module may write into what it is given.
         runs.append({name: _array(tensor) for name, tensor in zip(call.names, tensors, strict=True)})
-        answers.append(_named_arrays(outputs, call.names))
+        args, kwargs = call.arguments(tensors)
+        with _restored(module, changed), user_code(f"running {type(module).__name__}", ModelError):
+            answers.append(_named_arrays(module(*args, **kwargs), call.names))
+    if changed:
+        notes = (
+            *notes,
+            f"every call of the module changes its {', '.join(sorted(changed))}; the graph keeps nothing, "
+            "it always begins with the present values",
+        )
     return write(program, runs, answers, work, notes)
+
+
+@contextmanager
+def _restored(module: torch.nn.Module, changed: set[str]) -> Iterator[None]:
+    """Put buffers back that are changed meanwhile, and add their names: what is only read stays as it was."""
+    held = [(name, buffer, buffer.clone(), buffer._version) for name, buffer in module.named_buffers()]
+    try:
+        yield
+    finally:
+        for name, buffer, values, version in held:
+            if module.get_buffer(name) is not buffer or buffer._version != version:
+                changed.add(name)
+                owner, _, leaf = name.rpartition(".")
+                setattr(module.get_submodule(owner), leaf, buffer.copy_(values))
 
 
 def _convert_program(
@@ -104,7 +146,7 @@ def _convert_program(
     answers = []
     with torch.no_grad():
         for run in runs:
-            outputs = _call_program(program, [torch.from_numpy(array) for array in run.values()])
+            outputs = _call_program(program, [torch.tensor(array) for array in run.values()])
             answers.append(_named_arrays(outputs, names))
     return write(program, runs, answers, work, ())
 
@@ -120,38 +162,89 @@ def _call_program(program: torch.export.ExportedProgram, tensors: Sequence[torch
 
 
 def capture(module: torch.nn.Module, call: Call) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
-    """Trace the module, with a dynamic batch if it can be; raises ModelError."""
+    """Trace the module, with a dynamic batch if it can be; raises ModelError.
+
+    The program takes the inputs in order, and gives the tensors among the outputs.
+    """
     batch = torch.export.Dim("batch", min=1)
-    attempts: list[tuple[tuple[torch.Tensor, ...], dict[str, Any] | None]] = [
+    attempts: list[tuple[tuple[torch.Tensor, ...], tuple[dict[int, Any], ...] | None]] = [
         (doubled(call.runs[0]), call.dynamic(batch)),
         (doubled(call.runs[0]), call.dynamic(torch.export.Dim.AUTO)),
         (call.runs[0], None),
     ]
     first: ModelError | None = None
     for tensors, dynamic in attempts:
-        args, kwargs = call.arguments(tensors)
         try:
             # Tracing runs the user's module.
-            with _quiet(), user_code(f"tracing {type(module).__name__} with torch.export", ModelError):
-                program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic, strict=False)
+            with (
+                _quiet(),
+                _flattened(module, call),
+                user_code(f"tracing {type(module).__name__} with torch.export", ModelError),
+            ):
+                program = torch.export.export(module, tensors, dynamic_shapes=dynamic, strict=False)
         except ModelError as error:
             first = first or error
             continue
-        return program, _batch_note(program, tensors, first)
+        fixed = fixed_axes(program)
+        # Twice the sample can have become the only size there is.
+        if dynamic is None or fits(call.runs[0], fixed):
+            return program, _batch_note(call, fixed, first)
     assert first is not None
     raise first
 
 
-def _batch_note(
-    program: torch.export.ExportedProgram, tensors: Sequence[torch.Tensor], reason: Exception | None
-) -> tuple[str, ...]:
+@contextmanager
+def _flattened(module: torch.nn.Module, call: Call) -> Iterator[None]:
+    """Let the module take tensors in order and give one tensor or a tuple of them.
+
+    torch.onnx knows no other outputs, torch.export.save only some classes of them, and torch.export no
+    dynamic shapes for ``**kwargs``. A module around it would change the names of the weights.
+    """
+    forward, own = module.forward, module.__dict__.get("forward")
+
+    def flat(*tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        args, kwargs = call.arguments(tensors)
+        outputs = forward(*args, **kwargs)
+        if isinstance(outputs, torch.Tensor):
+            return outputs
+        return tuple(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor))
+
+    flat.__signature__ = call.signature  # type: ignore[attr-defined]
+    module.__dict__["forward"] = flat
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+        if own is not None:
+            module.__dict__["forward"] = own
+
+
+def fixed_axes(program: torch.export.ExportedProgram) -> list[dict[int, int]]:
+    """Sizes of the axes of each input that can have no other."""
     nodes = {node.name: node for node in program.graph.nodes}
-    inputs = [nodes[name].meta["val"] for name in program.graph_signature.user_inputs if name in nodes]
-    if any(isinstance(value.shape[0], torch.SymInt) for value in inputs if value.ndim):
+    values = [nodes[str(name)].meta["val"] for name in program.graph_signature.user_inputs]
+    # An axis that tracing found to be fixed is a symbol still, written as a number.
+    return [
+        {axis: int(str(size)) for axis, size in enumerate(value.shape) if str(size).isdigit()}
+        for value in values
+    ]
+
+
+def fits(tensors: Sequence[torch.Tensor], fixed: Sequence[Mapping[int, int]]) -> bool:
+    """Whether inputs have the sizes that ``fixed_axes`` says."""
+    return all(
+        tensor.shape[axis] == size
+        for tensor, sizes in zip(tensors, fixed, strict=True)
+        for axis, size in sizes.items()
+    )
+
+
+def _batch_note(call: Call, fixed: Sequence[Mapping[int, int]], reason: Exception | None) -> tuple[str, ...]:
+    sizes = [sizes.get(0) for tensor, sizes in zip(call.runs[0], fixed, strict=True) if tensor.ndim]
+    if None in sizes or not sizes:
         return ()
-    size = next((tensor.shape[0] for tensor in tensors if tensor.ndim), 1)
     why = f": {one_line(str(reason), 200)}" if reason is not None else ""
-    return (f"the batch axis is fixed at {size}, the module does not allow others{why}",)
+    return (f"the batch axis is fixed at {sizes[0]}, the module does not allow others{why}",)
 
 
 def write(
@@ -174,6 +267,8 @@ def write(
     assert done.feeds is not None
     assert done.answers is not None
     names = list(runs[0]), list(answers[0])
+    if not names[1]:
+        raise ModelError("it returns no tensors, so there is nothing to convert")
     with _quiet():
         torch.export.save(program, done.program)
         signature = json.dumps({"inputs": names[0], "outputs": names[1]})
@@ -225,7 +320,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _array(tensor: torch.Tensor) -> Array:
-    return np.asarray(tensor.detach().cpu().numpy())
+    """A copy of its values; raises ModelError where numpy has no such numbers, or there are none."""
+    if tensor.is_meta:
+        raise ModelError("its weights are on the meta device, so it has none; load them first")
+    if tensor.dtype == torch.bfloat16:
+        raise ModelError("its inputs and outputs cannot be bfloat16; give module.float(), and float32 inputs")
+    return np.array(tensor.detach().cpu().numpy())
 
 
 def _named_arrays(outputs: Any, taken: Any) -> dict[str, Array]:

@@ -61,6 +61,54 @@ class Branching(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class Looping(nn.Module):
+    """Traced for the number of samples it is traced with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([sample * (i + 1) for i, sample in enumerate(x)])
+
+
+class Mixed(nn.Module):
+    """Gives numbers and a named tuple beside tensors, and takes anything by name."""
+
+    def forward(self, **given: Tensor) -> tuple[object, ...]:
+        return 3, given["x"] + given["y"], None, given["x"].max(1)
+
+
+class Counting(nn.Module):
+    """Writes into its input and its buffers."""
+
+    count: Tensor
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.ones(1))
+        self.register_buffer("mean", torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        self.mean = x.mean(0)
+        return x.add_(1) * self.count
+
+
+class Table(nn.Module):
+    """The first axes of its inputs are of different sizes."""
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return x @ table.T
+
+
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+class Silent(nn.Module):
+    def forward(self, x: Tensor) -> int:
+        return 3
+
+
 def conv_net() -> nn.Module:
     torch.manual_seed(0)
     return ConvNet()

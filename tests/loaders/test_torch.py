@@ -14,6 +14,7 @@ from hasten.core.errors import InputError, ModelError
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.loaders import check, read
+from hasten.loaders.shapes import fix_shapes
 from loaders import modules
 
 RNG = np.random.default_rng(0)
@@ -107,6 +108,81 @@ def test_a_batch_that_cannot_be_dynamic_is_fixed_with_the_reason() -> None:
     assert loaded.graph.inputs[0].shape == (1, 6)
     assert "the batch axis is fixed at 1" in loaded.notes[0]
     assert "one sample only" in loaded.notes[0]
+
+
+def test_a_batch_that_tracing_fixed_is_that_of_the_example() -> None:
+    loaded = read(modules.Looping(), inputs=["x=1x3"])
+    assert loaded.graph.inputs[0].shape == (1, 3)
+    assert "the batch axis is fixed at 1" in loaded.notes[0]
+    ragged = [{"x": np.ones((4, 3), np.float32)}, {"x": np.ones((2, 3), np.float32)}]
+    loaded = read(modules.Looping(), samples=ragged)
+    assert loaded.graph.inputs[0].shape == (4, 3)
+    assert "the batch axis is fixed at 4" in loaded.notes[0]
+
+
+def test_outputs_that_are_no_tensors_are_left_out_and_any_name_is_taken(tmp_path: Path) -> None:
+    loaded = read(modules.Mixed(), inputs=["x=1x3", "y=1x3"], work=tmp_path)
+    assert [str(s) for s in (*loaded.graph.inputs, *loaded.graph.outputs)] == [
+        "x: float32[batchx3]",
+        "y: float32[batchx3]",
+        "output_1: float32[batchx3]",
+        "output_3_0: float32[batch]",
+        "output_3_1: int64[batch]",
+    ]
+    check(loaded, [{name: RNG.normal(size=(5, 3)).astype(np.float32) for name in "xy"}])
+    with pytest.raises(ModelError, match="Silent: it returns no tensors"):
+        read(modules.Silent(), inputs=["x=1x3"])
+
+
+def test_what_a_module_changes_when_it_is_called() -> None:
+    net = modules.Counting()
+    samples = [{"x": RNG.normal(size=(2, 3)).astype(np.float32)} for _ in range(2)]
+    given = [sample["x"].copy() for sample in samples]
+    loaded = read(net, samples=samples)
+    assert net.count.tolist() == [1]
+    assert net.mean.tolist() == [1, 1, 1]
+    assert "every call of the module changes its count, mean" in loaded.notes[0]
+    for sample, before in zip(samples, given, strict=True):
+        assert np.array_equal(sample["x"], before)
+        answer = Evaluator(loaded.graph).run({"x": before})["output"]
+        assert answer == pytest.approx((before + 1) * 2, abs=1e-6)
+
+
+def test_first_axes_of_different_sizes_keep_names_of_their_own() -> None:
+    sizes = {"x": 4, "table": 6}
+    loaded = read(modules.Table(), samples=[{name: np.ones((n, 3), np.float32) for name, n in sizes.items()}])
+    [x, table], [out] = loaded.graph.inputs, loaded.graph.outputs
+    assert x.shape is not None
+    assert table.shape is not None
+    assert x.shape[0] == "batch" != table.shape[0]
+    assert out.shape == (x.shape[0], table.shape[0])
+    fixed = fix_shapes(loaded.graph, {name: (n, 3) for name, n in sizes.items()})
+    assert fixed.outputs[0].shape == (4, 6)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_wrapped_modules() -> None:
+    net = modules.conv_net()
+    for wrapped in (torch.compile(net), torch.nn.DataParallel(net)):
+        loaded = read(wrapped, inputs=["image=1x3x12x12"])
+        assert [str(s) for s in loaded.graph.inputs] == ["image: float32[batchx3x12x12]"]
+        assert "conv.weight" in loaded.graph.ir_model.graph.initializers
+    script = torch.jit.trace(net.eval(), torch.ones(1, 3, 12, 12))
+    with pytest.raises(InputError, match="TorchScript cannot be exported"):
+        read(script, inputs=["image=1x3x12x12"])
+
+
+@pytest.mark.parametrize(
+    ("module", "spec", "message"),
+    [
+        (modules.conv_net().bfloat16(), "image=1x3x12x12:bfloat16", "cannot be bfloat16"),
+        (modules.conv_net().to("meta"), "image=1x3x12x12", "on the meta device"),
+        (modules.Noisy(), "x=1x3", "unless that draws random numbers"),
+    ],
+)
+def test_numbers_that_cannot_be_compared(module: torch.nn.Module, spec: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        read(module, inputs=[spec])
 
 
 @pytest.mark.parametrize(
