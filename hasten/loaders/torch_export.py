@@ -22,6 +22,7 @@ from hasten.core.recipe import Json
 from hasten.graph import Graph
 from hasten.loaders.agree import read_runs, write_runs
 from hasten.loaders.conversion import Conversion
+from hasten.loaders.exported import rename
 from hasten.loaders.pt2 import SIGNATURE_SUFFIX, open_program
 from hasten.loaders.torch_call import Call, doubled
 
@@ -274,25 +275,22 @@ def write(
         signature = json.dumps({"inputs": names[0], "outputs": names[1]})
         done.program.with_suffix(SIGNATURE_SUFFIX).write_text(signature, encoding="utf-8")
         try:
-            exported = _to_onnx(program, names, optimize=True)
+            exported = _to_onnx(program, optimize=True)
         except torch.onnx.OnnxExporterError:
             # The exporter's own optimizer fails on some graphs that it can convert.
             try:
-                exported = _to_onnx(program, names, optimize=False)
+                exported = _to_onnx(program, optimize=False)
             except torch.onnx.OnnxExporterError as error:
                 raise ModelError(f"torch.onnx cannot convert it: {_cause(error)}") from error
+    rename(exported.model.graph, *names)
     Graph(exported.model).write(done.onnx)
     write_runs(done.feeds, runs)
     write_runs(done.answers, answers)
     return done
 
 
-def _to_onnx(
-    program: torch.export.ExportedProgram, names: tuple[list[str], list[str]], optimize: bool
-) -> torch.onnx.ONNXProgram:
-    exported = torch.onnx.export(
-        program, dynamo=True, input_names=names[0], output_names=names[1], optimize=optimize, verbose=False
-    )
+def _to_onnx(program: torch.export.ExportedProgram, optimize: bool) -> torch.onnx.ONNXProgram:
+    exported = torch.onnx.export(program, dynamo=True, optimize=optimize, verbose=False)
     assert exported is not None
     return exported
 

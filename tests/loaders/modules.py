@@ -75,6 +75,17 @@ class Mixed(nn.Module):
         return 3, given["x"] + given["y"], None, given["x"].max(1)
 
 
+class Clashing(nn.Module):
+    """Its inputs and outputs have names that PyTorch gives to values inside, or that weights have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(3, 3)
+
+    def forward(self, linear: Tensor, relu: Tensor) -> dict[str, Tensor]:
+        return {"add": torch.relu(self.lin(linear)) + relu, "mul": linear - 1, "lin.weight": relu * 2}
+
+
 class Counting(nn.Module):
     """Writes into its input and its buffers."""
 

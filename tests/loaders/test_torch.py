@@ -134,6 +134,13 @@ def test_outputs_that_are_no_tensors_are_left_out_and_any_name_is_taken(tmp_path
         read(modules.Silent(), inputs=["x=1x3"])
 
 
+def test_names_that_values_inside_have_too(tmp_path: Path) -> None:
+    loaded = read(modules.Clashing(), inputs=["linear=1x3", "relu=1x3"], work=tmp_path)
+    assert [spec.name for spec in loaded.graph.inputs] == ["linear", "relu"]
+    assert [spec.name for spec in loaded.graph.outputs] == ["add", "mul", "lin.weight"]
+    check(loaded, [{name: RNG.normal(size=(5, 3)).astype(np.float32) for name in ("linear", "relu")}])
+
+
 def test_what_a_module_changes_when_it_is_called() -> None:
     net = modules.Counting()
     samples = [{"x": RNG.normal(size=(2, 3)).astype(np.float32)} for _ in range(2)]
