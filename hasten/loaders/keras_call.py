@@ -40,9 +40,10 @@ class Call:
         tensors = getattr(model, "inputs", None)
         if tensors:
             specs = tuple(_spec(tensor) for tensor in tensors)
-            numbered = iter(range(len(specs)))
             nested = tensors[0] if isinstance(model, keras.Sequential) else model.input
-            structure = [keras.tree.map_structure(lambda _: next(numbered), nested)]
+            # A dictionary is walked in the order it was made in, while inputs are in that of its keys.
+            numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
+            structure = [keras.tree.map_structure(lambda tensor: numbers[id(tensor)], nested)]
         else:
             specs = _described(model, [parse_input(text) for text in inputs], samples)
             structure = _structure(model, [spec.name for spec in specs])
@@ -57,7 +58,8 @@ class Call:
         arrays = [np.asarray(run[spec.name]) for spec in self.specs]
         with user_code(f"running {type(self.model).__name__}", ModelError):
             outputs = self.model(*self.arguments(arrays), training=False)
-        flat = [(path, _to_numpy(value)) for path, value in keras.tree.flatten_with_path(outputs)]
+        leaves = keras.tree.flatten_with_path(outputs)
+        flat = [(path, _to_numpy(value)) for path, value in leaves if keras.ops.is_tensor(value)]
         taken = {spec.name for spec in self.specs}
         return dict(zip(self._names([path for path, _ in flat], taken), [a for _, a in flat], strict=True))
 
@@ -85,8 +87,7 @@ def _spec(tensor: Any) -> TensorSpec:
     """Called as its input layer is: the same in the program and in the file it saves."""
     history = getattr(tensor, "_keras_history", None)
     name = history.operation.name if history is not None else tensor.name
-    shape = tuple(None if index == 0 else axis for index, axis in enumerate(tensor.shape))
-    return TensorSpec(str(name), str(tensor.dtype), shape)
+    return TensorSpec(str(name), str(tensor.dtype), tuple(tensor.shape))
 
 
 def _described(

@@ -82,7 +82,11 @@ def _no_gradients() -> Any:
 
 def _convert_tensorflow(call: Call, answers: Sequence[Mapping[str, Array]], work: Path) -> Conversion:
     path = work / "imported.onnx"
-    specs = [keras.InputSpec(shape=s.shape, dtype=s.dtype, name=s.name) for s in call.specs]
+    shapes = [(None, *(spec.shape or ())[1:]) for spec in call.specs]
+    specs = [
+        keras.InputSpec(shape=shape, dtype=spec.dtype, name=spec.name)
+        for shape, spec in zip(shapes, call.specs, strict=True)
+    ]
     # The exporter's remarks are about itself; errors are raised all the same.
     with warnings.catch_warnings(), user_code("Keras' ONNX export", ModelError):
         warnings.simplefilter("ignore")

@@ -27,7 +27,7 @@ class KerasModel(torch.nn.Module):
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs for inputs in the order of ``Call.specs``."""
         outputs = self.model(*self.arguments(tensors), training=False)
-        return tuple(keras.tree.flatten(outputs))
+        return tuple(leaf for leaf in keras.tree.flatten(outputs) if isinstance(leaf, torch.Tensor))
 
 
 def convert_torch(call: keras_call.Call, answers: Sequence[Mapping[str, Array]], work: Path) -> Conversion:

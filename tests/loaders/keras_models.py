@@ -69,6 +69,31 @@ class TwoInputs(keras.Model):
         return keras.ops.relu(self.left(first)) - self.right(second), self.left(first)
 
 
+def by_key() -> Any:
+    """Takes a dictionary whose keys were not put in in their order."""
+    second, first = keras.Input((3,), name="second"), keras.Input((3,), name="first")
+    return keras.Model({"second": second, "first": first}, layers.Concatenate(name="out")([first, -second]))
+
+
+def of_three() -> Any:
+    """Its batch is no other than three."""
+    rows = keras.Input(batch_shape=(3, 4), name="rows")
+    return keras.Model(rows, keras.ops.reshape(rows, (3, 2, 2)))
+
+
+def half() -> Any:
+    """Its output has the name of an operator of PyTorch."""
+    image = keras.Input((8, 8, 3), name="image")
+    return keras.Model(image, layers.Conv2D(4, 3, dtype="mixed_float16", name="conv2d")(image))
+
+
+class Partial(keras.Model):
+    """Gives something beside tensors."""
+
+    def call(self, x: Any) -> Any:
+        return None, 2 * x, 3
+
+
 def subclassed() -> Any:
     keras.utils.set_random_seed(0)
     return TwoInputs()

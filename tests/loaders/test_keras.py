@@ -81,6 +81,27 @@ def test_several_inputs_and_outputs_and_a_length_that_varies(tmp_path: Path) -> 
             np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-5)
 
 
+def test_a_dictionary_of_inputs_is_given_by_its_keys() -> None:
+    model = keras_models.by_key()
+    graph = read(model).graph
+    feeds = {name: RNG.normal(size=(4, 3)).astype(np.float32) for name in ("first", "second")}
+    expected = np.concatenate([feeds["first"], -feeds["second"]], axis=1)
+    np.testing.assert_allclose(Evaluator(graph).run(feeds)["out"], expected)
+
+
+@pytest.mark.skipif(not ON_TORCH, reason="on TensorFlow Keras' exporter leaves the batch open")
+def test_a_batch_that_the_model_fixes() -> None:
+    graph = read(keras_models.of_three()).graph
+    assert str(graph.inputs[0]) == "rows: float32[3x4]"
+    assert graph.outputs[0].shape == (3, 2, 2)
+
+
+def test_names_and_outputs_of_other_kinds() -> None:
+    assert [spec.name for spec in read(keras_models.half()).graph.outputs] == ["conv2d"]
+    graph = read(keras_models.Partial(), inputs=["x=1x3"]).graph
+    assert [str(spec) for spec in graph.outputs] == ["output_1: float32[batchx3]"]
+
+
 def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     model = keras_models.unnamed()
     modes = [part.training for part in model.modules()] if ON_TORCH else []
