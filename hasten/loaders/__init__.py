@@ -118,14 +118,20 @@ def check(loaded: Loaded, samples: Sequence[Mapping[str, Array]]) -> dict[str, f
     """The largest difference of each output from the source's, over the output's largest magnitude.
 
     samples: real inputs by name, batch axis included. An ONNX file answers in ONNX Runtime, a model of
-    another framework there; where the source is gone the graph is only run. Raises ModelError when it cannot
-    be run or answers differently.
+    another framework there; where the source is gone the graph is only run. Raises InputError when samples
+    lack an input, ModelError when it cannot be run or answers differently.
     """
     from hasten.loaders.agree import compare, read_runs, write_runs
     from hasten.loaders.onnx import examine, examine_graph, naming
     from hasten.process import Worker
 
     names = [spec.name for spec in loaded.graph.inputs]
+    for sample in samples:
+        if not set(names) <= set(sample):
+            raise InputError(
+                f"{loaded.source}: the model's inputs are {', '.join(names)}, "
+                f"the data have {', '.join(sample)}"
+            )
     with tempfile.TemporaryDirectory() as folder, naming(loaded.source):
         feeds, theirs, ours = (Path(folder) / f"{name}.npz" for name in ("feeds", "theirs", "ours"))
         write_runs(feeds, [{name: sample[name] for name in names} for sample in samples])

@@ -41,7 +41,7 @@ def answer(program: str, feeds: str, answers: str) -> None:
     runs = []
     with torch.no_grad():
         for feed in read_runs(Path(feeds)):
-            outputs = _call_program(opened, [torch.from_numpy(array) for array in feed.values()])
+            outputs = _call_program(opened, [torch.from_numpy(array) for array in feed.values()], set())
             runs.append(_named_arrays(outputs, feed))
     write_runs(Path(answers), runs)
 
@@ -104,12 +104,7 @@ def _convert_module(
         args, kwargs = call.arguments(tensors)
         with _restored(module, changed), user_code(f"running {type(module).__name__}", ModelError):
             answers.append(_named_arrays(module(*args, **kwargs), call.names))
-    if changed:
-        notes = (
-            *notes,
-            f"every call of the module changes its {', '.join(sorted(changed))}; the graph keeps nothing, "
-            "it always begins with the present values",
-        )
+    notes += _state_note(changed)
     return write(program, runs, answers, work, notes)
 
 
@@ -125,6 +120,15 @@ def _restored(module: torch.nn.Module, changed: set[str]) -> Iterator[None]:
                 changed.add(name)
                 owner, _, leaf = name.rpartition(".")
                 setattr(module.get_submodule(owner), leaf, buffer.copy_(values))
+
+
+def _state_note(changed: set[str]) -> tuple[str, ...]:
+    if not changed:
+        return ()
+    return (
+        f"every call of the module changes its {', '.join(sorted(changed))}; the graph keeps nothing, "
+        "it always begins with the present values",
+    )
 
 
 def _convert_program(
@@ -144,22 +148,34 @@ def _convert_program(
         if len(tensors) != len(names):
             raise ModelError("the program carries no example inputs; give data, or export it again")
         runs = [{name: _array(tensor) for name, tensor in zip(names, tensors, strict=True)}]
+    numbers = [out for out in program.graph_signature.user_outputs if not isinstance(out, str | None)]
+    if numbers:
+        raise ModelError(f"its outputs hold {numbers[0]!r}, which is no tensor; export it with tensors alone")
     answers = []
+    changed: set[str] = set()
     with torch.no_grad():
         for run in runs:
-            outputs = _call_program(program, [torch.tensor(array) for array in run.values()])
-            answers.append(_named_arrays(outputs, names))
-    return write(program, runs, answers, work, ())
+            tensors = [torch.tensor(array) for array in run.values()]
+            with user_code("running the program", ModelError):
+                answers.append(_named_arrays(_call_program(program, tensors, changed), names))
+    return write(program, runs, answers, work, _state_note(changed))
 
 
-def _call_program(program: torch.export.ExportedProgram, tensors: Sequence[torch.Tensor]) -> Any:
-    """Call a program with its tensors in order; inputs that were constants when it was exported stay so."""
+def _call_program(
+    program: torch.export.ExportedProgram, tensors: Sequence[torch.Tensor], changed: set[str]
+) -> Any:
+    """Call a program with its tensors in order; inputs that were constants when it was exported stay so.
+
+    Buffers are as before afterwards; the names of those that the call changed are added.
+    """
     waiting = iter(tensors)
     leaves = [
         next(waiting) if isinstance(name, str) else name for name in program.graph_signature.user_inputs
     ]
     args, kwargs = pytree.tree_unflatten(leaves, program.call_spec.in_spec)
-    return program.module()(*args, **kwargs)
+    module = program.module()
+    with _restored(module, changed):
+        return module(*args, **kwargs)
 
 
 def capture(module: torch.nn.Module, call: Call) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:

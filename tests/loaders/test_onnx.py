@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from small_graphs import GRAPHS, feeds_of
 
-from hasten.core.errors import ModelError
+from hasten.core.errors import InputError, ModelError
 from hasten.graph.evaluate import Evaluator
 from hasten.loaders import check, read
 from loaders.files import external, linear, model, node, save, value, weight
@@ -211,6 +211,11 @@ def test_an_object_with_external_data_has_no_folder(tmp_path: Path) -> None:
     made = onnx.load(external(tmp_path), load_external_data=False)
     with pytest.raises(ModelError, match=r"weights 'w' lies in an external file.*give the path"):
         read(made)
+
+
+def test_samples_that_lack_an_input() -> None:
+    with pytest.raises(InputError, match=r"ModelProto: the model's inputs are .*, the data have other"):
+        read(linear(), samples=[{"other": np.zeros(1)}])
 
 
 def test_loaders_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

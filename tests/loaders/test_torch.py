@@ -248,6 +248,19 @@ def test_functions_that_give_no_module(name: str, message: str) -> None:
         read(name)
 
 
+def test_programs_that_change_something_or_give_numbers() -> None:
+    program = torch.export.export(modules.Counting(), (torch.zeros(2, 3),))
+    loaded = read(program)
+    x = RNG.normal(size=(2, 3)).astype(np.float32)
+    assert Evaluator(loaded.graph).run({"x": x})["output"] == pytest.approx((x + 1) * 2, abs=1e-6)
+    assert program.state_dict["count"].tolist() == [1]
+    assert "every call of the module changes its count, mean" in loaded.notes[0]
+    with pytest.raises(ModelError, match="running the program failed"):
+        read(program, samples=[{"x": x.astype(np.int64)[:, :2]}])
+    with pytest.raises(ModelError, match="its outputs hold 3, which is no tensor"):
+        read(torch.export.export(modules.Silent(), (torch.zeros(2, 3),)))
+
+
 @pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch about its own GRU
 def test_an_exported_program_object(tmp_path: Path) -> None:
     program = torch.export.export(modules.Recurrent().eval(), (torch.zeros(2, 4, 6),))
