@@ -104,7 +104,7 @@ def _convert_module(
         args, kwargs = call.arguments(tensors)
         with _restored(module, changed), user_code(f"running {type(module).__name__}", ModelError):
             answers.append(_named_arrays(module(*args, **kwargs), call.names))
-    notes += _state_note(changed)
+    notes += (*_axis_notes(call, fixed), *_state_note(changed))
     return write(program, runs, answers, work, notes)
 
 
@@ -120,6 +120,15 @@ def _restored(module: torch.nn.Module, changed: set[str]) -> Iterator[None]:
                 changed.add(name)
                 owner, _, leaf = name.rpartition(".")
                 setattr(module.get_submodule(owner), leaf, buffer.copy_(values))
+
+
+def _axis_notes(call: Call, fixed: Sequence[Mapping[int, int]]) -> tuple[str, ...]:
+    return tuple(
+        f"axis {axis} of input {name!r} is fixed at {sizes[axis]}, the size in the first sample: PyTorch "
+        "traced the module for this size alone"
+        for name, varying, sizes in zip(call.names, call.varying, fixed, strict=True)
+        for axis in sorted(varying & sizes.keys())
+    )
 
 
 def _state_note(changed: set[str]) -> tuple[str, ...]:

@@ -120,6 +120,15 @@ def test_a_batch_that_tracing_fixed_is_that_of_the_example() -> None:
     assert "the batch axis is fixed at 4" in loaded.notes[0]
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch about its own GRU
+def test_a_length_that_tracing_fixed_is_said() -> None:
+    samples = [{"steps": np.ones((2, length, 6), np.float32)} for length in (5, 3)]
+    loaded = read(modules.Recurrent(), samples=samples)
+    [spec] = loaded.graph.inputs
+    assert spec.shape == ("batch", 5, 6)
+    assert "axis 1 of input 'steps' is fixed at 5" in loaded.notes[0]
+
+
 def test_outputs_that_are_no_tensors_are_left_out_and_any_name_is_taken(tmp_path: Path) -> None:
     loaded = read(modules.Mixed(), inputs=["x=1x3", "y=1x3"], work=tmp_path)
     assert [str(s) for s in (*loaded.graph.inputs, *loaded.graph.outputs)] == [
