@@ -64,6 +64,9 @@ REFUSED = {
 }
 """Suffixes that are known and not opened, and the way out."""
 
+_TYPED = frozenset({"onnx", "tensorflow"})
+"""Formats whose models name and type their inputs."""
+
 _FOREIGN = {
     "tf_keras": _KERAS_2,
     "tensorflow": _TENSORFLOW,
@@ -104,6 +107,8 @@ def read(
         name, loader = _find(source)
         request = Request(source=source, name=name, inputs=inputs, samples=samples, work=work)
         loaded = loader.load(request)
+    if inputs and loaded.format in _TYPED:
+        raise InputError(f"{loaded.source}: such a model says what it takes; leave --input out")
     if shapes:
         from hasten.loaders.shapes import fix_shapes
 

@@ -234,3 +234,8 @@ def test_loaders_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "model.toy").write_text("a toy")
     loaded = read(tmp_path / "model.toy")
     assert (loaded.format, loaded.source, loaded.graph.parameters) == ("toy", "model.toy", 15)
+
+
+def test_a_file_that_says_what_it_takes_is_not_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="says what it takes; leave --input out"):
+        read(save(linear(), tmp_path), inputs=["x=1x5"])
