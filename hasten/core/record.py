@@ -297,9 +297,8 @@ class DataInfo(Record):
 class BudgetInfo(Record):
     """The constraints and conditions of a run.
 
-    metric: what judged. metric_asked: what was asked for, as ``optimize`` takes it; empty: what it chooses
-    itself; None: a function of the user's own, which is not in the record. inputs: what a torch module was
-    said to take.
+    metric: what judged. metric_asked: what ``optimize`` was told; empty: it chose itself; None: a function of
+    the user's, which is not in the record. inputs: what a torch module was said to take.
     """
 
     max_drop: float
@@ -317,9 +316,7 @@ class BudgetInfo(Record):
 
     def to_budget(self) -> Budget:
         """The constraints, as the search takes them."""
-        return Budget(
-            max_drop=self.max_drop, points=self.points, time_s=self.time_s, objective=self.objective
-        )
+        return Budget(**self.model_dump(include={"max_drop", "points", "time_s", "objective"}))
 
 
 class SourceRuntime(Record):
@@ -379,9 +376,8 @@ class RunRecord(Record):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise RecordError(
-                f"{where}: {key}: {first['msg']}; write it again with `hasten optimize`"
-            ) from error
+            found = f"{where}: {key}: {first['msg']}"
+            raise RecordError(f"{found}; write it again with `hasten optimize`") from error
 
     @classmethod
     def read(cls, folder: str | Path) -> RunRecord:
