@@ -137,11 +137,11 @@ def test_batches_hold_equal_shapes(dataset):
 
 
 def test_a_batch_is_timed_whole(subject_of, images, quick):
-    graph = models.classifier(depth=6)
+    graph = models.classifier(depth=40)
     subject = subject_of(graph)
     [one] = time_interleaved([subject], images, quick)
     [eight] = time_interleaved([subject], images, dataclasses.replace(quick, batch=8))
-    assert eight.latency_ms.median > 2 * one.latency_ms.median
+    assert eight.latency_ms.median > 1.5 * one.latency_ms.median
 
 
 def test_a_fixed_batch_is_not_timed_as_another(subject_of, images, quick):
