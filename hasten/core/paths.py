@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasten.core.errors import InputError
+from hasten.core.errors import InputError, ModelError
 
 
 def exists(path: Path, error_type: type[InputError] = InputError) -> bool:
@@ -18,3 +18,13 @@ def exists(path: Path, error_type: type[InputError] = InputError) -> bool:
     except ValueError as error:  # a null byte
         raise error_type(f"{str(path)!r} is not a path: {error}") from error
     return True
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a model's file; raises ModelError for no file or an empty one, OSError out of reach."""
+    if not path.is_file():
+        raise ModelError("there is no such file" if not path.exists() else "it is not a file")
+    size = path.stat().st_size
+    if size == 0:
+        raise ModelError("the file is empty")
+    return size

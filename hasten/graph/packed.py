@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hasten.core.errors import ModelError, OutputError
+from hasten.core.paths import size_of
 
 SUFFIX = ".onnx.zst"
 _MOST_BYTES = (1 << 31) - 1
@@ -60,11 +61,7 @@ def unpack(path: Path) -> bytes:
     thousand times its own size, is refused before it has.
     """
     try:
-        if not path.is_file():
-            raise ModelError("there is no such file" if not path.exists() else "it is not a file")
-        size = path.stat().st_size
-        if size == 0:
-            raise ModelError("the file is empty")
+        size = size_of(path)
         most = min(_MOST_BYTES, max(_FEW_BYTES, _MOST_TIMES * size))
         found = bytearray()
         for piece in _pieces(path):

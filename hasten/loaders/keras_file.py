@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.core.errors import ModelError
+from hasten.core.paths import size_of
 from hasten.loaders.names import shown
 
 _MEMBERS = re.compile(r"config\.json|metadata\.json|model\.weights\.(h5|npz)|assets/[^\\:]*")
@@ -39,10 +40,9 @@ _WAY_OUT = "write package.module:function that returns the model, and give that"
 def screen(path: Path) -> None:
     """Raise ModelError when the file is no ``.keras`` archive, or asks for more than Keras' own layers."""
     try:
-        if not path.is_file():
-            raise ModelError("there is no such file" if not path.exists() else "it is not a file")
+        size = size_of(path)
         with zipfile.ZipFile(path) as archive:
-            _screen_members(archive, path.stat().st_size)
+            _screen_members(archive, size)
             config = json.loads(archive.read("config.json"))
     except OSError as error:
         raise ModelError(f"it cannot be read: {error.strerror}") from error

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
 from hasten.core.errors import ModelError, WorkerError, one_line
+from hasten.core.paths import size_of
 from hasten.core.recipe import Json
 from hasten.graph import Graph
 from hasten.graph.graph import PROTOBUF_LIMIT_BYTES
@@ -73,11 +74,7 @@ def open_file(path: Path) -> tuple[Graph, tuple[str, ...]]:
 
 def _content(path: Path) -> bytes:
     try:
-        if not path.is_file():
-            raise ModelError("there is no such file" if not path.exists() else "it is not a file")
-        size = path.stat().st_size
-        if size == 0:
-            raise ModelError("the file is empty")
+        size = size_of(path)
         if size > _LARGEST_MESSAGE_BYTES:
             raise ModelError(
                 f"the file has {size} bytes, but a protobuf message holds at most 2 GiB; save the model "
