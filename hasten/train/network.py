@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +17,7 @@ from hasten.core.data import Array, Dataset
 from hasten.core.errors import InputError, ModelError
 from hasten.graph import Graph
 from hasten.train.samples import Batch
+from hasten.train.settings import Basics
 
 _TRAINED = (torch.float32, torch.float64)
 _STATISTICS = (nn.modules.batchnorm._NormBase,)
@@ -118,9 +118,7 @@ class Network(nn.Module):
                 if isinstance(part, (*_STATISTICS, nn.modules.dropout._DropoutNd)):
                     part.eval()
 
-    def freeze(
-        self, pattern: str | None, added: Collection[str] = ()
-    ) -> tuple[tuple[str, ...], dict[str, str]]:
+    def freeze(self, settings: Basics, added: Collection[str] = ()) -> tuple[tuple[str, ...], dict[str, str]]:
         """Leave only the weights to train trainable; returns their names, and the others with the reason.
 
         added: names of weights that are there for the training alone: they are trained, and not told of.
@@ -130,7 +128,7 @@ class Network(nn.Module):
         for name, weight in self.module.named_parameters():
             if name in added:
                 continue
-            reason = _frozen(name, weight, pattern)
+            reason = _frozen(name, weight, settings)
             if reason is None:
                 trained.append(name)
             else:
@@ -152,13 +150,13 @@ def _feature(name: str, value: Any) -> Tensor:
     raise ModelError(f"the submodule {name!r} {said}: take features from another")
 
 
-def _frozen(name: str, weight: nn.Parameter, pattern: str | None) -> str | None:
+def _frozen(name: str, weight: nn.Parameter, settings: Basics) -> str | None:
     if not weight.requires_grad:
         return "does not require a gradient"
     if weight.dtype not in _TRAINED:
         return f"is stored as {str(weight.dtype).removeprefix('torch.')}, and training needs float32"
-    if pattern is not None and not fnmatch.fnmatchcase(name, pattern):
-        return f"does not match {pattern}"
+    if not settings.trains(name):
+        return f"does not match {' or '.join(settings.patterns)}"
     return None
 
 

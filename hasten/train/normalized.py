@@ -9,7 +9,6 @@ weights, and at the end W·γ/√(σ²+ε) and (b-μ)·γ/√(σ²+ε) + β make
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from hasten.rewrites.linear import Linear, linear
 from hasten.train.network import Network
 from hasten.train.order import Order, shapes_of
 from hasten.train.samples import Samples
+from hasten.train.settings import Basics
 
 _EPSILON = 1e-5
 _LOOKED_AT, _AT_ONCE = 256, 16
@@ -55,8 +55,8 @@ class Normalized:
         return graph
 
 
-def normalized(graph: Graph, data: Dataset, *, pattern: str | None = None) -> Normalized:
-    """Put normalizations behind the convolutions that have none and whose weight's name fits the pattern.
+def normalized(graph: Graph, data: Dataset, settings: Basics) -> Normalized:
+    """Put normalizations behind the convolutions that have none and whose weights are to be trained.
 
     data: what the first statistics are of. Raises InputError where no convolution can have one, and where
     the model takes a fixed number of samples, so that there are no batches to normalize.
@@ -69,7 +69,7 @@ def normalized(graph: Graph, data: Dataset, *, pattern: str | None = None) -> No
         )
     made = graph.copy()
     editor = Editor(made, shapes=True)
-    found = list(_convolutions(editor, pattern))
+    found = list(_convolutions(editor, settings))
     if not found:
         raise InputError(
             "there is no convolution to normalize (with float32 weights of its own, without a normalization, "
@@ -85,7 +85,7 @@ def normalized(graph: Graph, data: Dataset, *, pattern: str | None = None) -> No
     return Normalized(made, frozenset(own), tuple(layers))
 
 
-def _convolutions(editor: Editor, pattern: str | None) -> Iterator[Linear]:
+def _convolutions(editor: Editor, settings: Basics) -> Iterator[Linear]:
     for node in editor.nodes("Conv", "ConvTranspose"):
         operator = linear(node)
         value, weight = node.outputs[0], node.inputs[1]
@@ -95,8 +95,7 @@ def _convolutions(editor: Editor, pattern: str | None) -> Iterator[Linear]:
         if user is not None and user.op_type == "BatchNormalization":
             continue
         assert weight is not None
-        fits = pattern is None or fnmatch.fnmatchcase(str(weight.name), pattern)
-        if fits and weight.dtype == ir.DataType.FLOAT:
+        if settings.trains(str(weight.name)) and weight.dtype == ir.DataType.FLOAT:
             yield operator
 
 

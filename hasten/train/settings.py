@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import fnmatch
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -10,6 +11,7 @@ from pydantic.dataclasses import dataclass
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Pattern: TypeAlias = str | tuple[str, ...]
 
 CHANGEABLE = frozenset({"threads", "device", "checkpoint_every"})
 """Settings that may differ when a run goes on: they decide how fast it is, not what it computes."""
@@ -28,7 +30,7 @@ class Basics:
     ema: decay of the exponential moving average of the weights, or None.
     augment: what is done to pictures (NCHW), the same for student and teacher: ``flip`` left to right,
         ``crop`` after padding an eighth of the size with zeros, ``zoom`` to 35 % of the area or more.
-    trainable: pattern of the names of the weights to train (``*`` and ``?``), or None for all.
+    trainable: pattern of the names of the weights to train (``*`` and ``?``), several, or None for all.
     precision: of the arithmetic; weights and optimizer stay float32. float16 scales the loss, needs a GPU.
     device: ``auto`` is cuda when there, else cpu.
     """
@@ -41,9 +43,19 @@ class Basics:
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     augment: tuple[Literal["flip", "crop", "zoom"], ...] = ()
-    trainable: str | None = None
+    trainable: Pattern | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of the weights to train; all fit ``*``."""
+        wanted = "*" if self.trainable is None else self.trainable
+        return (wanted,) if isinstance(wanted, str) else wanted
+
+    def trains(self, name: str) -> bool:
+        """Whether the weight of this name is to be trained."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

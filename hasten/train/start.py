@@ -71,7 +71,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
             torch.manual_seed(settings.seed + accelerator.process_index)
             made = _normalized(model, data, settings)
             network = Network.of(made.graph if made else model, inner_names(model, teacher, settings))
-            trained, frozen = network.freeze(settings.trainable, made.own if made else frozenset())
+            trained, frozen = network.freeze(settings, made.own if made else frozenset())
             preparation = Preparation(model, teacher, data, settings, accelerator, regularizer, subnetworks)
             place = None if folder is None else Path(folder)
             trainer = Trainer(preparation.task(network, loss, listener, place, learns), accelerator)
@@ -103,7 +103,7 @@ def fit(  # noqa: PLR0913 - what is trained, on what, and how; each is one decis
 def _normalized(model: Model, data: Dataset, settings: Settings) -> Normalized | None:
     if not settings.normalize or not isinstance(model, Graph):
         return None
-    return normalized(model, data, pattern=settings.trainable)
+    return normalized(model, data, settings)
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,12 @@ def test_only_matching_weights_are_trained(data):
     assert same == {"w1": True, "b1": True, "w2": False, "b2": False}
 
 
+def test_several_patterns_name_the_weights_to_train(data):
+    fitted = fit(classifier(), data, settings=Settings(epochs=1, trainable=("w1", "b?"), **QUICK))
+    assert set(fitted.trained) == {"w1", "b1", "b2"}
+    assert fitted.frozen == {"w2": "does not match w1 or b?"}
+
+
 def test_convolutions_with_augmented_pictures(tmp_path):
     graph = conv_net()
     data = calibration_for(graph, tmp_path / "data", 32)

@@ -64,7 +64,7 @@ def operators(graph: Graph) -> list[str]:
 def test_at_first_nothing_changes_and_the_statistics_are_the_data_s(make, layers, tmp_path):
     graph = make()
     data = samples(graph, tmp_path)
-    made = normalized(graph, data)
+    made = normalized(graph, data, Settings())
     assert len(made.layers) == layers
     assert len(made.own) == 4 * layers
     np.testing.assert_allclose(run(made.graph, data), run(graph, data), rtol=1e-4, atol=1e-5)
@@ -86,7 +86,7 @@ def test_shapes_need_not_be_known(tmp_path):
         for value in node.outputs:
             value.shape = value.shape if value.is_graph_output() else None
     data = samples(graph, tmp_path)
-    made = normalized(graph, data)
+    made = normalized(graph, data, Settings())
     behind = next(n for n in made.graph.ir_model.graph if n.name.endswith("c4.normalized"))
     assert behind.inputs[0].shape is None
     np.testing.assert_allclose(run(made.folded(made.graph), data), run(graph, data), rtol=1e-4, atol=1e-5)
