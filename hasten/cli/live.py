@@ -53,12 +53,14 @@ class Display:
 
 
 def _speed(trial: Trial) -> str:
+    from hasten.core.measurement import ratio_text
+
     gain = trial.throughput_gain or trial.speedup
     if gain is None:
         return "not timed"
     if gain.verdict == "indistinguishable":
         return "no faster"
-    return f"{gain.median:.2f}x"
+    return f"{ratio_text(gain.median)}x"
 
 
 def _outcome(trial: Trial) -> str:

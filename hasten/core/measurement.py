@@ -9,6 +9,11 @@ from pydantic import BaseModel, ConfigDict
 Verdict = Literal["better", "worse", "indistinguishable"]
 
 
+def ratio_text(value: float) -> str:
+    """A ratio with two decimals, and three next to 1: a verdict hangs on whether an interval ends there."""
+    return f"{value:.3f}" if f"{value:.2f}" == "1.00" and value != 1 else f"{value:.2f}"
+
+
 class Record(BaseModel):
     """Base of everything that is written to ``hasten.json``: frozen, and strict about unknown keys."""
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from hasten.core.budget import Objective
-from hasten.core.measurement import Comparison, Measurement
+from hasten.core.measurement import Comparison, Measurement, ratio_text
 from hasten.core.record import Quality
 
 MINUS = "\N{MINUS SIGN}"
@@ -136,15 +136,10 @@ class Ratio:
 
 
 def times(value: float) -> str:
-    """A ratio: two decimals below ten, three significant digits above; three decimals next to 1.
-
-    What is not 1 must not be written as 1.00, as an interval that ends there decides a verdict.
-    """
+    """A ratio: two decimals below ten, three significant digits above; three decimals next to 1."""
     if not math.isfinite(value):
         return "not finite"
-    if f"{value:.2f}" == "1.00" and value != 1:
-        return f"{value:.3f}×"
-    return f"{value:.2f}×" if abs(value) < 9.995 else f"{number(value)}×"
+    return f"{ratio_text(value) if abs(value) < 9.995 else number(value)}×"
 
 
 def speed(comparison: Comparison, objective: Objective = "latency") -> Ratio:

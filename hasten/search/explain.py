@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hasten.core.budget import Budget, Objective
+from hasten.core.measurement import ratio_text
 from hasten.core.record import Considered, Quality, Scorecard, Trial
 from hasten.core.target import TargetSpec
 from hasten.search.choose import is_smaller
@@ -25,13 +26,13 @@ def headline(best: Trial | None, baseline: Trial, holdout: Scorecard | None, bud
     if gain is not None:
         more, less = _WORDS[budget.objective == "throughput"]
         words = {
-            "better": f"{gain.median:.2f} times {more}",
-            "worse": f"{1 / gain.median:.2f} times {less}",
+            "better": f"{ratio_text(gain.median)} times {more}",
+            "worse": f"{ratio_text(1 / gain.median)} times {less}",
             "indistinguishable": "no faster and no slower",
         }
         parts.append(words[gain.verdict])
     if holdout.size_bytes and baseline.size_bytes and (budget.objective == "size" or not parts):
-        parts.insert(0, f"{baseline.size_bytes / holdout.size_bytes:.2f} times smaller")
+        parts.insert(0, f"{ratio_text(baseline.size_bytes / holdout.size_bytes)} times smaller")
     if holdout.quality is not None:
         parts.append(f"{holdout.quality.metric} {_BUDGET_WORDS[holdout.quality.budget]}")
     text = ", ".join(parts)
@@ -66,7 +67,10 @@ def shape_gain(trials: Sequence[Trial]) -> list[str]:
             assert probe.speedup is not None
             # Each was timed beside the original, at different minutes: the ratios can be compared.
             fixed, free = probe.speedup.median, trial.speedup.median
-            gain = f"{fixed:.2f} times the original's speed with shapes fixed, {free:.2f} with dynamic ones"
+            gain = (
+                f"{ratio_text(fixed)} times the original's speed with shapes fixed, "
+                f"{ratio_text(free)} with dynamic ones"
+            )
             advice = "; fix them with --shape" if fixed > 1.05 * free else ": not worth fixing"
             said.append(f"{probe.recipe} on {probe.target}: {gain}{advice}.")
     return said
@@ -129,4 +133,4 @@ def _short_of(trial: Trial, baseline: Trial, objective: Objective) -> str:
     if gain is None or gain.verdict == "better":
         return ""
     words = "was not faster" if objective == "latency" else "did not answer more samples a second"
-    return f"{words} ({gain.median:.2f} times, {gain.verdict})"
+    return f"{words} ({ratio_text(gain.median)} times, {gain.verdict})"

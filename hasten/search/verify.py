@@ -12,7 +12,7 @@ from hasten import measuring
 from hasten.core.budget import Objective
 from hasten.core.data import Roles, Selection, StoreWriter, split
 from hasten.core.errors import InputError, RecordError, TrialError
-from hasten.core.measurement import Comparison, Record
+from hasten.core.measurement import Comparison, Record, ratio_text
 from hasten.core.recipe import Recipe
 from hasten.core.record import Best, Quality, RunRecord, Scorecard
 from hasten.measuring import Conditions, Subject
@@ -220,8 +220,8 @@ def _size(before: int | None, after: int | None, reference: Scorecard, found: Sc
         Check(
             claim="it is smaller than the original by the recorded factor",
             holds=now > 1 and now >= (1 - _SIZE_TOLERANCE) * was,
-            recorded=f"{was:.2f} ({before:,} to {after:,} bytes)",
-            found=f"{now:.2f} ({reference.size_bytes:,} to {found.size_bytes:,} bytes)",
+            recorded=f"{ratio_text(was)} ({before:,} to {after:,} bytes)",
+            found=f"{ratio_text(now)} ({reference.size_bytes:,} to {found.size_bytes:,} bytes)",
         )
     ]
 
@@ -237,9 +237,14 @@ def _speed(was: Comparison, now: Comparison, objective: Objective) -> Check:
         claim=f"{more} by the recorded factor" if faster else f"{less} than recorded",
         # Where no gain was claimed none is asked for: a size result is as fast, or as slow, as it was.
         holds=now.ci95[1] >= (1 - _TOLERANCE) * was.ci95[0] and (now.verdict == "better" or not faster),
-        recorded=f"{was.median:.2f} ({was.ci95[0]:.2f} to {was.ci95[1]:.2f})",
-        found=f"{now.median:.2f} ({now.ci95[0]:.2f} to {now.ci95[1]:.2f})",
+        recorded=_with_interval(was),
+        found=_with_interval(now),
     )
+
+
+def _with_interval(gain: Comparison) -> str:
+    low, high = gain.ci95
+    return f"{ratio_text(gain.median)} ({ratio_text(low)} to {ratio_text(high)})"
 
 
 def _quality(before: Quality, after: Quality) -> Check:

@@ -62,6 +62,13 @@ def test_a_speed_up_is_to_be_found_again() -> None:
     assert SMALLER not in held(records.record(), was, was)
 
 
+def test_an_interval_that_ends_next_to_1_is_not_written_as_1() -> None:
+    was, now = gain(1.08, 0.03, "better"), gain(1.034, 0.03, "better")
+    check = room._speed(was, now, "latency")
+    assert check.holds
+    assert (check.recorded, check.found) == ("1.08 (1.05 to 1.11)", "1.03 (1.004 to 1.06)")
+
+
 def test_a_metric_of_the_users_own_is_not_checked_by_another() -> None:
     was = card(gain(2.0, 0.1, "better"), 1).model_copy(update={"quality": parts.quality(0.0, metric="mine")})
     assert (
