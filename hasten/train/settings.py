@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Pattern: TypeAlias = str | tuple[str, ...]
+Pattern: TypeAlias = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 CHANGEABLE = frozenset({"threads", "device", "checkpoint_every"})
 """Settings that may differ when a run goes on: they decide how fast it is, not what it computes."""
