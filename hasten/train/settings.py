@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -11,7 +11,6 @@ from pydantic.dataclasses import dataclass
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Pattern: TypeAlias = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 CHANGEABLE = frozenset({"threads", "device", "checkpoint_every"})
 """Settings that may differ when a run goes on: they decide how fast it is, not what it computes."""
@@ -43,7 +42,7 @@ class Basics:
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     augment: tuple[Literal["flip", "crop", "zoom"], ...] = ()
-    trainable: Pattern | None = None
+    trainable: str | tuple[str, ...] | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -61,6 +60,8 @@ class Basics:
     def _possible(self) -> Self:
         if self.relative and self.optimizer == "sgd":
             raise ValueError("relative is for adamw; sgd's steps follow the gradients: leave one of them out")
+        if not self.patterns:
+            raise ValueError("trainable has no pattern, so no weight is trained: give one, or leave it out")
         return self
 
 

@@ -209,6 +209,18 @@ def test_several_patterns_name_the_weights_to_train(data):
     fitted = fit(classifier(), data, settings=Settings(epochs=1, trainable=("w1", "b?"), **QUICK))
     assert set(fitted.trained) == {"w1", "b1", "b2"}
     assert fitted.frozen == {"w2": "does not match w1 or b?"}
+    with pytest.raises(ValueError, match="trainable has no pattern"):
+        Settings(trainable=())
+
+
+def test_a_run_of_several_patterns_goes_on(tmp_path, data):
+    settings = Settings(steps=6, checkpoint_every=3, trainable=("w1", "b?"), **QUICK)
+    whole = fit(classifier(), data, settings=settings, folder=tmp_path)
+    again = fit(classifier(), data, settings=settings, folder=tmp_path, resume=True)
+    assert again.graph.fingerprint == whole.graph.fingerprint
+    other = Settings(steps=6, checkpoint_every=3, trainable="w1", **QUICK)
+    with pytest.raises(InputError, match="trainable"):
+        fit(classifier(), data, settings=other, folder=tmp_path, resume=True)
 
 
 def test_convolutions_with_augmented_pictures(tmp_path):
