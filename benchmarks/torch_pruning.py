@@ -2,6 +2,7 @@
 
     pip install torch-pruning==1.6.1
     python -m benchmarks.torch_pruning --data DATA_DIR --out FILE.md [--epochs 3] [--seeds 0 1] [--pictures N]
+        [--fewer 2.1 2.6] [--without WAY...]
 
 ``DATA_DIR`` holds ``data/cifar10`` and ``models``. The peer prunes over the whole network, step by step,
 until so many multiply-accumulates are left, as its own examples do: by magnitude (L2 of a group), by Taylor
@@ -92,10 +93,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--pictures", type=int, default=None, help="of the training set; all by default")
+    parser.add_argument("--fewer", type=float, nargs="+", default=_FEWER, help="times fewer MACs")
+    parser.add_argument(
+        "--without", nargs="*", choices=[*_PEERS, *_OURS], default=[], help="ways to leave out"
+    )
     arguments = parser.parse_args()
     bench = Bench(arguments)
     lines = bench.head()
-    for fewer in _FEWER:
+    for fewer in arguments.fewer:
         rows = []
         for row in bench.rows(fewer):
             rows.append(row)
@@ -140,9 +145,13 @@ class Bench:
 
     def rows(self, fewer: float) -> Iterator[Row]:
         """Every way at this many times fewer multiply-accumulates."""
+        without = self._arguments.without
         for name in _PEERS:
-            yield self._peer(name, fewer)
+            if name not in without:
+                yield self._peer(name, fewer)
         for how, make in _OURS.items():
+            if how in without:
+                continue
             began = time.monotonic()
             graph = make(self, 1 / fewer)
             seconds = time.monotonic() - began
