@@ -56,9 +56,10 @@ class Axes:
         self.opset = graph.opset
         self._channels = Channels("it meets a length that is not known")
         self._labels: dict[ir.Value, list[Labels | None]] = {}
+        self._fresh: set[tuple[ir.Value, int]] = set()
         self._vanishing: set[tuple[ir.Value, int]] = set()
         self._attended: list[Labels] = []
-        self._open: list[Callable[[Resolved], None]] = []
+        self._divided: list[_Divided] = []
         self.refused: list[Skip] = []
         main = infer(graph).ir_model.graph
         self._shapes: dict[str | None, Lengths] = {
@@ -82,11 +83,15 @@ class Axes:
         return known
 
     def all(self, value: ir.Value) -> list[Labels | None]:
-        """The numbers of the entries along each axis; None for an axis whose length is not known."""
+        """The numbers of the entries along each axis.
+
+        Of an axis whose length is not known None, or those that come again and again along it: heads that
+        were joined with as many samples as there are.
+        """
         if value not in self._labels:
-            self._labels[value] = [
-                None if length is None else self._channels.new((length,)) for length in self.shape(value)
-            ]
+            shape = self.shape(value)
+            self._labels[value] = [None if n is None else self.new(n) for n in shape]
+            self._fresh.update((value, axis) for axis, length in enumerate(shape) if length is None)
             for labels in self._labels[value]:
                 if labels is not None and len(labels) == 1:
                     self._channels.fix(labels, "there is only one of it")
@@ -95,29 +100,56 @@ class Axes:
     def of(self, value: ir.Value, axis: int) -> Labels:
         """The numbers along one axis; raises Stop where its length is not known."""
         found = self.all(value)[axis]
-        if found is None:
+        if found is None or self.shape(value)[axis] is None:
             raise Stop(f"the length of axis {axis} of {value.name} is not known")
         return found
 
+    def repeated(self, value: ir.Value, axis: int, size: int) -> Labels | None:
+        """The numbers that come again and again along an axis of unknown length; None if not so many do.
+
+        Only the node that makes the value can give it new ones: who reads it finds those that are there.
+        """
+        labels = self.all(value)
+        if (value, axis) in self._fresh:
+            labels[axis] = self.new(size)
+            self._fresh.discard((value, axis))
+        found = labels[axis]
+        return found if found is not None and len(found) == size else None
+
+    def done(self) -> None:
+        """A node's rule has spoken: what its outputs have along axes of unknown length is settled."""
+        self._fresh.clear()
+
+    def new(self, length: int) -> Labels:
+        """Numbers of their own for so many entries."""
+        return self._channels.new((length,))
+
     def values(self) -> Iterator[tuple[ir.Value, list[Labels | None]]]:
-        """All values that a rule has asked for."""
+        """All values that a rule has asked for, with the same as ``all`` says."""
         yield from self._labels.items()
 
     def tie(self, first: Labels, second: Labels) -> None:
         """Entries that stand or fall together, elementwise."""
         self._channels.same(first, second)
 
+    def hold(self, labels: Labels, reason: str) -> None:
+        """These entries stay."""
+        self._channels.fix(labels, reason)
+
     def meet(self, first: ir.Value, axis: int, second: ir.Value, other: int) -> None:
         """Two axes of one length, or of which the first is repeated along the second."""
         one, two = self.all(first)[axis], self.all(second)[other]
+        if one is not None and len(one) == 1:
+            return
+        if one is not None and two is None and self.shape(first)[axis] is None:
+            two = self.repeated(second, other, len(one))
+        self._fresh -= {(first, axis), (second, other)}
         if one is not None and two is not None and len(one) == len(two):
             self.tie(one, two)
-        elif one is not None and len(one) == 1:
             return
-        else:
-            for labels in (one, two):
-                if labels is not None:
-                    self._channels.fix(labels, "it meets a length that is not known")
+        for labels in (one, two):
+            if labels is not None:
+                self.hold(labels, "it meets a length that is not known")
 
     def carry(self, value: ir.Value, axis: int, out: ir.Value, other: int) -> None:
         """An axis of a value becomes one of ``out``, where what was zero stays zero."""
@@ -135,8 +167,9 @@ class Axes:
             return
         for axis in range(len(found)) if axes is None else axes:
             labels = found[axis]
+            self._fresh.discard((value, axis))
             if labels is not None:
-                self._channels.fix(labels, reason)
+                self.hold(labels, reason)
             self.vanish(value, axis)  # as all do of none that are removed
 
     def mark(self, node: ir.Node, value: ir.Value, axis: int, role: Role) -> None:
@@ -167,16 +200,48 @@ class Axes:
         """All entries that ``attend`` noted."""
         return np.concatenate([np.zeros(1, np.intp), *self._attended])
 
-    def later(self, decide: Callable[[Resolved], None]) -> None:
-        """Decide when all rules have spoken, knowing what can still go then."""
-        self._open.append(decide)
+    def divide(self, one: Labels, parts: Sequence[Labels], reason: str) -> None:
+        """One axis is several joined, outermost first: one of these can lose entries, the others stay."""
+        self._divided.append(_Divided(one, parts, reason))
 
     def resolve(self) -> Resolved:
-        """What the rules amount to; each open decision is made knowing those before it."""
-        for decide in self._open:
-            decide(self._channels.resolve())
-        self._open.clear()
+        """What the rules amount to, once it is decided which parts of each divided axis can lose entries."""
+        while self._divided:
+            resolved = self._channels.resolve()
+            # Those that have no choice come first: what they hold tells the others what they can have.
+            settled = [each for each in self._divided if len(each.free(resolved)) < 2]
+            for each in settled or self._divided[:1]:
+                self._decide(each, each.free(resolved), resolved)
+                self._divided.remove(each)
         return self._channels.resolve()
+
+    def _decide(self, divided: _Divided, free: Sequence[int], resolved: Resolved) -> None:
+        if not free:
+            stays = resolved.reason(divided.one) or resolved.reason(divided.parts[-1]) or divided.reason
+            for labels in (divided.one, *divided.parts):
+                self.hold(labels, stays)
+            return
+        carrier = free[0] if self.side == "outer" else free[-1]
+        wide = [-1 if place == carrier else 1 for place in range(len(divided.parts))]
+        self.tie(divided.one.reshape([*map(len, divided.parts)]), divided.parts[carrier].reshape(wide))
+        for place, part in enumerate(divided.parts):
+            if place != carrier:
+                self.hold(part, divided.reason)
+
+
+@dataclass(frozen=True, eq=False)
+class _Divided:
+    """An axis that is several joined, and why all but one of these have to stay."""
+
+    one: Labels
+    parts: Sequence[Labels]
+    reason: str
+
+    def free(self, resolved: Resolved) -> list[int]:
+        """Which of the parts could still lose entries."""
+        if resolved.reason(self.one) is not None:
+            return []
+        return [place for place, part in enumerate(self.parts) if resolved.reason(part) is None]
 
 
 def _solve(main: ir.Graph, shapes: dict[str | None, Lengths]) -> None:

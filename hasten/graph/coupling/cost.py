@@ -164,9 +164,9 @@ class Costs(Tally):
 def _left(
     shape: tuple[int, ...], axes: Sequence[NDArray[np.intp] | None] | None, gone: Gone
 ) -> tuple[int, ...]:
-    """What is left of a shape. axes: the unit of each entry along each axis, None where none go."""
+    """What is left of a shape. axes: as ``Coupling`` has them, None where none go."""
     known = (None,) * len(shape) if axes is None else axes
     return tuple(
-        length if units is None else length - int(gone[units].sum())
+        length if units is None or not len(units) else length - length // len(units) * int(gone[units].sum())
         for length, units in zip(shape, known, strict=True)
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hasten.core.record import Skip
 from hasten.graph.channels import Resolved
-from hasten.graph.coupling import attention, elementwise, linear, moving, normal, recurrent
+from hasten.graph.coupling import attention, elementwise, linear, moving, normal, recurrent, reshape
 from hasten.graph.coupling.axes import Axes, Mark, Role, Rule, Side, Stop, called
 from hasten.graph.graph import Graph
 from hasten.graph.macs import COUNTERS
@@ -23,6 +23,7 @@ RULES: dict[str, Rule] = {
     **elementwise.RULES,
     **linear.RULES,
     **moving.RULES,
+    **reshape.RULES,
     **normal.RULES,
     **recurrent.RULES,
     **attention.RULES,
@@ -69,7 +70,8 @@ class Width:
 class Coupling:
     """What is free to go, and of the layers whose outputs have to stay the reason.
 
-    axes: by the name of each value, the unit of each entry along each axis (None: length not known).
+    axes: by the name of each value, the unit of each entry along each axis. Of an axis whose length is not
+    known None, or the units that come again and again along it.
     """
 
     widths: tuple[Width, ...]
@@ -110,6 +112,7 @@ def couple(graph: Graph, *, side: Side = "outer") -> Coupling:
                 axes.refuse(node, str(stop))
             for value in (*node.inputs, *node.outputs):
                 axes.fix(value, None, str(stop))
+        axes.done()
     for value in (*main.inputs, *main.outputs):
         axes.fix(value, None, f"{value.name} is an {'input' if value.is_graph_input() else 'output'}")
     for value in chain(main.inputs, main.initializers.values(), *(node.outputs for node in main)):

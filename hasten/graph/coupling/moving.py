@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from math import prod
-
 import numpy as np
 import onnx_ir as ir
 
-from hasten.graph.channels import Labels, Resolved
 from hasten.graph.coupling.axes import Axes, Rule, Stop, called, is_zero
 from hasten.graph.coupling.elementwise import carried
+from hasten.graph.coupling.reshape import given_lengths
 from hasten.graph.reading import axes_of, constant, given, integers
 
 
@@ -20,131 +16,6 @@ def _transpose(axes: Axes, node: ir.Node) -> None:
     rank = len(axes.shape(x))
     for axis, source in enumerate(node.attributes.get_ints("perm", tuple(reversed(range(rank))))):
         axes.carry(x, source, out, axis)
-
-
-def _reshape(axes: Axes, node: ir.Node) -> None:
-    """Runs of axes with the same number of elements before and after correspond."""
-    x, out = _through(node)
-    before, after = axes.lengths(x), axes.lengths(out)
-    start = last = 0
-    loose: int | None = None
-    common = min(len(before), len(after))
-    while last < common and before[-1 - last] == after[-1 - last] is not None:
-        last += 1
-        axes.carry(x, len(before) - last, out, len(after) - last)
-    while start < common - last:
-        one, two = before[start], after[start]
-        if one != two or one is None:
-            # Of one pair of lengths without a common name, what is left tells whether they are the same.
-            if loose is not None or isinstance(one, int) or isinstance(two, int):
-                break
-            loose = start
-        start += 1
-    ins, outs = (list(range(start, len(lengths) - last)) for lengths in (before, after))
-    sizes = _size(axes.shape(x), ins), _size(axes.shape(out), outs)
-    if loose is not None and (0 in sizes or sizes[0] != sizes[1]):
-        start = loose
-        ins, outs = (list(range(start, len(lengths) - last)) for lengths in (before, after))
-    for axis in range(start):
-        axes.carry(x, axis, out, axis)
-    _middle(axes, node, ins, outs)
-    if node.op_type == "Reshape":
-        _given(axes, node, given(node, 1))
-
-
-def _given(axes: Axes, node: ir.Node, target: ir.Value | None) -> None:
-    """Of a shape that is computed, what is a number in it can be set anew; other lengths stay."""
-    out = node.outputs[0]
-    rank = len(axes.shape(out))
-
-    def length(value: ir.Value) -> int | None:
-        return axes.shape(value)[0]
-
-    entries = shape_entries(target, length) or [None] * rank
-    computed = [axis for axis in range(-len(entries), 0) if entries[axis] is None]
-    axes.fix(out, [rank + axis for axis in computed], f"{called(node)} is given its length")
-
-
-def shape_entries(
-    target: ir.Value | None, length: Callable[[ir.Value], int | None]
-) -> list[int | None] | None:
-    """The numbers in a shape, None for those that are computed; None where even their places are unknown."""
-    known = integers(target)
-    if known is not None:
-        return list(known)
-    node = None if target is None else target.producer()
-    if node is None or node.op_type != "Concat" or node.domain:
-        return None
-    found: list[int | None] = []
-    for value in node.inputs:
-        assert value is not None
-        numbers, count = integers(value), length(value)
-        if count is None:
-            return None
-        found += numbers if numbers is not None else [None] * count
-    return found
-
-
-def _middle(axes: Axes, node: ir.Node, ins: list[int], outs: list[int]) -> None:
-    x, out = _through(node)
-    before, after = axes.shape(x), axes.shape(out)
-    if any(before[i] is None for i in ins) or any(after[j] is None for j in outs):
-        _whole(axes, node, ins, outs)
-        return
-    while ins or outs:
-        first, second = ins[:1], outs[:1]
-        while _size(before, first) != _size(after, second):
-            if _size(before, first) < _size(after, second) and len(first) < len(ins):
-                first = ins[: len(first) + 1]
-            elif len(second) < len(outs):
-                second = outs[: len(second) + 1]
-            else:
-                _whole(axes, node, ins, outs)
-                return
-        ins, outs = ins[len(first) :], outs[len(second) :]
-        _block(axes, node, [i for i in first if before[i] != 1], [j for j in second if after[j] != 1])
-
-
-def _size(shape: tuple[int | None, ...], which: list[int]) -> int:
-    return prod(shape[i] or 0 for i in which)
-
-
-def _whole(axes: Axes, node: ir.Node, ins: list[int], outs: list[int]) -> None:
-    x, out = _through(node)
-    axes.fix(x, ins, f"{called(node)} mixes its axes")
-    axes.fix(out, outs, f"{called(node)} mixes its axes")
-
-
-def _block(axes: Axes, node: ir.Node, ins: list[int], outs: list[int]) -> None:
-    """One axis corresponds to several: of these one can lose entries, the others stay whole."""
-    x, out = _through(node)
-    for axis in outs:
-        axes.vanish(out, axis, when=all(axes.vanishes(x, i) for i in ins))
-    if len(ins) == len(outs) == 1:
-        axes.meet(x, ins[0], out, outs[0])
-    elif len(ins) == 1 and len(outs) > 1:
-        axes.later(partial(_divided, axes, node, axes.of(x, ins[0]), out, outs))
-    elif len(outs) == 1 and len(ins) > 1:
-        axes.later(partial(_divided, axes, node, axes.of(out, outs[0]), x, ins))
-    else:
-        _whole(axes, node, ins, outs)
-
-
-def _divided(
-    axes: Axes, node: ir.Node, one: Labels, value: ir.Value, many: list[int], resolved: Resolved
-) -> None:
-    free = [axis for axis in many if resolved.numbers(axes.of(value, axis)).any()]
-    reason = f"{called(node)} makes one axis of it and others, which loses whole parts only"
-    if not free:
-        axes.fix(value, many, reason)
-        axes.tie(one, np.zeros_like(one))
-        return
-    carrier = free[0] if axes.side == "outer" else free[-1]
-    lengths = [len(axes.of(value, axis)) for axis in many]
-    place = many.index(carrier)
-    wide = axes.of(value, carrier).reshape([-1 if i == place else 1 for i in range(len(many))])
-    axes.tie(one.reshape(lengths), wide)
-    axes.fix(value, [axis for axis in many if axis != carrier], reason)
 
 
 def _squeeze(axes: Axes, node: ir.Node) -> None:
@@ -297,7 +168,7 @@ def _expand(axes: Axes, node: ir.Node) -> None:
     offset = len(axes.shape(out)) - len(axes.shape(x))
     repeated = [a for a in range(len(axes.shape(out))) if a < offset or axes.shape(x)[a - offset] == 1]
     axes.fix(out, repeated, f"{called(node)} repeats one entry along it")
-    _given(axes, node, given(node, 1))
+    given_lengths(axes, node, given(node, 1))
 
 
 def _shape(axes: Axes, node: ir.Node) -> None:
@@ -340,7 +211,6 @@ def _through(node: ir.Node) -> tuple[ir.Value, ir.Value]:
 
 RULES: dict[str, Rule] = {
     "Transpose": _transpose,
-    **dict.fromkeys(("Reshape", "Flatten"), _reshape),
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Concat": _concat,

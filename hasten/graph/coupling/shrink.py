@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from hasten.core.data import Array
 from hasten.core.errors import MethodError
 from hasten.graph.coupling.coupling import Coupling
-from hasten.graph.coupling.moving import pads, shape_entries, slices
+from hasten.graph.coupling.moving import pads, slices
+from hasten.graph.coupling.reshape import shape_entries
 from hasten.graph.editor import Editor
 from hasten.graph.graph import Graph
 from hasten.graph.reading import constant, given, integers

@@ -57,7 +57,7 @@ def test_what_has_to_stay_and_why(case):
         " b = Conv(x, v) seen = Conv(b, u) }",
         w=(6, 3, 1, 1), v=(5, 3, 1, 1), u=(3, 5, 1, 1), one=np.array([1]), zero=np.array([0]),
         far=np.array([6]), two=np.array([2]), around=np.array([0, 1, 0, 0, 0, 1, 0, 0]),
-        table=np.array([[0, 1], [2, 3]]), mixed=np.array([0, 16, 24]), folded=np.array([-1, 6, 4, 8]),
+        table=np.array([[0, 1], [2, 3]]), mixed=np.array([0, 16, 24]), folded=np.array([-1, 4, 6, 8]),
     )  # fmt: skip
     found = couple(prepare(made))
     assert widths(found) == {"Conv:b": 5}

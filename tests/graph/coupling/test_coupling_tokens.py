@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from coupling_law import agree, feeds_for, graph, holds, some, widths
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hasten.graph.coupling import couple, prepare
 
@@ -130,6 +134,71 @@ def test_attention_of_vision_transformers(form, side):
     )  # fmt: skip
     wanted = {"outer": {"MatMul:m0": 3}, "inner": {"MatMul:m0": 4}}
     holds(made, wanted[side], side=side)
+
+
+JOINED = {
+    "multiplied so": "s = MatMul(qh, ks) p = Softmax<axis=-1>(s) m = MatMul(p, vh) m4 = Reshape(m, apart)",
+    "apart again": "q4 = Reshape(qh, apart) kt4 = Reshape(ks, apart_t) v4 = Reshape(vh, apart)"
+    " s = MatMul(q4, kt4) p = Softmax<axis=-1>(s) m4 = MatMul(p, v4)",
+}
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("samples", ["n", "2"])
+@pytest.mark.parametrize("form", JOINED)
+def test_heads_that_are_joined_with_samples(form, samples, side):
+    """As torch.nn.MultiheadAttention does it: [t, n, heads · size] → [n · heads, t, size], and back."""
+    heads = " ".join(
+        f"{each}t = Transpose<perm=[1,0,2]>({each}) {each}j = Reshape({each}t, join)"
+        f" {each}h = Transpose<perm=[1,0,2]>({each}j)"
+        for each in "qkv"
+    )
+    made = graph(
+        f"(float[{samples},7,12] x) => {OUT} {{ {SEPARATE} {heads} ks = Transpose<perm=[0,2,1]>(kh)"
+        f" {JOINED[form]} b = Transpose<perm=[2,0,1,3]>(m4) j = Reshape(b, rows) y0 = Gemm(j, wo)"
+        " y = Reshape(y0, out) }",
+        **OWN, join=np.array([7, -1, 4]), apart=np.array([-1, 3, 7, 4]), apart_t=np.array([-1, 3, 4, 7]),
+        rows=np.array([-1, 12]), wo=(12, 5), out=np.array([7, -1, 5]),
+    )  # fmt: skip
+    holds(made, SIDES[side], side=side)
+
+
+def test_heads_beside_a_length_that_only_happens_to_fit():
+    """What is added along an axis of heads and samples has entries that nothing ties to the heads."""
+    made = graph(
+        f"(float[n,7,12] x, float[m,7,4] other) => {OUT} {{ q = MatMul(x, wq) qt = Transpose<perm=[1,0,2]>(q)"
+        " qj = Reshape(qt, join) qh = Transpose<perm=[1,0,2]>(qj) a = Add(qh, other) a4 = Reshape(a, apart)"
+        " b = Transpose<perm=[2,0,1,3]>(a4) j = Reshape(b, rows) y0 = Gemm(j, wo) y = Reshape(y0, out) }",
+        wq=(12, 12), join=np.array([7, -1, 4]), apart=np.array([-1, 3, 7, 4]), rows=np.array([-1, 12]),
+        wo=(12, 5), out=np.array([7, -1, 5]),
+    )  # fmt: skip
+    assert widths(couple(prepare(made))) == {}
+
+
+@given(st.data())
+def test_any_way_of_joining_and_dividing(data):
+    """Parts of a width, with the samples before them, joined to axes in one way and then in another."""
+    parts = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    samples, side = data.draw(st.sampled_from(["n", "2"])), data.draw(st.sampled_from(["outer", "inner"]))
+    shapes = [data.draw(_axes_of(parts)) for _ in range(2)]
+    width = int(np.prod(parts))
+    made = graph(
+        f"(float[{samples},6] x) => (float[a,b] y) {{ m = MatMul(x, w) r0 = Reshape(m, s0) r1 = Relu(r0)"
+        " r2 = Reshape(r1, s1) r3 = Tanh(r2) r4 = Reshape(r3, rows) y = MatMul(r4, v) }",
+        w=(6, width), v=(width, 3), rows=np.array([-1, width]),
+        **{f"s{number}": np.array(shape) for number, shape in enumerate(shapes)},
+    )  # fmt: skip
+    coupling = couple(prepare(made), side=side)
+    for seed in range(3):
+        agree(prepare(made), coupling, some(coupling, seed), feeds_for(made, seed, free=2))
+
+
+@st.composite
+def _axes_of(draw, parts):
+    """A shape of neighbouring parts, joined; the first axis has the samples, alone or with parts."""
+    ends = [*sorted(draw(st.sets(st.integers(0, len(parts))))), len(parts)]
+    groups = [parts[start:end] for start, end in pairwise([0, *ends])]
+    return [-1, *(int(np.prod(group)) for group in groups[1:] if group)]
 
 
 @pytest.mark.parametrize("side", ["outer", "inner"])
