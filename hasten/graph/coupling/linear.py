@@ -156,8 +156,16 @@ def _einsum(axes: Axes, node: ir.Node) -> None:
             axes.vanish(node.outputs[0], right.index(letter))
         if not any(constant(v) is not None or axes.vanishes(v, a) for v, a in whole):
             axes.fix(value, [axis], f"{called(node)} reads it, and it is never zero")
-    if all(constant(value) is None for value in node.inputs):
-        _stored(axes, node)
+    if any(constant(value) is not None for value in node.inputs):
+        return
+    _stored(axes, node)
+    for letter, places in where.items():
+        value, axis = places[-1]
+        shared, kept = len(places) > 1, letter in right
+        # Heads lie in all operands and in the result; inside them, what is summed over or the last one's own.
+        inside = not kept if shared else value is node.inputs[-1]
+        if inside if axes.side == "inner" else shared and kept:
+            axes.attend(axes.all(value)[axis])
 
 
 def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:

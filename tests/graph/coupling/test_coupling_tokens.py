@@ -330,3 +330,18 @@ def test_einsum(form, batch):
     assert widths(coupling) == {"MatMul:m": 4, **expected}
     for seed in range(3):
         agree(whole, coupling, some(coupling, seed), feeds_for(whole))
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_attention_as_einsum(side):
+    """Heads and what lies inside them have axes of their own: both can go, ``side`` says which is meant."""
+    each = " ".join(f'{q} = Einsum<equation="bth,hnd->btnd">(x, w{q})' for q in "qkv")
+    made = graph(
+        f'{TOKENS} => {OUT} {{ {each} s = Einsum<equation="bind,bjnd->bnij">(q, k) r = Mul(s, root)'
+        ' p = Softmax<axis=-1>(r) m = Einsum<equation="bnij,bjnd->bind">(p, v)'
+        ' y = Einsum<equation="bind,ndh->bih">(m, wo) }',
+        wq=(12, 3, 4), wk=(12, 3, 4), wv=(12, 3, 4), wo=(3, 4, 5), root=ROOT,
+    )  # fmt: skip
+    coupling = holds(made, {"Einsum:q": 3, "Einsum:q#2": 4, "Einsum:v": 4}, side=side)
+    meant = {"outer": [3], "inner": [4, 4]}
+    assert [len(width) for width in coupling.widths if width.attended] == meant[side]
