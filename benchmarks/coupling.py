@@ -60,31 +60,45 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
-    lines, reasons = HEAD.splitlines(), ["", "## What has to stay", ""]
     names = arguments.names or sorted(path.parent.name for path in arguments.models.glob("*/model.onnx"))
+    page = Page(HEAD, arguments.out)
     for name in names:
-        folder = arguments.models / name
-        graph, feeds = _clean(folder)
-        peer = _peer(name, arguments.weights, feeds)
+        graph, feeds = _of_file(arguments.models / name)
+        module = _MODULES[name](arguments.weights).eval() if name in _MODULES else None
+        page.add(name, graph, feeds, module)
+
+
+class Page:
+    """A table of models and, below it, why what stays has to; written anew after each model."""
+
+    def __init__(self, head: str, out: Path) -> None:
+        self._lines = head.splitlines()
+        self._reasons = ["", "## What has to stay", ""]
+        self._out = out
+
+    def add(self, name: str, graph: Graph, feeds: dict[str, Array], module: Any | None) -> None:
+        """The rows of a graph; Torch-Pruning is asked where it is a module too."""
+        recipe = hasten.Recipe([hasten.Step("optimize_graph")])
+        clean = prepare(hasten.apply(graph, recipe, feeds).graph)
+        peer = " | " if module is None else _peer(module, feeds)
         for side in ("outer", "inner"):
-            coupling = couple(graph, side=side)
+            coupling = couple(clean, side=side)
             if side == "inner" and not any(width.attended for width in coupling.widths):
                 continue
-            lines.append(_row(name, side, graph, coupling, feeds, peer if side == "outer" else " | "))
-            print(lines[-1], flush=True)
+            self._lines.append(_row(name, side, clean, coupling, feeds, peer if side == "outer" else " | "))
+            print(self._lines[-1], flush=True)
             if side == "outer":
                 found = Counter(_kind(skip.reason) for skip in coupling.fixed)
                 told = "; ".join(f"{count} × {reason}" for reason, count in found.most_common())
-                reasons.append(f"- {name}: {told or 'nothing'}")
-        arguments.out.write_text("\n".join([*lines, *reasons]) + "\n", encoding="utf-8")
+                self._reasons.append(f"- {name}: {told or 'nothing'}")
+        self._out.write_text("\n".join([*self._lines, *self._reasons]) + "\n", encoding="utf-8")
 
 
-def _clean(folder: Path) -> tuple[Graph, dict[str, Array]]:
+def _of_file(folder: Path) -> tuple[Graph, dict[str, Array]]:
     graph = hasten.read(folder / "model.onnx")
     samples = 1 if any(spec.shape and spec.shape[0] == 1 for spec in graph.inputs) else _SAMPLES
     with np.load(folder / "data.npz") as file:
-        feeds = {spec.name: file[spec.name][:samples] for spec in graph.inputs}
-    return prepare(hasten.apply(graph, hasten.Recipe([hasten.Step("optimize_graph")]), feeds).graph), feeds
+        return graph, {spec.name: file[spec.name][:samples] for spec in graph.inputs}
 
 
 def _row(name: str, side: str, graph: Graph, coupling: Coupling, feeds: dict[str, Array], peer: str) -> str:
@@ -135,14 +149,11 @@ def _difference(found: dict[str, Array], wanted: dict[str, Array], original: dic
     )
 
 
-def _peer(name: str, weights: Path, feeds: dict[str, Array]) -> str:
+def _peer(module: Any, feeds: dict[str, Array]) -> str:
     """Groups and channels that Torch-Pruning finds, and how many of these it prunes and runs."""
-    if name not in _MODULES:
-        return " | "
     import torch
     import torch_pruning as tp
 
-    module = _MODULES[name](weights).eval()
     inputs = tuple(torch.from_numpy(array) for array in feeds.values())
     count, works, channels, total = 0, 0, 0, 0
     graph = tp.DependencyGraph().build_dependency(module, example_inputs=inputs)
