@@ -1,12 +1,11 @@
 """Which channels and heads can go in the architectures people have, with random weights: the coupling law.
 
-    pip install transformers==5.24.0 torchvision==0.28.0 torch-pruning==1.6.1
+    pip install transformers==5.24.0 torchvision==0.28.0
     python -m benchmarks.architectures --out FILE.md [NAME]...
 
 Small configurations of `transformers`, layers of `torch.nn`, and networks of torchvision as they are, each
 read from its module with an open batch like any user's. What is judged is what `benchmarks/coupling.py`
-judges on models with real weights, with the same columns. Torch-Pruning is asked about the first two kinds,
-without being told how many heads there are.
+judges on models with real weights, with the same columns.
 """
 
 from __future__ import annotations
@@ -131,9 +130,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("names", nargs="*", help="some of them; all by default")
     arguments = parser.parse_args()
-    head = HEAD.replace("# Coupled channels", "# Coupled channels of architectures").replace(
-        "`benchmarks/coupling.py`", "`benchmarks/architectures.py`"
-    )
+    head = f"# Coupled channels of architectures\n\n{HEAD}Written by `benchmarks/architectures.py`."
     page = Page(head, arguments.out)
     for name, build in _all():
         if arguments.names and name not in arguments.names:
@@ -145,7 +142,7 @@ def main() -> None:
             print(f"{name}: {error}", flush=True)
             continue
         feeds = {spec.name: array for spec, array in zip(graph.inputs, inputs, strict=True)}
-        page.add(name, graph, feeds, None if name.startswith("torchvision") else module)
+        page.add(name, graph, feeds)
 
 
 Built = tuple[Any, tuple[Any, ...]]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,15 @@ _MODULES: dict[str, Callable[[Path], Any]] = {
     "minilm_encoder": lambda _: torch_modules.minilm_encoder_module(),
 }
 
-HEAD = f"""# Coupled channels
-
-After `optimize_graph`. `made`: outputs of layers with weights. `can go`: channels (in brackets: attention
+HEAD = f"""After `optimize_graph`. `made`: outputs of layers with weights. `can go`: channels (in brackets: attention
 heads, or places inside them) that `hasten.graph.coupling` finds free, each counted once however many layers
 share it. `law`: the largest difference between the outputs of the graph without {_SHARE:.0%} of each width
 and those of the whole graph with these weights set to zero, relative to its largest output; `changed`: the
-same between these and the original, to see that something went. Torch-Pruning 1.6: its groups, and their
-channels, of those that it can prune by a quarter and run. Written by `benchmarks/coupling.py`.
-
-| model | side | widths | can go | of made | law | changed | Torch-Pruning: groups | channels |
-|---|---|---|---|---|---|---|---|---|"""
+same between these and the original, to see that something went.
+"""
+_PEER = """Torch-Pruning 1.6: its groups, and their channels, of those that it can prune by a quarter and run. Written
+by `benchmarks/coupling.py`.
+"""
 
 
 def main() -> None:
@@ -61,31 +59,39 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
     names = arguments.names or sorted(path.parent.name for path in arguments.models.glob("*/model.onnx"))
-    page = Page(HEAD, arguments.out)
+    head = f"# Coupled channels\n\n{HEAD}{_PEER}"
+    page = Page(head, arguments.out, ("Torch-Pruning: groups", "channels"))
     for name in names:
         graph, feeds = _of_file(arguments.models / name)
-        module = _MODULES[name](arguments.weights).eval() if name in _MODULES else None
-        page.add(name, graph, feeds, module)
+        known = name in _MODULES
+        page.add(
+            name, graph, feeds, _peer(_MODULES[name](arguments.weights).eval(), feeds) if known else None
+        )
 
 
 class Page:
     """A table of models and, below it, why what stays has to; written anew after each model."""
 
-    def __init__(self, head: str, out: Path) -> None:
-        self._lines = head.splitlines()
+    def __init__(self, head: str, out: Path, others: Sequence[str] = ()) -> None:
+        columns = ("model", "side", "widths", "can go", "of made", "law", "changed", *others)
+        self._lines = [*head.splitlines(), "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+        self._nothing = ("",) * len(others)
         self._reasons = ["", "## What has to stay", ""]
         self._out = out
 
-    def add(self, name: str, graph: Graph, feeds: dict[str, Array], module: Any | None) -> None:
-        """The rows of a graph; Torch-Pruning is asked where it is a module too."""
+    def add(
+        self, name: str, graph: Graph, feeds: dict[str, Array], others: tuple[str, ...] | None = None
+    ) -> None:
+        """The rows of a graph. others: what stands in the other columns."""
         recipe = hasten.Recipe([hasten.Step("optimize_graph")])
         clean = prepare(hasten.apply(graph, recipe, feeds).graph)
-        peer = " | " if module is None else _peer(module, feeds)
         for side in ("outer", "inner"):
             coupling = couple(clean, side=side)
             if side == "inner" and not any(width.attended for width in coupling.widths):
                 continue
-            self._lines.append(_row(name, side, clean, coupling, feeds, peer if side == "outer" else " | "))
+            beside = others if others is not None and side == "outer" else self._nothing
+            cells = (name, side, *_cells(clean, coupling, feeds), *beside)
+            self._lines.append(f"| {' | '.join(cells)} |")
             print(self._lines[-1], flush=True)
             if side == "outer":
                 found = Counter(_kind(skip.reason) for skip in coupling.fixed)
@@ -101,7 +107,7 @@ def _of_file(folder: Path) -> tuple[Graph, dict[str, Array]]:
         return graph, {spec.name: file[spec.name][:samples] for spec in graph.inputs}
 
 
-def _row(name: str, side: str, graph: Graph, coupling: Coupling, feeds: dict[str, Array], peer: str) -> str:
+def _cells(graph: Graph, coupling: Coupling, feeds: dict[str, Array]) -> tuple[str, ...]:
     random = np.random.default_rng(0)
     units: list[int] = []
     for width in coupling.widths:
@@ -117,8 +123,11 @@ def _row(name: str, side: str, graph: Graph, coupling: Coupling, feeds: dict[str
     )
     free = f"{channels:,}" + (f" ({heads})" if heads else "")
     return (
-        f"| {name} | {side} | {len(coupling.widths)} | {free} | {sum(made.values()) + staying:,} "
-        f"| {_difference(narrow, masked, whole):.0e} | {_difference(masked, whole, whole):.1f} | {peer} |"
+        f"{len(coupling.widths)}",
+        free,
+        f"{sum(made.values()) + staying:,}",
+        f"{_difference(narrow, masked, whole):.0e}",
+        f"{_difference(masked, whole, whole):.1f}",
     )
 
 
@@ -149,7 +158,7 @@ def _difference(found: dict[str, Array], wanted: dict[str, Array], original: dic
     )
 
 
-def _peer(module: Any, feeds: dict[str, Array]) -> str:
+def _peer(module: Any, feeds: dict[str, Array]) -> tuple[str, str]:
     """Groups and channels that Torch-Pruning finds, and how many of these it prunes and runs."""
     import torch
     import torch_pruning as tp
@@ -167,7 +176,7 @@ def _peer(module: Any, feeds: dict[str, Array]) -> str:
         count, total = count + 1, total + size
         if _prunes(tp, module, inputs, index, size):
             works, channels = works + 1, channels + size
-    return f"{works} of {count} | {channels:,} of {total:,}"
+    return f"{works} of {count}", f"{channels:,} of {total:,}"
 
 
 def _prunes(tp: Any, module: Any, inputs: tuple[Any, ...], index: int, size: int) -> bool:

@@ -200,9 +200,12 @@ class Axes:
         """All entries that ``attend`` noted."""
         return np.concatenate([np.zeros(1, np.intp), *self._attended])
 
-    def divide(self, one: Labels, parts: Sequence[Labels], reason: str) -> None:
-        """One axis is several joined, outermost first: one of these can lose entries, the others stay."""
-        self._divided.append(_Divided(one, parts, reason))
+    def divide(self, one: Labels, parts: Sequence[Labels], reason: str, *, inner: bool = False) -> None:
+        """One axis is several joined, outermost first: one of these can lose entries, the others stay.
+
+        inner: the innermost that can, on whichever ``side``.
+        """
+        self._divided.append(_Divided(one, parts, reason, inner or self.side == "inner"))
 
     def resolve(self) -> Resolved:
         """What the rules amount to, once it is decided which parts of each divided axis can lose entries."""
@@ -221,7 +224,7 @@ class Axes:
             for labels in (divided.one, *divided.parts):
                 self.hold(labels, stays)
             return
-        carrier = free[0] if self.side == "outer" else free[-1]
+        carrier = free[-1 if divided.inner else 0]
         wide = [-1 if place == carrier else 1 for place in range(len(divided.parts))]
         self.tie(divided.one.reshape([*map(len, divided.parts)]), divided.parts[carrier].reshape(wide))
         for place, part in enumerate(divided.parts):
@@ -236,6 +239,7 @@ class _Divided:
     one: Labels
     parts: Sequence[Labels]
     reason: str
+    inner: bool
 
     def free(self, resolved: Resolved) -> list[int]:
         """Which of the parts could still lose entries."""

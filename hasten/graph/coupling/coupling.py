@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -64,6 +65,12 @@ class Width:
 
     def __len__(self) -> int:
         return len(self.units)
+
+    @cached_property
+    def breadth(self) -> int:
+        """How many entries of an axis go with a unit, where they are fewest: as many as a group has."""
+        counts = (np.bincount(part.units, minlength=self.units.max() + 1)[self.units] for part in self.parts)
+        return int(min(count.min() for count in counts))
 
 
 @dataclass(frozen=True, eq=False)

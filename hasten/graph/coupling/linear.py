@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from hasten.graph.channels import Labels
 from hasten.graph.coupling.axes import Axes, Rule, Stop, called, is_zero
 from hasten.graph.coupling.elementwise import aligned
 from hasten.graph.reading import constant, given
@@ -50,12 +51,26 @@ def _convolution(axes: Axes, node: ir.Node) -> None:
         axes.tie(made.reshape(groups, -1), read[:, None])
         axes.mark(node, weight, 0, "factor")
     else:
-        # Groups stay of one size: what one loses at a place, all lose there.
-        axes.tie(read.reshape(groups, -1), columns[None])
-        axes.tie(made.reshape(groups, -1), made.reshape(groups, -1)[:1])
+        _grouped(axes, node, groups, (read, columns), (made, axes.new(len(made) // groups)))
         axes.mark(node, weight, 0, "made")
         axes.mark(node, weight, 1, "read")
     _bias(axes, node)
+
+
+def _grouped(
+    axes: Axes, node: ir.Node, groups: int, read: tuple[Labels, Labels], made: tuple[Labels, Labels]
+) -> None:
+    """Groups stay of one size: whole ones can go or, of few and wide ones, the same place in each.
+
+    read, made: all channels, and the places in a group.
+    """
+    if groups == 1:
+        for one, places in (read, made):
+            axes.tie(one, places)
+        return
+    whole, few = axes.new(groups), groups < max(len(read[1]), len(made[1]))
+    for one, places in (read, made):
+        axes.divide(one, [whole, places], f"{called(node)} has groups, which stay of one size", inner=few)
 
 
 def _transposed_convolution(axes: Axes, node: ir.Node) -> None:
@@ -70,8 +85,7 @@ def _transposed_convolution(axes: Axes, node: ir.Node) -> None:
         axes.tie(made.reshape(groups, -1), read[:, None])
         axes.mark(node, weight, 0, "factor")
     else:
-        axes.tie(made.reshape(groups, -1), columns[None])
-        axes.tie(read.reshape(groups, -1), read.reshape(groups, -1)[:1])
+        _grouped(axes, node, groups, (read, axes.new(len(read) // groups)), (made, columns))
         axes.mark(node, weight, 1, "made")
         axes.mark(node, weight, 0, "read")
     _bias(axes, node)

@@ -105,10 +105,11 @@ Resize: TypeAlias = Callable[[Editor, ir.Node, Kept], None]
 
 
 def _groups(_: Editor, node: ir.Node, kept: Kept) -> None:
-    """Where each channel is a group of its own there are fewer; larger groups stay as many."""
+    """Groups of which no channel is left are no more."""
     keep, groups = kept.along(node.inputs[0], 1), node.attributes.get_int("group", 1)
-    if keep is not None and groups == len(keep) > 1:
-        node.attributes["group"] = ir.AttrInt64("group", int(keep.sum()))
+    if keep is not None and groups > 1:
+        left = keep.reshape(groups, -1).any(axis=1).sum()
+        node.attributes["group"] = ir.AttrInt64("group", int(left))
 
 
 def _squeeze(editor: Editor, node: ir.Node, kept: Kept) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 
@@ -67,10 +68,14 @@ class Chooser:
 
     def removed(self, width: Width, left: float) -> int:
         """How many go when this share is left, rounded up to whole blocks; what is narrow stays one block."""
-        count = len(width)
-        align = self._limits.align if count > self._limits.align else 1
+        count, align = len(width), self._align(width)
         blocks = max(1, -(-int(np.ceil(left * count)) // align))
         return min(count - min(count, blocks * align), len(self._orders[width.name].units))
+
+    def _align(self, width: Width) -> int:
+        """Units of a whole block; of what is narrow any number is one."""
+        align = self._limits.align // gcd(self._limits.align, width.breadth)
+        return align if len(width) > align else 1
 
     def evenly(self) -> dict[str, int]:
         """The same share of every width, as much as reaches the target."""
@@ -128,6 +133,6 @@ class Chooser:
 
     def _next(self, width: Width, removed: int) -> int:
         """The next number of removed units at which a block is whole."""
-        align = self._limits.align if len(width) > self._limits.align else 1
+        align = self._align(width)
         left = len(width) - removed
         return len(width) - max(left - (left % align or align), 1)

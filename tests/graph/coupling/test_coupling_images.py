@@ -91,14 +91,32 @@ def test_groups_stay_of_one_size():
     assert all((np.bincount(part.units)[1:] <= 3).all() for w in coupling.widths for part in w.parts)
 
 
-@pytest.mark.parametrize(("group", "left"), [(1, {"ConvTranspose:a": 6}), (2, {"ConvTranspose:a": 3})])
+def test_whole_groups_go_where_they_are_many():
+    """As in ResNeXt and RegNet, whose groups are as wide as kernels like them."""
+    made = graph(
+        f"{IMAGE} => {OUT} {{ a = Conv(x, w) r = Relu(a) b = Conv<group=6>(r, v, vb) s = Relu(b)"
+        " y = Conv(s, u) }",
+        w=(12, 3, 1, 1), v=(18, 2, 3, 3), vb=(18,), u=(2, 18, 1, 1),
+    )  # fmt: skip
+    [width] = holds(made, {"Conv:a": 6}).widths
+    assert width.breadth == 2
+
+
+GROUPED = [
+    (1, {"Conv:f": 8, "ConvTranspose:a": 12}),
+    (2, {"Conv:f": 4, "ConvTranspose:a": 6}),
+    (4, {"Conv:f": 4}),
+]
+
+
+@pytest.mark.parametrize(("group", "left"), GROUPED)
 def test_a_transposed_convolution(group, left):
     made = graph(
         f"{IMAGE} => {OUT} {{ f = Conv(x, u) r = Relu(f)"
         f" a = ConvTranspose<group={group}, strides=[2,2]>(r, w, wb) y = Conv(a, v) }}",
-        u=(8, 3, 1, 1), w=(8, 6 // group, 2, 2), wb=(6,), v=(2, 6, 1, 1),
+        u=(8, 3, 1, 1), w=(8, 12 // group, 2, 2), wb=(12,), v=(2, 12, 1, 1),
     )  # fmt: skip
-    holds(made, {"Conv:f": 8 // group, **left})
+    holds(made, left)
 
 
 def test_a_depthwise_transposed_convolution():
