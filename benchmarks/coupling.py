@@ -37,14 +37,14 @@ _MODULES: dict[str, Callable[[Path], Any]] = {
     "minilm_encoder": lambda _: torch_modules.minilm_encoder_module(),
 }
 
-HEAD = f"""After `optimize_graph`. `made`: outputs of layers with weights. `can go`: channels (in brackets: attention
-heads, or places inside them) that `hasten.graph.coupling` finds free, each counted once however many layers
-share it. `law`: the largest difference between the outputs of the graph without {_SHARE:.0%} of each width
-and those of the whole graph with these weights set to zero, relative to its largest output; `changed`: the
-same between these and the original, to see that something went.
+HEAD = f"""After `optimize_graph`. `made`: outputs of layers with weights. `can go`: channels (in brackets:
+attention heads, or places inside them) that `hasten.graph.coupling` finds free, each counted once however
+many layers share it. `law`: the largest difference between the outputs of the graph without {_SHARE:.0%} of
+each width and those of the whole graph with these weights set to zero, relative to its largest output;
+`changed`: the same between these and the original, to see that something went.
 """
-_PEER = """Torch-Pruning 1.6: its groups, and their channels, of those that it can prune by a quarter and run. Written
-by `benchmarks/coupling.py`.
+_PEER = """Torch-Pruning 1.6: its groups, and their channels, of those that it can prune by a quarter and run.
+Written by `benchmarks/coupling.py`.
 """
 
 

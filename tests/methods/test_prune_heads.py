@@ -9,6 +9,7 @@ import pytest
 from correlated_nets import batch_for, heads_net, residual_net, samples_for
 from small_graphs import attention, calibration_for, feeds_of
 
+import hasten
 from hasten import methods, targets
 from hasten.core.errors import MethodError
 from hasten.core.recipe import Recipe, Step
@@ -167,3 +168,27 @@ def test_it_composes_and_runs_on_targets(target, tmp_path):
     artifact = targets.find(target).export(narrow, tmp_path, options)
     found = targets.find(target).open(artifact, tmp_path, options).run(feeds)["y"]
     np.testing.assert_allclose(found, Evaluator(narrow).run(feeds)["y"], rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_heads_of_torch_layers(batch_first):
+    """On the way they are joined with the samples, however many these are."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(16, 4, 32, batch_first=batch_first)
+    module = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval()
+    whole = hasten.apply(hasten.read(module, inputs=["src=2x6x16"]), Recipe([Step("optimize_graph")])).graph
+    samples = {"src": np.random.default_rng(0).normal(size=(40, 6, 16)).astype(np.float32)}
+    changed = hasten.apply(whole, Recipe([Step("prune_heads", {"heads": 0.5})]), samples)
+    [_] = changed.sites
+    # Two of four heads: 8 of 16 queries, keys and values, and what reads these.
+    sizes = [
+        sum(value.const_value.size for value in graph.weights.values() if len(value.shape) == 2)
+        for graph in (whole, changed.graph)
+    ]
+    assert sizes[0] - sizes[1] == 3 * 8 * 16 + 8 * 16
+    for count in (1, 5):
+        seen = {"src": samples["src"][:count]}
+        before, after = (next(iter(Evaluator(graph).run(seen).values())) for graph in (whole, changed.graph))
+        assert after.shape == before.shape
+        assert 0 < np.square(after - before).mean() < 0.3 * before.var()
