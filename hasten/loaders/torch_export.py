@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnx_ir.passes import PassError
 from torch.utils import _pytree as pytree
 
 from hasten.core.data import Array
@@ -301,7 +302,7 @@ def write(
         done.program.with_suffix(SIGNATURE_SUFFIX).write_text(signature, encoding="utf-8")
         try:
             exported = _to_onnx(program, optimize=True)
-        except torch.onnx.OnnxExporterError:
+        except (torch.onnx.OnnxExporterError, PassError):
             # The exporter's own optimizer fails on some graphs that it can convert.
             try:
                 exported = _to_onnx(program, optimize=False)
