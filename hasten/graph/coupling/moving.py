@@ -130,6 +130,25 @@ def _gather(axes: Axes, node: ir.Node) -> None:
             axes.meet(indices, axis, out, along + axis)
 
 
+def _gather_nd(axes: Axes, node: ir.Node) -> None:
+    """Each index leads along the first axes; those behind them go along."""
+    x, out = _through(node)
+    indices = given(node, 1)
+    assert indices is not None
+    along, added = axes.shape(indices)[-1], len(axes.shape(indices)) - 1
+    if along is None or node.attributes.get_int("batch_dims", 0) != 0:
+        raise Stop(f"what {called(node)} looks up differs from sample to sample")
+    axes.fix(x, range(along), f"{called(node)} looks entries up in it")
+    axes.fix(indices, [added], f"{called(node)} has a number for each axis")
+    for axis in range(added):
+        axes.meet(indices, axis, out, axis)
+    for axis in range(along, len(axes.shape(x))):
+        place = added + axis - along
+        axes.carry(x, axis, out, place)
+        axes.mark(node, x, axis, "made")
+        axes.vanish(out, place, when=constant(x) is not None)
+
+
 def _pad(axes: Axes, node: ir.Node) -> None:
     x, out = _through(node)
     around = pads(node, len(axes.shape(x)))
@@ -217,6 +236,7 @@ RULES: dict[str, Rule] = {
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Pad": _pad,
     "Expand": _expand,
     "Shape": _shape,

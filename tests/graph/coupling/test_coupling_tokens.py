@@ -136,6 +136,22 @@ def test_attention_of_vision_transformers(form, side):
     holds(made, wanted[side], side=side)
 
 
+@pytest.mark.parametrize("table", ["stored", "computed"])
+def test_attention_whose_positions_are_looked_up(table):
+    """A number for each head and distance, as Swin Transformers add them."""
+    rows = "" if table == "stored" else "h = Relu(places) rows = MatMul(h, wp) "
+    made = graph(
+        f"(float[n,7,12] x) => {OUT} {{ {SEPARATE} {rows}found = GatherND(rows, pairs)"
+        " square = Reshape(found, grid)"
+        " heads = Transpose<perm=[2,0,1]>(square) bias = Unsqueeze(heads, first)"
+        f" {attention('r = Add(s, bias)')}",
+        **OWN, **SHAPES, pairs=np.arange(49).reshape(49, 1) % 5, grid=np.array([7, 7, 3]),
+        first=np.array([0]),
+        **({"rows": (5, 3)} if table == "stored" else {"places": (5, 4), "wp": (4, 3)}),
+    )  # fmt: skip
+    holds(made, SIDES["outer"])
+
+
 JOINED = {
     "multiplied so": "s = MatMul(qh, ks) p = Softmax<axis=-1>(s) m = MatMul(p, vh) m4 = Reshape(m, apart)",
     "apart again": "q4 = Reshape(qh, apart) kt4 = Reshape(ks, apart_t) v4 = Reshape(vh, apart)"
