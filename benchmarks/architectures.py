@@ -5,7 +5,7 @@
 
 Small configurations of `transformers`, layers of `torch.nn`, and networks of torchvision as they are, each
 read from its module with an open batch like any user's. What is judged is what `benchmarks/coupling.py`
-judges on models with real weights, with the same columns.
+judges on models with real weights; Torch-Pruning is not asked.
 """
 
 from __future__ import annotations

@@ -63,10 +63,8 @@ def main() -> None:
     page = Page(head, arguments.out, ("Torch-Pruning: groups", "channels"))
     for name in names:
         graph, feeds = _of_file(arguments.models / name)
-        known = name in _MODULES
-        page.add(
-            name, graph, feeds, _peer(_MODULES[name](arguments.weights).eval(), feeds) if known else None
-        )
+        module = _MODULES[name](arguments.weights).eval() if name in _MODULES else None
+        page.add(name, graph, feeds, None if module is None else _peer(module, feeds))
 
 
 class Page:

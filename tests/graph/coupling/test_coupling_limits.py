@@ -43,6 +43,8 @@ STAYS = {
     "every other channel": ("Slice(a, zero, far, one, two)", "every so many"),
     "reflected channels": ('Pad<mode="reflect">(a, around)', "pads it"),
     "entries that are looked up": ("Gather<axis=1>(a, table)", "looks entries up"),
+    "entries that are looked up by pairs": ("GatherND(a, table)", "looks entries up"),
+    "entries looked up in each sample": ("GatherND<batch_dims=1>(a, table)", "from sample to sample"),
     "axes that are mixed": ("Reshape(a, mixed)", "mixes its axes"),
     "axes that are mixed with samples": ("Reshape(a, folded)", "mixes its axes"),
     "a normalization over channels": ("LpNormalization<axis=1>(a)", "computed over it"),
