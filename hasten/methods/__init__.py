@@ -28,6 +28,7 @@ from hasten.graph import Graph
 
 TABLE = {
     "optimize_graph": "hasten.methods.optimize_graph",
+    "fold_batchnorm": "hasten.methods.fold_batchnorm",
     "prune_layers": "hasten.methods.prune_layers",
     "prune_weights": "hasten.methods.prune_weights",
     "factorize": "hasten.methods.factorize",

@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from hasten.graph import Graph
 from hasten.methods import Amount, Change, Context, Facts, Times
-from hasten.methods._narrow.work import Aim, Scope, narrow
+from hasten.methods._narrow.work import Aim, Counted, Scope, narrow
 from hasten.methods._narrow.worth import Importance
 
 FACTS = Facts(
@@ -33,6 +33,8 @@ FACTS = Facts(
 )
 
 _Width = Annotated[int, Field(ge=1)]
+_ASKED = ("macs", "parameters", "ratio")
+"""Hyper-parameters that say how much goes."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -42,6 +44,7 @@ class Params:
     macs: share of the model's multiply-accumulates that is left at most, 0.7 unless set; where whole blocks
         and ``least`` do not allow it, more is left.
     parameters: the same of the numbers in its weights, in place of ``macs``.
+    ratio: in place of both the share of all channels that goes, at least; of those that can go.
     times: what layers take where the model will run, by name and in any one unit. Where some are given, a
         layer counts by its time, which falls as a model fitted to them says, and ``macs`` is the share of the
         time that is left. The model tells what other layers take.
@@ -52,8 +55,8 @@ class Params:
         batch normalization's ``scale``; of all weights that go with it ``l1``, ``l2``, ``gradient``,
         ``taylor``, ``fisher`` (these three need PyTorch), ``median``; ``random``; or the order in which
         ``train_supernet`` trained them to go, ``supernet``.
-    scope: how many channels of each width go: where it costs the model's outputs least for each
-        multiply-accumulate it saves (``global``), or the same share of each (``local``).
+    scope: how many channels of each width go: where it costs the model's outputs least for what it saves
+        (multiply-accumulates, time, numbers or channels; ``global``), or the same share of each (``local``).
     align: what is left of each width is a multiple of it; kernels run multiples of their vectors' lengths.
     least: share of each width that is left at least.
     fit: solve what is left by least squares to give the original's outputs.
@@ -62,6 +65,7 @@ class Params:
 
     macs: Annotated[float, Field(gt=0, le=1)] | None = None
     parameters: Annotated[float, Field(gt=0, le=1)] | None = None
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     times: Times = field(default_factory=dict, hash=False)
     widths: Mapping[str, _Width] = field(default_factory=dict, hash=False)
     importance: Importance = "outputs"
@@ -75,15 +79,25 @@ class Params:
     @model_validator(mode="after")
     def _used(self) -> Params:
         """Refuse what would be ignored."""
-        if self.parameters is not None and self.macs is not None:
-            raise ValueError("macs and parameters both say how much is left; give one of them")
-        if self.parameters is not None and self.times:
-            raise ValueError("times say nothing about parameters; give macs, the share of the time")
+        given = [name for name in _ASKED if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} all say how much goes; give one of them")
+        if self.times and given and given != ["macs"]:
+            raise ValueError(f"times say nothing about {given[0]}; give macs, the share of the time")
         return self
+
+    @property
+    def by(self) -> Counted:
+        """What counts."""
+        if self.ratio is not None:
+            return "units"
+        return "macs" if self.parameters is None else "parameters"
 
     @property
     def left(self) -> float:
         """The share that is left, of whatever counts."""
+        if self.ratio is not None:
+            return 1 - self.ratio
         given = self.macs if self.parameters is None else self.parameters
         return 0.7 if given is None else given
 
@@ -97,7 +111,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
     aim = Aim(
         attended=False,
         side="outer",
-        by="macs" if params.parameters is None else "parameters",
+        by=params.by,
         left=params.left,
         times=params.times,
         widths=params.widths,

@@ -27,6 +27,7 @@ NEEDS = {"calibration", "labels", "gradients"}
 
 VARIANTS: dict[str, list[dict[str, object]]] = {
     "optimize_graph": [{}],
+    "fold_batchnorm": [{}],
     "prune_layers": [{}, {"importance": "similarity"}, {"per": "macs", "replace": "affine"}],
     "prune_weights": [
         {"sparsity": 0.1},

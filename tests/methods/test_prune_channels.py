@@ -106,16 +106,31 @@ def test_parameters_count_where_they_are_asked_for(scope, tmp_path):
         assert by_macs.parameters > change.graph.parameters
 
 
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("importance", ["outputs", "taylor"])
+def test_a_ratio_of_the_channels_goes(scope, importance, tmp_path):
+    change = run(residual_net(), tmp_path, ratio=0.5, scope=scope, importance=importance, align=1, least=0.05)
+    kept = {name: made_by(change.graph)[name] for name in WIDTHS}
+    if scope == "local":
+        assert kept == {name: count // 2 for name, count in WIDTHS.items()}
+    else:
+        assert sum(kept.values()) == sum(WIDTHS.values()) // 2
+        assert kept != {name: count // 2 for name, count in WIDTHS.items()}
+    assert change.notes == ("50.0% of the channels are left",)
+
+
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("params", "told"),
     [
-        ({"macs": 0.5}, "macs and parameters both say how much is left"),
-        ({"times": {"Conv_wide": 1.0}}, "times say nothing about parameters"),
+        ({"parameters": 0.5, "macs": 0.5}, "macs and parameters all say how much goes"),
+        ({"ratio": 0.5, "parameters": 0.5}, "parameters and ratio all say how much goes"),
+        ({"parameters": 0.5, "times": {"Conv_wide": 1.0}}, "times say nothing about parameters"),
+        ({"ratio": 0.5, "times": {"Conv_wide": 1.0}}, "times say nothing about ratio"),
     ],
 )
-def test_parameters_beside_what_would_be_ignored_are_refused(more, told, tmp_path):
+def test_what_would_be_ignored_is_refused(params, told, tmp_path):
     with pytest.raises(RecipeError, match=told):
-        run(residual_net(), tmp_path, parameters=0.5, **more)
+        run(residual_net(), tmp_path, **params)
 
 
 def test_times_of_no_layer_are_refused(tmp_path):

@@ -46,7 +46,7 @@ def test_whole_heads_go(tmp_path):
     assert sum(left) == 0.75 * 2 * 24
     assert all(count % 6 == 0 for count in left)
     assert left == rows(change.graph, "k") == rows(change.graph, "v")
-    assert change.notes == ("75.0% of the units are left",)
+    assert change.notes == ("75.0% of the heads are left",)
     for site in change.sites:
         count = left[int(site.name[-1])] // 6
         assert site.what.startswith(f"{count} of 4 heads left")

@@ -50,16 +50,17 @@ class Tally(ABC):
 
 
 class Counts(Tally):
-    """How many units each of these widths has left."""
+    """How many units each of these widths has left; or ``channels``, of which a unit may be a whole group."""
 
-    def __init__(self, widths: Iterable[Width]) -> None:
+    def __init__(self, widths: Iterable[Width], *, channels: bool = False) -> None:
         self._widths = {width.name: width for width in widths}
-        self.whole = {name: len(width) for name, width in self._widths.items()}
+        self._each = {name: width.breadth if channels else 1 for name, width in self._widths.items()}
+        self.whole = {name: len(width) * self._each[name] for name, width in self._widths.items()}
 
     def of(self, gone: Gone, names: Iterable[str] | None = None) -> dict[str, float]:
-        """The units of these widths."""
+        """Of these widths."""
         wanted = self._widths if names is None else names
-        return {name: int((~gone[self._widths[name].units]).sum()) for name in wanted}
+        return {name: int((~gone[self._widths[name].units]).sum()) * self._each[name] for name in wanted}
 
     def touched(self, width: Width) -> frozenset[str]:
         """The width itself."""

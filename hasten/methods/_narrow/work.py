@@ -27,13 +27,14 @@ from hasten.numerics.removal import Order
 from hasten.numerics.rounding import Moments
 
 Scope: TypeAlias = Literal["global", "local"]
+Counted: TypeAlias = Literal["macs", "parameters", "units"]
 _TRIED = (0.25, 0.5, 0.75)
 """Shares of a width's units without which the model is tried, to learn how much it needs them."""
 _RUINED = 1.0
 """The outputs' error, over their variance, at which more need not be tried: a constant does as well."""
 _JUDGES = 32
 """Samples that this is judged by; nothing is solved for them until it is decided."""
-_NOUNS = {"macs": "MACs", "parameters": "parameters", "units": "units"}
+_NOUNS = {"macs": "MACs", "parameters": "parameters"}
 _UNREACHED = 0.02
 """More that is left than was asked for, which whole blocks alone do not explain."""
 
@@ -48,7 +49,7 @@ class Aim:
 
     attended: bool
     side: Side
-    by: Literal["macs", "parameters", "units"]
+    by: Counted
     left: float
     times: Times = field(default_factory=dict)
     widths: Mapping[str, int]
@@ -221,7 +222,7 @@ class _Work:
             return Change(self._original, skipped=tuple(self._skipped))
         graph = self._narrowed(made)
         sites = tuple(self._site(width, made.removed, made.orders) for width in made.fewer)
-        noun = "layers' times" if self._aim.times else _NOUNS[self._aim.by]
+        noun = "layers' times" if self._aim.times else _NOUNS.get(self._aim.by, self._units)
         note = f"{made.left:.1%} of the {noun} are left"
         if not self._aim.widths and made.left > self._aim.left + _UNREACHED:
             note += f", not {self._aim.left:.1%}: `least` and `align` leave nothing more to take"
@@ -258,7 +259,8 @@ class _Work:
 
     def _costs(self) -> Tally:
         if self._aim.by == "units":
-            return Counts(w for w in self._coupling.widths if w.attended == self._aim.attended)
+            ours = [w for w in self._coupling.widths if w.attended == self._aim.attended]
+            return Counts(ours, channels=not self._aim.attended)
         if self._aim.by == "parameters":
             return Sizes(self._graph, self._coupling)
         first = next(self._samples.batches_for(self._graph.inputs, self._context.batch))
@@ -316,10 +318,16 @@ class _Work:
         every = (read for found in self._found.values() for read in found)
         return list({(read.name, read.part.axis): read for read in every}.values())
 
+    @property
+    def _units(self) -> str:
+        """What a unit is called."""
+        if not self._aim.attended:
+            return "channels"
+        return "heads" if self._aim.side == "outer" else "places in each head"
+
     def _site(self, width: Width, removed: Mapping[str, int], orders: Mapping[str, Order]) -> Site:
         count = removed[width.name]
         lost = f"; by {self._aim.importance} {orders[width.name].lost[count]:.2%} of their worth gone"
-        noun = "heads" if self._aim.side == "outer" else "places in each head"
-        what = f"{len(width) - count} of {len(width)} {noun if self._aim.attended else 'channels'} left"
+        what = f"{len(width) - count} of {len(width)} {self._units} left"
         what += ", a part of the supernet" if self._aim.importance == "supernet" else lost
         return Site(name=width.name, op_type=width.parts[0].op_type, what=what)
