@@ -11,6 +11,7 @@ from hasten.core.errors import TrialError
 from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Trial
 from hasten.numerics.latency import Time
+from hasten.search.aligned import Alignment
 from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.facts import GraphFacts
 from hasten.search.layers import Seen, times
@@ -64,17 +65,20 @@ class Smaller:
     size: Size
 
 
-def smaller(lab: Lab, family: Family, share: float, place: Trial, left_s: float) -> Smaller | None:
+def smaller(
+    lab: Lab, family: Family, share: float, place: Trial, left_s: float, alignment: Alignment
+) -> Smaller | None:
     """The recipe of ``place`` with this share left by a family, in place of what it left before.
 
     What it had learned since it was made smaller falls away; what a quantized one learned stays. None where
-    nothing can be made smaller so. left_s: the time there is to make things smaller.
+    nothing can be made smaller so. left_s: the time there is to make things smaller. alignment: of widths, as
+    far as it was measured.
     """
     # What is searched decides about all that the other families take away, and so takes their place.
     head, behind = _parted(place.recipe, _ALL if family == "searched" else _METHODS[family])
     steps: tuple[Step, ...] = ()
     try:
-        for step in _steps(lab, family, round(share, 3), place, left_s):
+        for step in _steps(lab, family, round(share, 3), place, left_s, alignment):
             # Each behind those before it, as the recipe will have them: nothing is then made twice.
             if _changes(lab, Recipe((*head, *steps, step))):
                 steps = (*steps, step)
@@ -98,22 +102,28 @@ def whole(recipe: Recipe) -> Recipe:
     return Recipe((*head, *behind))
 
 
-def _steps(lab: Lab, family: Family, share: float, place: Trial, left_s: float) -> Iterator[Step]:
+def _steps(
+    lab: Lab, family: Family, share: float, place: Trial, left_s: float, alignment: Alignment
+) -> Iterator[Step]:
     size = lab.budget.objective == "size"
     # Bytes follow from parameters, time from multiply-accumulates or times.
     timed = {} if size or family == "shallower" else _times(lab, place, left_s)
+    block = alignment.of(lab, place, _parted(place.recipe, _ALL)[1], left_s) if timed else None
+    aligned: dict[str, Json] = {} if block is None else {"align": block}
     match family:
         case "narrower":
-            yield Step("prune_channels", {"parameters": share} if size else {"macs": share, **timed})
+            yield Step(
+                "prune_channels", {"parameters": share} if size else {"macs": share, **timed, **aligned}
+            )
             yield Step("prune_heads", {"heads": share})
         case "shallower":
             yield Step("prune_layers", {"ratio": round(1 - share, 3)})
         case "separable":
             yield Step("restructure", {"macs": share, **timed})
         case "thinner":
-            yield Step("factorize", {"rank": "macs", "keep": share, **timed})
+            yield Step("factorize", {"rank": "macs", "keep": share, **timed, **aligned})
         case "searched" if not size:  # it counts time or multiply-accumulates, never bytes
-            yield Step("search_structure", {"left": share, "tries": 2, **timed})
+            yield Step("search_structure", {"left": share, "tries": 2, **timed, **aligned})
 
 
 def _times(lab: Lab, place: Trial, left_s: float) -> dict[str, Json]:

@@ -13,6 +13,7 @@ from time import monotonic
 
 from hasten.core.recipe import Recipe, Step
 from hasten.core.record import Quality, Trial
+from hasten.search.aligned import Alignment
 from hasten.search.candidate import Candidate
 from hasten.search.choose import cost, costlier, leader, within_budget
 from hasten.search.families import Family, smaller, taught, whole
@@ -63,6 +64,7 @@ class Shrinker:
     samples: int
     labelled: bool
     deadline: float
+    alignment: Alignment = field(default_factory=Alignment)
 
     def propose(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
@@ -121,7 +123,7 @@ class Shrinker:
             took_s = sum(other.took_s for other in now.known.values())
         if share is None or share > MOST or began + took_s > now.until:
             return None
-        made = smaller(self.lab, family, share, place, now.until - began)
+        made = smaller(self.lab, family, share, place, now.until - began, self.alignment)
         shares.made(share, made.steps if made else (), monotonic() - began)
         if made is None:
             return None

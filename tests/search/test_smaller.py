@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 from types import SimpleNamespace
@@ -101,7 +102,13 @@ def shrinker(
         # What is asked of it needs only this.
         lab=SimpleNamespace(  # type: ignore[arg-type]
             budget=Budget(),
-            workshop=SimpleNamespace(apply=apply, cost=cost, training=lambda: Training(1e-3)),
+            workshop=SimpleNamespace(
+                apply=apply,
+                cost=cost,
+                training=lambda: Training(1e-3),
+                place=lambda built: {},
+                ask=lambda *_: {},  # no widths of which the kernels could tell anything
+            ),
             conditions=Conditions(threads=2),
             subject=lambda candidate: candidate,
             kernels=kernels,
@@ -167,6 +174,19 @@ def test_a_narrower_model_tells_how_the_times_of_layers_fall(takes_s: float) -> 
     else:  # nothing learns in it: it is as fast before
         assert share(first, name="times") == {"Conv_a": [12.3, 4.56, 0.25, 0.5]}
         assert read[0] == (learned, Recipe((CLEAN, SLIM[0], INT8)))
+
+
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [("prune_channels", "narrower"), ("factorize", "thinner"), ("search_structure", "searched")],
+)
+def test_widths_are_of_the_blocks_that_the_kernels_like(method: str, family: Family) -> None:
+    maker = shrinker(lambda m: m == method, families=(family,))
+    sixteen = SimpleNamespace(of=lambda *_: 16)
+    (first, *_) = walk(replace(maker, alignment=sixteen), lambda c: (2.1, 0.5))  # type: ignore[arg-type]
+    assert share(first, method, "align") == 16
+    (first, *_) = walk(maker, lambda c: (2.1, 0.5))
+    assert all("align" not in step.params for step in first.recipe.steps)
 
 
 def test_parameters_count_where_size_does() -> None:

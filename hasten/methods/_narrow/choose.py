@@ -16,6 +16,9 @@ from hasten.numerics.removal import Order
 _HALVINGS = 40
 """Of the share, until it is as close to the target as whole units can be."""
 
+_SMALLEST_BLOCK = 8
+"""Channels that fill a vector of floats; of a block of more some are better than none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -73,8 +76,10 @@ class Chooser:
         return min(count - min(count, blocks * align), len(self._orders[width.name].units))
 
     def _align(self, width: Width) -> int:
-        """Units of a whole block; of what is narrow any number is one."""
+        """Units of a whole block: of what is narrower than one half of it, down to 8; then any number."""
         align = self._limits.align // gcd(self._limits.align, width.breadth)
+        while align >= len(width) and align > _SMALLEST_BLOCK and align % 2 == 0:
+            align //= 2
         return align if len(width) > align else 1
 
     def evenly(self) -> dict[str, int]:
