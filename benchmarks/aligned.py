@@ -2,10 +2,10 @@
 
     python -m benchmarks.aligned --models OUT_DIR --out FILE.md [NAME]...
 
-``OUT_DIR`` is what ``benchmarks/models.py`` wrote. For each runtime and precision: the table of latencies by which
-`hasten optimize` chooses (``hasten.search.aligned``), and, where that is not blocks of 8, the model with a share of
-its multiply-accumulates in blocks of 8 and in those, timed in the same rounds and judged on the samples that nothing
-was solved for.
+``OUT_DIR`` is what ``benchmarks/models.py`` wrote. For each runtime and precision: the table of latencies
+by which `hasten optimize` chooses (``hasten.search.aligned``), and, where that is not blocks of 8, the model
+with a share of its multiply-accumulates in blocks of 8 and in those, timed in the same rounds and judged on
+the samples that nothing was solved for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hasten
 from benchmarks.rounding import Case, answers, case
@@ -54,27 +55,27 @@ def main() -> None:
 
 
 def _page(tables: list[str], compared: list[str]) -> list[str]:
-    lines = [
+    return [
         "# Blocks of channels",
         "",
-        "What the layers of a model take whose widths are odd multiples of so many channels, near three quarters of",
-        "what they were, over what they would take if time fell as their multiply-accumulates do. `hasten optimize`",
-        "chooses the smallest block that no other is clearly faster than. Kernels' times by the runtimes' profilers,",
-        f"{usable_cores()} threads of {cpu_name()}, batch 1. Written by `benchmarks/aligned.py`.",
+        "What the layers of a model take whose widths are odd multiples of so many channels, near three",
+        "quarters of what they were, over what they would take if time fell as their MACs do. `hasten",
+        "optimize` chooses the smallest block that no other is clearly faster than. Kernels' times by the",
+        f"runtimes' profilers, {usable_cores()} threads of {cpu_name()}, batch 1. Written by",
+        "`benchmarks/aligned.py`.",
         "",
         f"| model | runtime | precision | {' | '.join(map(str, BLOCKS))} | chosen |",
         f"|---|---|---|{'---|' * len(BLOCKS)}---|",
         *tables,
         "",
-        "Where that is not 8: the model with fewer channels (`prune_channels`, solved on 200 samples, nothing trained)",
-        "in blocks of 8 and in those chosen. `faster`: than the whole model in the same precision, in the same rounds,",
-        "with the 95 % interval.",
+        "Where that is not 8: the model with fewer channels (`prune_channels`, solved on 200 samples,",
+        "nothing trained) in blocks of 8 and in those chosen. `faster`: than the whole model in the same",
+        "precision, in the same rounds, with the 95 % interval.",
         "",
         "| model | runtime | precision | blocks of | MACs left | metric | quality | faster |",
         "|---|---|---|---|---|---|---|---|",
         *compared,
     ]
-    return lines
 
 
 def _steps(target: str, int8: bool) -> tuple[hasten.Step, ...]:
@@ -97,10 +98,7 @@ def _table(known: Case, target: str, int8: bool) -> tuple[int | None, str]:
     one = {key: array[:1] for key, array in known.seen.items()}
     widths = {w.name: len(w) for w in couple(known.clean).widths if not w.attended and w.breadth == 1}
     cuts = {block: uneven(widths, block) for block in BLOCKS if uneven(widths, block)}
-    narrow = {
-        block: hasten.Step("prune_channels", {"widths": kept, "importance": "l1", "fit": False})
-        for block, kept in cuts.items()
-    }
+    narrow = {block: _step(kept) for block, kept in cuts.items()}
     floats = [known.clean, *(_made(known, step) for step in narrow.values())]
     behind = _steps(target, int8)
     runs = [known.clean, *(_made(known, step, *behind) for step in narrow.values())]
@@ -117,6 +115,11 @@ def _table(known: Case, target: str, int8: bool) -> tuple[int | None, str]:
     return block, f"{_begin(known, target, int8)} {cells} | {block or ''} |"
 
 
+def _step(widths: dict[str, int]) -> hasten.Step:
+    kept: dict[str, Any] = {**widths}
+    return hasten.Step("prune_channels", {"widths": kept, "importance": "l1", "fit": False})
+
+
 def _compared(known: Case, target: str, int8: bool, block: int) -> Iterator[str]:
     one = {key: array[:1] for key, array in known.seen.items()}
     behind, macs = _steps(target, int8), total_macs(known.clean, one)
@@ -128,9 +131,10 @@ def _compared(known: Case, target: str, int8: bool, block: int) -> Iterator[str]
     names = ("whole", str(_USUAL), str(block))
     for name, plain, graph, timing in zip(names, floats, runs, timings, strict=True):
         quality = known.score(answers(graph, known.unseen))
+        faster = f"{timing.latency_ms.median:.2f} ms" if name == "whole" else ratio(timing)
         yield (
             f"{_begin(known, target, int8)} {name} | {total_macs(plain, one) / macs:.1%} | {known.metric} "
-            f"| {quality:.4f} | {f'{timing.latency_ms.median:.2f} ms' if name == 'whole' else ratio(timing)} |"
+            f"| {quality:.4f} | {faster} |"
         )
 
 
