@@ -46,22 +46,38 @@ def uneven(widths: Mapping[str, int], block: int) -> dict[str, int]:
 
 
 def rates(whole: Seen, versions: Mapping[int, Seen]) -> dict[int, float]:
-    """What the layers of versions take, over what they would if time fell as multiply-accumulates do.
+    """What layers of each version take, over what they would if time fell as multiply-accumulates do.
 
-    versions: by their blocks, with the layers that ``uneven`` made narrower; only these count.
+    versions: by their blocks, as ``uneven`` made them narrower. Only layers count that all of them have
+    narrower: others tell of themselves and not of blocks. The larger blocks are left out where few widths
+    hold so many, so that no such layer is left. Empty where no two versions can be compared.
     """
-    layers = [(layer.name, layer.macs) for layer in whole[0]]
-    before = dict(layers)
+    before = {layer.name: layer.macs for layer in whole[0]}
     took = shared_us(whole[1], before)
-    found = {}
-    for block, (narrower, kernels) in versions.items():
-        macs = {layer.name: layer.macs for layer in narrower}
-        us = shared_us(kernels, macs)
-        told = [name for name in us if name in took and 0 < macs[name] < before[name]]
-        expected = sum(took[name] * macs[name] / before[name] for name in told)
-        if expected > 0:
-            found[block] = sum(us[name] for name in told) / expected
-    return found
+    macs = {block: {layer.name: layer.macs for layer in layers} for block, (layers, _) in versions.items()}
+    us = {block: shared_us(kernels, macs[block]) for block, (_, kernels) in versions.items()}
+    blocks = sorted(versions)
+    while len(blocks) > 1:
+        told = [
+            name
+            for name in took
+            if all(name in us[block] and 0 < macs[block][name] < before[name] for block in blocks)
+        ]
+        if told:
+            return {block: _rate(told, us[block], macs[block], took, before) for block in blocks}
+        blocks.pop()
+    return {}
+
+
+def _rate(
+    told: Sequence[str],
+    us: Mapping[str, float],
+    macs: Mapping[str, int],
+    took: Mapping[str, float],
+    before: Mapping[str, int],
+) -> float:
+    expected = sum(took[name] * macs[name] / before[name] for name in told)
+    return sum(us[name] for name in told) / max(expected, 1e-12)
 
 
 def liked(table: Mapping[int, float]) -> int | None:

@@ -58,14 +58,25 @@ def seen(us: dict[str, float], macs: dict[str, int]) -> Seen:
     return layers, kernels
 
 
-def test_only_layers_that_became_narrower_tell() -> None:
-    whole = seen({"a": 8.0, "b": 4.0, "head": 100.0}, {"a": 800, "b": 400, "head": 10})
+WHOLE = seen({"a": 8.0, "b": 4.0, "head": 100.0}, {"a": 800, "b": 400, "head": 10})
+
+
+def test_only_layers_that_every_version_has_narrower_tell() -> None:
     versions = {
         8: seen({"a": 6.0, "b": 3.0, "head": 7.0}, {"a": 400, "b": 200, "head": 10}),
-        16: seen({"a": 4.0, "head": 9.0}, {"a": 400, "b": 400, "head": 10}),
+        16: seen({"a": 4.0, "b": 9.0, "head": 9.0}, {"a": 400, "b": 400, "head": 10}),
+    }
+    assert rates(WHOLE, versions) == {8: 1.5, 16: 1.0}
+
+
+def test_blocks_that_no_layer_tells_of_are_left_out() -> None:
+    versions = {
+        8: seen({"a": 6.0, "b": 3.0}, {"a": 400, "b": 200}),
+        16: seen({"a": 4.0, "b": 1.5}, {"a": 400, "b": 100}),
         32: seen({"head": 9.0}, {"a": 800, "b": 400, "head": 10}),
     }
-    assert rates(whole, versions) == {8: 1.5, 16: 1.0}
+    assert rates(WHOLE, versions) == {8: 1.5, 16: 1.1}
+    assert rates(WHOLE, {8: versions[8], 32: versions[32]}) == {}
 
 
 @pytest.mark.parametrize(
