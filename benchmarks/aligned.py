@@ -85,8 +85,8 @@ def _steps(target: str, int8: bool) -> tuple[hasten.Step, ...]:
     return (hasten.Step("quantize_static", params),)
 
 
-def _made(known: Case, *steps: hasten.Step) -> hasten.Graph:
-    return hasten.apply(known.clean, hasten.Recipe(steps), known.seen, threads=usable_cores()).graph
+def _made(known: Case, graph: hasten.Graph, *steps: hasten.Step) -> hasten.Graph:
+    return hasten.apply(graph, hasten.Recipe(steps), known.seen, threads=usable_cores()).graph
 
 
 def _begin(known: Case, target: str, int8: bool) -> str:
@@ -99,10 +99,8 @@ def _table(known: Case, target: str, int8: bool) -> tuple[int | None, str]:
     widths = {w.name: len(w) for w in couple(known.clean).widths if not w.attended and w.breadth == 1}
     cuts = {block: uneven(widths, block) for block in BLOCKS if uneven(widths, block)}
     narrow = {block: _step(kept) for block, kept in cuts.items()}
-    floats = [known.clean, *(_made(known, step) for step in narrow.values())]
-    behind = _steps(target, int8)
-    runs = [known.clean, *(_made(known, step, *behind) for step in narrow.values())]
-    runs[0] = _made(known, *behind) if behind else known.clean
+    floats = [known.clean, *(_made(known, known.clean, step) for step in narrow.values())]
+    runs = [_made(known, graph, *_steps(target, int8)) for graph in floats]
     seen = zip(
         (layer_costs(graph, one) for graph in floats),
         kernels(runs, known.seen, target, usable_cores()),
@@ -122,11 +120,11 @@ def _step(widths: dict[str, int]) -> hasten.Step:
 
 def _compared(known: Case, target: str, int8: bool, block: int) -> Iterator[str]:
     one = {key: array[:1] for key, array in known.seen.items()}
-    behind, macs = _steps(target, int8), total_macs(known.clean, one)
+    macs = total_macs(known.clean, one)
     left = _LEFT.get(known.name, 0.7)
     cut = [hasten.Step("prune_channels", {"macs": left, "align": align}) for align in (_USUAL, block)]
-    floats = [known.clean, *(_made(known, step) for step in cut)]
-    runs = [_made(known, *behind) if behind else known.clean, *(_made(known, s, *behind) for s in cut)]
+    floats = [known.clean, *(_made(known, known.clean, step) for step in cut)]
+    runs = [_made(known, graph, *_steps(target, int8)) for graph in floats]
     timings = timed(runs, known.seen, target, usable_cores(), limit_s=40.0)
     names = ("whole", str(_USUAL), str(block))
     for name, plain, graph, timing in zip(names, floats, runs, timings, strict=True):
