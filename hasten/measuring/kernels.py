@@ -27,8 +27,8 @@ def kernels(
     """Every operation the runtime executes for one batch of the data, in order; none where it says nothing.
 
     Times are the profiler's, which has a cost of its own: their shares count, their sum is no latency.
-    Several subjects are read in turns, and of each counts the turn that took least: what else the machine
-    did meanwhile is then not taken for a difference between them. Times are kept in ``work`` and not taken
+    Several subjects are read in turns, and of each kernel counts the turn in which it took least: what else
+    the machine did meanwhile is then not taken for a difference between them. Times are kept in ``work`` and not taken
     again: they vary, and a run that is resumed has to decide as it did.
     Raises TrialError when an artifact cannot be opened or run, WorkerError when its process dies or hangs.
     """
@@ -55,8 +55,16 @@ def _in_turns(subjects: Sequence[Subject], data: Dataset, conditions: Conditions
             _KERNELS.validate_python([lane.ask("read_kernels") for lane in lanes])
             for _ in range(_TURNS if len(lanes) > 1 else 1)
         ]
-    return [min(read, key=_total_us) for read in zip(*turns, strict=True)]
+    return [_least(read) for read in zip(*turns, strict=True)]
 
 
-def _total_us(found: Sequence[Kernel]) -> float:
-    return sum(kernel.time_us or 0.0 for kernel in found)
+def _least(turns: Sequence[tuple[Kernel, ...]]) -> tuple[Kernel, ...]:
+    """Each kernel as it took least; where control flow ran others in each turn, the turn that took least."""
+    names = [[kernel.name for kernel in turn] for turn in turns]
+    if any(other != names[0] for other in names[1:]):
+        return min(turns, key=lambda turn: sum(map(_us, turn)))
+    return tuple(min(same, key=_us) for same in zip(*turns, strict=True))
+
+
+def _us(kernel: Kernel) -> float:
+    return kernel.time_us or 0.0

@@ -21,8 +21,9 @@ BLOCKS = (8, 16, 32)
 """Channels in a block, of which the best is looked for. Fewer than 8 fill no vector of any CPU with AVX2."""
 _FEWEST = 4
 """Blocks in a width for its layers to tell: of three quarters of fewer too much goes, or nothing."""
-_NEAR = 0.04
-"""Latency that larger blocks must save to be worth choosing widths more coarsely; less may be noise."""
+_NEAR = 0.08
+"""Latency that larger blocks must save to be worth choosing widths more coarsely. The same table, measured
+again, differed by as much on a noisy machine."""
 _ASIDE = 0.2
 """Part of the time that may go by to make the versions."""
 

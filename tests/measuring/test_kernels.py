@@ -5,8 +5,14 @@ import pytest
 from hasten import measuring
 from hasten.core.budget import Budget
 from hasten.core.errors import TrialError
+from hasten.core.record import Kernel
+from hasten.measuring.kernels import _least
 
 from . import models
+
+
+def kernel(name, time_us):
+    return Kernel(name=name, op_type="Conv", kind="k", precision="float32", layers=(), time_us=time_us)
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
@@ -54,3 +60,14 @@ def test_flipped_samples_are_named_by_their_numbers(subject_of, images, quick, t
     assert lost
     assert set(lost) | set(gained) <= set(images.indices)
     assert measuring.flipped(metric, before, before, images) == ((), ())
+
+
+def test_of_each_kernel_the_turn_counts_in_which_it_took_least():
+    first = (kernel("a", 3.0), kernel("b", 5.0), kernel("c", None))
+    second = (kernel("a", 4.0), kernel("b", 2.0), kernel("c", None))
+    assert _least([first, second]) == (first[0], second[1], first[2])
+
+
+def test_where_other_kernels_ran_the_turn_that_took_least_counts():
+    first, second = (kernel("a", 3.0), kernel("b", 5.0)), (kernel("a", 4.0),)
+    assert _least([first, second]) == second
