@@ -28,8 +28,8 @@ def kernels(
 
     Times are the profiler's, which has a cost of its own: their shares count, their sum is no latency.
     Several subjects are read in turns, and of each kernel counts the turn in which it took least: what else
-    the machine did meanwhile is then not taken for a difference between them. Times are kept in ``work`` and not taken
-    again: they vary, and a run that is resumed has to decide as it did.
+    the machine did meanwhile is then not taken for a difference between them. Times are kept in ``work`` and
+    not taken again: they vary, and a run that is resumed has to decide as it did.
     Raises TrialError when an artifact cannot be opened or run, WorkerError when its process dies or hangs.
     """
     keys = ":".join(key_of(subject, data, conditions) for subject in subjects)
