@@ -19,9 +19,9 @@ FOLDERS = sorted({path.parent for path in FILES} - {PACKAGE})
 HEAVY = ("numpy", "torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "pydantic", "scipy")
 MOST_LINES_OF_FILE = 400
 MOST_LINES_OF_FUNCTION = 60
-SHARED = {"_branches", "_factors", "_narrow", "_observe", "_qat"}
-"""Parts of several methods: residual branches; several operators for one layer; narrower layers; what layers
-read on calibration samples; integers that learn."""
+SHARED = {"_branches", "_exact", "_factors", "_narrow", "_observe", "_qat"}
+"""Parts of several methods: residual branches; rewrites that change no function; several operators for one
+layer; narrower layers; what layers read on calibration samples; integers that learn."""
 
 by_path = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 
