@@ -119,6 +119,12 @@ def test_a_ratio_of_the_channels_goes(scope, importance, tmp_path):
     assert change.notes == ("50.0% of the channels are left",)
 
 
+def test_of_what_is_no_wider_than_a_block_half_of_it_counts(tmp_path):
+    change = run(residual_net(), tmp_path, align=32, macs=0.4, scope="local", fit=False)
+    kept = {name: made_by(change.graph)[name] for name in WIDTHS}
+    assert kept == {"Conv_stem": 8, "Conv_in0": 16, "Conv_in1": 16, "Conv_wide": 16}
+
+
 @pytest.mark.parametrize(
     ("params", "told"),
     [
