@@ -33,7 +33,7 @@ FACTS = Facts(
 )
 
 _Width = Annotated[int, Field(ge=1)]
-_ASKED = ("macs", "parameters", "ratio")
+_ASKED = ("macs", "parameters", "ratio", "latency")
 """Hyper-parameters that say how much goes."""
 
 
@@ -48,6 +48,8 @@ class Params:
     times: what layers take where the model will run, by name and in any one unit. Where some are given, a
         layer counts by its time, which falls as a model fitted to them says, and ``macs`` is the share of the
         time that is left. The model tells what other layers take.
+    latency: in place of ``macs``, what all layers take at most, in the unit of ``times``; of those that are
+        not named the model tells it.
     widths: how many channels to keep of single widths, by the name of the first layer that makes them; all
         others then stay as they are, and ``macs`` says nothing.
     importance: what the least of goes first: what removal costs the ``outputs`` of the layers that read a
@@ -67,6 +69,7 @@ class Params:
     parameters: Annotated[float, Field(gt=0, le=1)] | None = None
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     times: Times = field(default_factory=dict, hash=False)
+    latency: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     widths: Mapping[str, _Width] = field(default_factory=dict, hash=False)
     importance: Importance = "outputs"
     scope: Scope = "global"
@@ -82,8 +85,10 @@ class Params:
         given = [name for name in _ASKED if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} all say how much goes; give one of them")
-        if self.times and given and given != ["macs"]:
+        if self.times and given and given[0] in {"parameters", "ratio"}:
             raise ValueError(f"times say nothing about {given[0]}; give macs, the share of the time")
+        if self.latency is not None and not self.times:
+            raise ValueError("latency is in the unit of times, which are missing")
         return self
 
     @property
@@ -114,6 +119,7 @@ def apply(graph: Graph, params: Params, context: Context) -> Change:
         by=params.by,
         left=params.left,
         times=params.times,
+        latency=params.latency,
         widths=params.widths,
         importance=params.importance,
         scope=params.scope,

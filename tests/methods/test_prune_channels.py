@@ -95,6 +95,22 @@ def test_by_times_a_slow_layer_becomes_narrower_and_a_fast_one_stays(tmp_path):
 
 
 @pytest.mark.parametrize("scope", ["global", "local"])
+def test_a_latency_is_reached_as_the_layers_times_say(scope, tmp_path):
+    graph = residual_net()
+    layers = layer_costs(graph, batch_for(graph, 1, 0))
+    times = {layer.name: layer.macs / 1e5 for layer in layers if layer.op_type == "Conv"}
+    given = {"times": times, "scope": scope, "align": 1}
+    total = sum(times.values())
+    change = run(graph, tmp_path, latency=0.6 * total, **given)
+    by_share = run(graph, tmp_path, macs=0.6, **given)
+    left = [float(each.notes[0].split("%")[0]) for each in (change, by_share)]
+    assert left[0] == pytest.approx(left[1], abs=3.0)
+    assert left[0] <= 60.5
+    assert change.notes[0].endswith("of the layers' times are left")
+    assert not run(graph, tmp_path, latency=2 * total, **given).effective
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
 def test_parameters_count_where_they_are_asked_for(scope, tmp_path):
     graph = residual_net()
     change = run(graph, tmp_path, parameters=0.6, scope=scope, align=1)
@@ -132,6 +148,11 @@ def test_of_what_is_no_wider_than_a_block_half_of_it_counts(tmp_path):
         ({"ratio": 0.5, "parameters": 0.5}, "parameters and ratio all say how much goes"),
         ({"parameters": 0.5, "times": {"Conv_wide": 1.0}}, "times say nothing about parameters"),
         ({"ratio": 0.5, "times": {"Conv_wide": 1.0}}, "times say nothing about ratio"),
+        (
+            {"latency": 3.0, "macs": 0.5, "times": {"Conv_wide": 1.0}},
+            "macs and latency all say how much goes",
+        ),
+        ({"latency": 3.0}, "latency is in the unit of times, which are missing"),
     ],
 )
 def test_what_would_be_ignored_is_refused(params, told, tmp_path):

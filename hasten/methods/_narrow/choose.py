@@ -44,6 +44,11 @@ class Chooser:
         self.total = sum(costs.whole.values())
         self._target = limits.left * self.total
 
+    @property
+    def asked(self) -> float:
+        """The share that is to be left at most."""
+        return self._limits.left
+
     def gone(self, removed: Mapping[str, int]) -> Array:
         """A flag for each unit, where so many of each width are removed in its order."""
         flags = np.zeros(self._count, dtype=bool)

@@ -44,7 +44,8 @@ class Aim:
     """What is to become narrower, and how far: see the parameters of ``prune_channels`` and ``prune_heads``.
 
     attended: heads, or channels. left: share of what ``by`` names that is left at most. times: of layers;
-    where given they count in place of multiply-accumulates.
+    where given they count in place of multiply-accumulates. latency: what all layers take at most, in the
+    unit of ``times``; where given it counts in place of ``left``.
     """
 
     attended: bool
@@ -52,6 +53,7 @@ class Aim:
     by: Counted
     left: float
     times: Times = field(default_factory=dict)
+    latency: float | None = None
     widths: Mapping[str, int]
     importance: Importance
     scope: Scope
@@ -144,7 +146,10 @@ class _Ranked:
 
 @dataclass(frozen=True, eq=False)
 class _Decision:
-    """fewer: the widths that lose units, of each ``removed`` so many in its order; gone: a flag a unit."""
+    """fewer: the widths that lose units, of each ``removed`` so many in its order; gone: a flag a unit.
+
+    left: the share that is left; asked: how much was to be left at most.
+    """
 
     fewer: tuple[Width, ...]
     removed: Mapping[str, int]
@@ -152,6 +157,7 @@ class _Decision:
     orders: Mapping[str, Order]
     seen: Mapping[tuple[str, int], Moments]
     left: float
+    asked: float
 
 
 class _Work:
@@ -176,8 +182,11 @@ class _Work:
         worth = Worth(self._graph, self._aim.importance, self._found, seen, self._context)
         orders = worth.orders(widths, samples)
         self._skipped += worth.skipped
-        limits = Limits(left=self._aim.left, align=self._aim.align, least=self._aim.least)
         costs = self._costs()
+        left = self._aim.left
+        if self._aim.latency is not None:
+            left = min(1.0, self._aim.latency / max(sum(costs.whole.values()), 1e-12))
+        limits = Limits(left=left, align=self._aim.align, least=self._aim.least)
         return _Ranked(widths, orders, seen, costs, Chooser(self._coupling, costs, orders, limits))
 
     def ordered(self) -> Ordered:
@@ -208,7 +217,7 @@ class _Work:
                 self._skip(width, "the outputs need all of it more than others theirs")
         fewer = tuple(width for width in ranked.widths if removed.get(width.name))
         left = sum(ranked.costs.of(gone).values()) / max(chooser.total, 1e-12)
-        return _Decision(fewer, removed, gone, orders, ranked.seen, left)
+        return _Decision(fewer, removed, gone, orders, ranked.seen, left, chooser.asked)
 
     def chosen(self) -> Chosen:
         """What is decided, and what comes of it."""
@@ -224,8 +233,8 @@ class _Work:
         sites = tuple(self._site(width, made.removed, made.orders) for width in made.fewer)
         noun = "layers' times" if self._aim.times else _NOUNS.get(self._aim.by, self._units)
         note = f"{made.left:.1%} of the {noun} are left"
-        if not self._aim.widths and made.left > self._aim.left + _UNREACHED:
-            note += f", not {self._aim.left:.1%}: `least` and `align` leave nothing more to take"
+        if not self._aim.widths and made.left > made.asked + _UNREACHED:
+            note += f", not {made.asked:.1%}: `least` and `align` leave nothing more to take"
         return Change(graph, sites, tuple(self._skipped), (note,), made.left)
 
     def _narrowed(self, made: _Decision) -> Graph:
