@@ -9,7 +9,7 @@ A method's module has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -211,7 +211,15 @@ def apply(recipe: Recipe, graph: Graph, context: Context) -> Change:
             train.require()
     for i, step in enumerate(recipe.steps):
         made = find(step.method).apply(change.graph, parameters(step, f"steps[{i}]"), context)
-        change = Change(
-            made.graph, change.sites + made.sites, change.skipped + made.skipped, change.notes + made.notes
-        )
+        notes = change.notes + made.notes + (() if made.effective else _misplaced(recipe.steps[: i + 1]))
+        change = Change(made.graph, change.sites + made.sites, change.skipped + made.skipped, notes)
     return change
+
+
+def _misplaced(steps: Sequence[Step]) -> tuple[str, ...]:
+    """How to mend it where the last step found nothing to do because one before it left no float weights."""
+    *before, last = steps
+    yields = [step.method for step in before if find(step.method).FACTS.yields and step.method != last.method]
+    if not yields or not find(last.method).FACTS.needs_float:
+        return ()
+    return (f"{last.method} changed nothing; it needs float weights, so put it before {yields[0]}",)
