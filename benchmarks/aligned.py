@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import hasten
 from benchmarks.rounding import Case, answers, case
 from benchmarks.timings import LAYOUTS, OPENVINO_INT8, kernels, ratio, timed
 from hasten.core.target import cpu_name, usable_cores
 from hasten.graph.cost import layer_costs, total_macs
-from hasten.graph.coupling import couple
-from hasten.search.aligned import BLOCKS, liked, rates, uneven
+from hasten.search.aligned import BLOCKS, cuts, liked, rates, widths_of
 
 _NAMES = ("resnet56", "vgg16", "efficientnet_lite0", "minilm")
 _LEFT = {"efficientnet_lite0": 0.9}
@@ -96,9 +94,7 @@ def _begin(known: Case, target: str, int8: bool) -> str:
 def _table(known: Case, target: str, int8: bool) -> tuple[int | None, str]:
     """The block that is chosen, and the row of what it was chosen by."""
     one = {key: array[:1] for key, array in known.seen.items()}
-    widths = {w.name: len(w) for w in couple(known.clean).widths if not w.attended and w.breadth == 1}
-    cuts = {block: uneven(widths, block) for block in BLOCKS if uneven(widths, block)}
-    narrow = {block: _step(kept) for block, kept in cuts.items()}
+    narrow = cuts(widths_of(known.clean))
     floats = [known.clean, *(_made(known, known.clean, step) for step in narrow.values())]
     runs = [_made(known, graph, *_steps(target, int8)) for graph in floats]
     seen = zip(
@@ -111,11 +107,6 @@ def _table(known: Case, target: str, int8: bool) -> tuple[int | None, str]:
     block = liked(found)
     cells = " | ".join(f"{found[b]:.2f}" if b in found else "" for b in BLOCKS)
     return block, f"{_begin(known, target, int8)} {cells} | {block or ''} |"
-
-
-def _step(widths: dict[str, int]) -> hasten.Step:
-    kept: dict[str, Any] = {**widths}
-    return hasten.Step("prune_channels", {"widths": kept, "importance": "l1", "fit": False})
 
 
 def _compared(known: Case, target: str, int8: bool, block: int) -> Iterator[str]:

@@ -84,7 +84,7 @@ class Params:
         """Refuse what would be ignored."""
         given = [name for name in _ASKED if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} all say how much goes; give one of them")
+            raise ValueError(f"{' and '.join(given)} say how much goes; give one of them")
         if self.times and given and given[0] in {"parameters", "ratio"}:
             raise ValueError(f"times say nothing about {given[0]}; give macs, the share of the time")
         if self.latency is not None and not self.times:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hasten import methods
 from hasten.core.errors import TrialError
@@ -16,6 +17,9 @@ from hasten.core.record import Trial
 from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.layers import Seen, shared_us
 from hasten.search.trial import Lab
+
+if TYPE_CHECKING:
+    from hasten.graph import Graph
 
 BLOCKS = (8, 16, 32)
 """Channels in a block, of which the best is looked for. Fewer than 8 fill no vector of any CPU with AVX2."""
@@ -33,10 +37,26 @@ def widths_in_child(
 ) -> dict[str, int]:
     """Child side: the channels of each width that can become narrower one channel at a time."""
     from hasten.graph import Graph
+
+    return widths_of(Graph.open(graph))
+
+
+def widths_of(graph: Graph) -> dict[str, int]:
+    """The channels of each width that can become narrower one channel at a time, by its name."""
     from hasten.graph.coupling import couple
 
-    found = couple(Graph.open(graph)).widths
+    found = couple(graph).widths
     return {width.name: len(width) for width in found if not width.attended and width.breadth == 1}
+
+
+def cuts(widths: Mapping[str, int]) -> dict[int, Step]:
+    """What makes the versions to compare, by their blocks: those that some width holds often enough."""
+    found = {}
+    for block in BLOCKS:
+        kept: dict[str, Json] = {**uneven(widths, block)}
+        if kept:
+            found[block] = Step("prune_channels", {"widths": kept, "importance": "l1", "fit": False})
+    return found
 
 
 def uneven(widths: Mapping[str, int], block: int) -> dict[str, int]:
@@ -115,7 +135,7 @@ def _measured(lab: Lab, candidate: Candidate, runs: Sequence[Step], left_s: floa
     if len(BLOCKS) * whole.seconds > _ASIDE * left_s:
         return None
     widths: Mapping[str, int] = lab.workshop.ask("aligned:widths_in_child", lab.workshop.place(clean))
-    steps = {block: _step(uneven(widths, block)) for block in BLOCKS if uneven(widths, block)}
+    steps = cuts(widths)
     if len(steps) < 2:
         return None
     recipes = [candidate.recipe, *(Recipe((CLEAN, step, *runs)) for step in steps.values())]
@@ -123,8 +143,3 @@ def _measured(lab: Lab, candidate: Candidate, runs: Sequence[Step], left_s: floa
     layers = [lab.workshop.cost(lab.workshop.apply(recipe)).layers for recipe in recipes]
     first, *rest = zip(layers, lab.kernels(*map(lab.subject, candidates)), strict=True)
     return liked(rates(first, dict(zip(steps, rest, strict=True))))
-
-
-def _step(widths: Mapping[str, int]) -> Step:
-    kept: dict[str, Json] = {**widths}
-    return Step("prune_channels", {"widths": kept, "importance": "l1", "fit": False})

@@ -108,7 +108,8 @@ def _steps(
     size = lab.budget.objective == "size"
     # Bytes follow from parameters, time from multiply-accumulates or times.
     timed = {} if size or family == "shallower" else _times(lab, place, left_s)
-    block = alignment.of(lab, place, _parted(place.recipe, _ALL)[1], left_s) if timed else None
+    asked = timed and family != "separable"  # whose widths stay as they are
+    block = alignment.of(lab, place, _parted(place.recipe, _ALL)[1], left_s) if asked else None
     aligned: dict[str, Json] = {} if block is None else {"align": block}
     match family:
         case "narrower":
