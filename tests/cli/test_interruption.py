@@ -24,7 +24,7 @@ ARGUMENTS = [
     "-o",
     "fast",
 ]
-LONG, SHORT = ["--time-budget", "600s"], ["--time-budget", "20s"]
+LONG, SHORT = ["--time-budget", "150s"], ["--time-budget", "6s"]
 """What is cut off must not have ended by itself, however slow the machine; what goes on may."""
 
 

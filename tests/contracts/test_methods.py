@@ -97,20 +97,42 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(params=CASES, ids=[f"{n}-{'-'.join(map(str, p.values())) or 'default'}" for n, p in CASES])
+@pytest.fixture(
+    params=CASES, ids=[f"{n}-{'-'.join(map(str, p.values())) or 'default'}" for n, p in CASES], scope="module"
+)
 def recipe(request):
     method, params = request.param
     return Recipe([*BEFORE.get(method, ()), Step(method, params)])
 
 
-@pytest.fixture(params=GRAPHS)
-def case(request, tmp_path):
-    """A graph, and the context to change it in."""
-    graph = GRAPHS[request.param]()
-    work = tmp_path / "work"
-    work.mkdir()
-    calibration = calibration_for(graph, tmp_path / "store")
-    return graph, methods.Context(calibration=calibration, work=work, seed=5)
+@pytest.fixture(params=GRAPHS, scope="module")
+def graph(request):
+    return GRAPHS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def calibration(graph, tmp_path_factory):
+    return calibration_for(graph, tmp_path_factory.mktemp("calibration") / "store")
+
+
+@pytest.fixture(scope="module")
+def apply(graph, calibration, tmp_path_factory):
+    """Changes the graph by a recipe, each time as if it were the first."""
+    return lambda recipe: methods.apply(
+        recipe, graph, methods.Context(calibration=calibration, work=tmp_path_factory.mktemp("work"), seed=5)
+    )
+
+
+@pytest.fixture(scope="module")
+def before(graph):
+    """What the graph was when nothing had been done with it."""
+    return graph.fingerprint
+
+
+@pytest.fixture(scope="module")
+def change(before, apply, recipe):
+    """What the recipe makes of the graph; made once for all that is asked of it."""
+    return apply(recipe)
 
 
 def test_every_method_has_a_row_of_variants():
@@ -162,23 +184,18 @@ def test_no_method_knows_the_other_roles_of_data():
         assert not known & {"Selection", "Holdout", "Roles"}, path
 
 
-def test_the_given_graph_stays_as_it_was(recipe, case):
-    graph, context = case
-    before = graph.fingerprint
-    methods.apply(recipe, graph, context)
+def test_the_given_graph_stays_as_it_was(change, graph, before):
     assert graph.fingerprint == before
 
 
-def test_the_same_seed_gives_the_same_graph(recipe, case):
-    graph, context = case
-    first, second = (methods.apply(recipe, graph, context) for _ in range(2))
-    assert first.graph.fingerprint == second.graph.fingerprint
-    assert (first.sites, first.skipped, first.notes) == (second.sites, second.skipped, second.notes)
+def test_the_same_seed_gives_the_same_graph(change, apply, recipe):
+    again = apply(recipe)
+    assert change.graph.fingerprint == again.graph.fingerprint
+    assert (change.sites, change.skipped, change.notes) == (again.sites, again.skipped, again.notes)
 
 
-def test_the_signature_stays_and_the_graph_runs(recipe, case):
-    graph, context = case
-    changed = methods.apply(recipe, graph, context).graph
+def test_the_signature_stays_and_the_graph_runs(change, graph, recipe):
+    changed = change.graph
     assert [(s.name, s.dtype) for s in changed.inputs] == [(s.name, s.dtype) for s in graph.inputs]
     assert [(s.name, s.dtype) for s in changed.outputs] == [(s.name, s.dtype) for s in graph.outputs]
     feeds = feeds_of(graph)
@@ -194,9 +211,7 @@ def test_the_signature_stays_and_the_graph_runs(recipe, case):
         assert error < (1e-4 if exact else ERRORS.get(recipe.steps[-1].method, 0.15))
 
 
-def test_no_effect_is_said_and_explained(recipe, case):
-    graph, context = case
-    change = methods.apply(recipe, graph, context)
+def test_no_effect_is_said_and_explained(change, graph):
     if change.effective:
         assert change.graph.fingerprint != graph.fingerprint
     else:
@@ -208,27 +223,23 @@ def test_no_effect_is_said_and_explained(recipe, case):
     assert all(skip.reason for skip in change.skipped)
 
 
-def test_excluded_layers_are_left_and_named(recipe, case):
-    graph, context = case
+def test_excluded_layers_are_left_and_named(change, apply, recipe):
     step = recipe.steps[-1]
     if "exclude" not in {field.name for field in dataclasses.fields(methods.find(step.method).Params)}:
         pytest.skip("the method excludes nothing")
-    sites = methods.apply(recipe, graph, context).sites
-    if not sites:
+    if not change.sites:
         pytest.skip("the method changes nothing here")
-    chosen = sites[0].name
-    without = methods.apply(Recipe([Step(step.method, {**step.params, "exclude": [chosen]})]), graph, context)
+    chosen = change.sites[0].name
+    without = apply(Recipe([Step(step.method, {**step.params, "exclude": [chosen]})]))
     assert chosen not in {site.name for site in without.sites}
     assert "excluded by the recipe" in {skip.reason for skip in without.skipped if skip.name == chosen}
 
 
-def test_the_changed_graph_survives_a_file(recipe, case, tmp_path):
-    graph, context = case
-    changed = methods.apply(recipe, graph, context).graph
-    changed.write(tmp_path / "changed.onnx")
+def test_the_changed_graph_survives_a_file(change, graph, tmp_path):
+    change.graph.write(tmp_path / "changed.onnx")
     feeds = feeds_of(graph)
     again = Evaluator(Graph.open(tmp_path / "changed.onnx")).run(feeds)
-    for output, value in Evaluator(changed).run(feeds).items():
+    for output, value in Evaluator(change.graph).run(feeds).items():
         np.testing.assert_array_equal(again[output], value)
 
 

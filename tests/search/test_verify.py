@@ -113,7 +113,7 @@ def test_what_was_asked_for_is_measured_again(tmp_path: Path) -> None:
         metric="accuracy:output_0",
         inputs=["x=1x32"],
         recipe=hasten.Recipe([hasten.Step("quantize_dynamic")]),
-        budget=hasten.Budget(time_s=20, max_drop=0.2, objective="size"),
+        budget=hasten.Budget(time_s=5, max_drop=0.2, objective="size"),
         folder=tmp_path / "run",
     )
     checks = {check.claim: check for check in verify(result.folder, Two().eval(), {"x": x, "labels": labels})}
