@@ -11,7 +11,7 @@ import hasten
 from hasten import data as data_room
 from hasten import measuring, targets
 from hasten.core.data import split
-from hasten.core.record import Kernel
+from hasten.core.layers import Kernel
 from hasten.core.target import sums_saturate
 from hasten.graph.cost import layer_costs
 from hasten.measuring import Conditions, Subject, Timing

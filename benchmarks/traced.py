@@ -17,7 +17,7 @@ import numpy as np
 import hasten
 from benchmarks.timings import LAYOUTS, OPENVINO_INT8, kernels
 from hasten.core.data import Array
-from hasten.core.record import Kernel
+from hasten.core.layers import Kernel
 from hasten.core.target import cpu_name, usable_cores
 from hasten.graph.cost import layer_costs
 

@@ -86,9 +86,13 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
         chosen = finalists(final, baseline, trials, candidates)
         listener(Event("confirming on the holdout"))
         outcome = confirm(final, prepared.roles.holdout, chosen, tried)
-        considered = tuple(_considered(advice, candidates))
         found = Findings(
-            baseline=baseline, source=source, considered=considered, trials=trials, outcome=outcome
+            baseline=baseline,
+            source=source,
+            considered=tuple(_considered(advice, candidates)),
+            blocks=tuple(proposer.alignment.measured),
+            trials=trials,
+            outcome=outcome,
         )
         record = assemble(request, prepared, lab, found)
         record = record.model_copy(update={"seconds": round(monotonic() - began, 1)})

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hasten.core.layers import Blocks, Kernel, LayerCost, LayerError
 from hasten.core.measurement import Comparison, Measurement, Record
 from hasten.core.record import (
     SCHEMA_VERSION,
@@ -26,9 +27,6 @@ from hasten.core.record import (
     FileEntry,
     Finalist,
     Flips,
-    Kernel,
-    LayerCost,
-    LayerError,
     MachineInfo,
     ModelInfo,
     Quality,
@@ -72,7 +70,7 @@ RECORD_HEAD = f"""\
 
 `hasten optimize -o DIR` writes `DIR/hasten.json`: everything that was tried, measured and concluded, and
 under which conditions. `report.html` is made from it alone, and `hasten verify` checks its claims. This
-page is written by `scripts/write_docs.py` from the classes in `hasten/core/record.py`; the schema
+page is written by `scripts/write_docs.py` from the classes in `hasten/core/`; the schema
 version is {SCHEMA_VERSION}.
 
 A key that is not listed here is refused on reading. `null` means that it was not measured, or that there is
@@ -82,7 +80,7 @@ none. `hasten.RunRecord.read("DIR")` reads a record; the top level is a [RunReco
 MODELS: tuple[type[Record], ...] = (
     RunRecord, MachineInfo, ModelInfo, DataInfo, BudgetInfo, Trial, Scorecard, Quality, Flips, Measurement,
     Comparison, Best, LayerCost, Kernel, LayerError, Site, Skip, Artifact, FileEntry, SourceRuntime,
-    Considered, Finalist,
+    Considered, Blocks, Finalist,
 )  # fmt: skip
 
 

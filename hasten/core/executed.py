@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hasten.core.record import Kernel, LayerCost
+from hasten.core.layers import Kernel, LayerCost
 
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "FakeQuantize"})
 _CASTS = frozenset({"Convert", "Cast"})

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Val
 
 from hasten.core.budget import Budget, Objective
 from hasten.core.errors import RecipeError, RecordError
+from hasten.core.layers import Blocks, Kernel, LayerCost, LayerError
 from hasten.core.measurement import Comparison, Measurement, Record
 from hasten.core.recipe import Recipe
 
@@ -162,53 +163,6 @@ class Trial(Scorecard):
     seconds: float = 0.0
 
 
-class LayerCost(Record):
-    """Cost of one layer; ``macs`` are multiply-accumulates, ``dtype`` is what it computes in.
-
-    moved: numbers that it reads and writes, its weights included.
-    """
-
-    name: str
-    op_type: str
-    macs: int
-    moved: int = 0
-    parameters: int
-    weight_bytes: int
-    dtype: str
-    output_shape: str
-
-
-class Kernel(Record):
-    """One operation as the runtime really executes it, read from its compiled model.
-
-    name, kind: what the runtime calls the operation and its implementation. layers: the nodes of the exported
-    graph it stands for. precision: what it computes in (``float32``, ``bfloat16``, ``int8`` …).
-    time_us: its time in one inference with the runtime's profiler on, None where that was not measured.
-    """
-
-    name: str
-    op_type: str
-    kind: str
-    precision: str
-    layers: tuple[str, ...] = ()
-    time_us: float | None = None
-
-
-class LayerError(Record):
-    """How far one layer's output in fewer bits is from what it was before, on calibration samples.
-
-    sqnr_alone_db: signal to noise when this layer alone is changed and reads the values it read before.
-    sqnr_db: when all layers are, so that the errors of those before it arrive too. In decibels, more is
-    better; None: not measured. action: what was done to the layer.
-    """
-
-    name: str
-    op_type: str
-    action: str
-    sqnr_alone_db: float | None = None
-    sqnr_db: float | None = None
-
-
 class Best(Record):
     """The trial that was chosen, and the claim made for it on the holdout.
 
@@ -333,6 +287,7 @@ class SourceRuntime(Record):
 class RunRecord(Record):
     """A whole run; the report is a function of this record alone.
 
+    blocks: in how many channels at a time widths were cut, where it was measured.
     finalists: in the order in which the holdout was to confirm them. verdict: ``faster``, ``smaller`` or
     ``kept`` (nothing qualified, the original is what was saved).
     headline: the verdict in a sentence.
@@ -350,6 +305,7 @@ class RunRecord(Record):
     source: SourceRuntime | None = None
     trials: tuple[Trial, ...] = ()
     considered: tuple[Considered, ...] = ()
+    blocks: tuple[Blocks, ...] = ()
     finalists: tuple[Finalist, ...] = ()
     best: Best | None = None
     verdict: Literal["faster", "smaller", "kept"]

@@ -16,7 +16,7 @@ import onnx_ir.passes.common as passes
 
 from hasten.core.data import Array
 from hasten.core.errors import MethodError
-from hasten.core.record import LayerCost
+from hasten.core.layers import LayerCost
 from hasten.graph.graph import Graph, dtype_name
 from hasten.graph.macs import COUNTERS, Shape, moved
 from hasten.graph.names import layer_name

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hasten.core.data import Dataset
-from hasten.core.record import Kernel
+from hasten.core.layers import Kernel
 from hasten.measuring.feeds import choose_feeds
 from hasten.measuring.predict import key_of
 from hasten.measuring.subject import Conditions, Subject

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from hasten.core.layers import Blocks
 from hasten.core.record import DataInfo, MachineInfo, RunRecord
 from hasten.report import figures
 
@@ -101,8 +102,18 @@ def _run(record: RunRecord) -> tuple[Pair, ...]:
     ]
     if budget.shapes:
         pairs.append(Pair("Shapes", tuple(f"{name}: {shape}" for name, shape in budget.shapes.items())))
+    if record.blocks:
+        pairs.append(Pair("Widths in blocks", tuple(map(_blocks, record.blocks))))
     pairs.append(Pair("hasten", (record.hasten_version,)))
     return tuple(pairs)
+
+
+def _blocks(found: Blocks) -> str:
+    table = ", ".join(f"{rate:.2f} of {block}" for block, rate in sorted(found.rates.items()))
+    return (
+        f"of {found.chosen} channels for {found.version}; its layers took so many times what their "
+        f"MACs say at odd multiples of so many channels: {table}"
+    )
 
 
 def _model(record: RunRecord) -> tuple[Pair, ...]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasten.core.executed import Executed, by_precision, executed
-from hasten.core.record import Best, LayerError, RunRecord, Trial
+from hasten.core.layers import LayerError
+from hasten.core.record import Best, RunRecord, Trial
 from hasten.report import figures
 from hasten.report.layers import Part, colour
 

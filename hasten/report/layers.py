@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hasten.core.record import LayerCost
+from hasten.core.layers import LayerCost
 from hasten.report import figures
 from hasten.report.claim import Claim
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hasten import methods
 from hasten.core.errors import TrialError
+from hasten.core.layers import Blocks
 from hasten.core.recipe import Json, Recipe, Step
 from hasten.core.record import Trial
 from hasten.search.candidate import CLEAN, Candidate
@@ -111,8 +112,9 @@ def liked(table: Mapping[int, float]) -> int | None:
 
 @dataclass
 class Alignment:
-    """Measures once for each target and precision, and remembers."""
+    """Measures once for each target and precision, and remembers. measured: what it found so far."""
 
+    measured: list[Blocks] = field(default_factory=list)
     _known: dict[str, int | None] = field(default_factory=dict)
 
     def of(self, lab: Lab, place: Trial, behind: Sequence[Step], left_s: float) -> int | None:
@@ -124,22 +126,27 @@ class Alignment:
         candidate = Candidate(Recipe((CLEAN, *runs)), place.target, place.options)
         if candidate.id not in self._known:
             try:
-                self._known[candidate.id] = _measured(lab, candidate, runs, left_s)
+                table = _measured(lab, candidate, runs, left_s)
             except TrialError:
-                self._known[candidate.id] = None
+                table = {}
+            chosen = self._known[candidate.id] = liked(table)
+            if chosen is not None:
+                rounded = {block: round(rate, 3) for block, rate in table.items()}
+                self.measured.append(Blocks(version=str(candidate), rates=rounded, chosen=chosen))
         return self._known[candidate.id]
 
 
-def _measured(lab: Lab, candidate: Candidate, runs: Sequence[Step], left_s: float) -> int | None:
+def _measured(lab: Lab, candidate: Candidate, runs: Sequence[Step], left_s: float) -> dict[int, float]:
+    """The rates of the blocks; empty where there is nothing to compare, or too little time to."""
     clean, whole = lab.workshop.apply(Recipe((CLEAN,))), lab.workshop.apply(candidate.recipe)
     if len(BLOCKS) * whole.seconds > _ASIDE * left_s:
-        return None
+        return {}
     widths: Mapping[str, int] = lab.workshop.ask("aligned:widths_in_child", lab.workshop.place(clean))
     steps = cuts(widths)
     if len(steps) < 2:
-        return None
+        return {}
     recipes = [candidate.recipe, *(Recipe((CLEAN, step, *runs)) for step in steps.values())]
     candidates = [Candidate(recipe, candidate.target, candidate.options) for recipe in recipes]
     layers = [lab.workshop.cost(lab.workshop.apply(recipe)).layers for recipe in recipes]
     first, *rest = zip(layers, lab.kernels(*map(lab.subject, candidates)), strict=True)
-    return liked(rates(first, dict(zip(steps, rest, strict=True))))
+    return rates(first, dict(zip(steps, rest, strict=True)))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from hasten import __version__, measuring
 from hasten.core.budget import Objective
+from hasten.core.layers import Blocks
 from hasten.core.record import Best, BudgetInfo, Considered, ModelInfo, RunRecord, SourceRuntime, Trial
 from hasten.search.explain import headline, no_gain, shape_gain
 from hasten.search.final import Outcome
@@ -24,6 +25,7 @@ class Findings:
     baseline: Trial
     source: SourceRuntime | None
     considered: tuple[Considered, ...]
+    blocks: tuple[Blocks, ...]
     trials: tuple[Trial, ...]
     outcome: Outcome
 
@@ -65,6 +67,7 @@ def assemble(request: Request, prepared: Prepared, lab: Lab, found: Findings) ->
         source=found.source,
         trials=trials,
         considered=found.considered,
+        blocks=found.blocks,
         finalists=outcome.finalists,
         best=best,
         verdict=_verdict(outcome, request.budget.objective),

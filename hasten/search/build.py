@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.core.data import Calibration, Roles
 from hasten.core.errors import InputError, TrialError, WorkerError
+from hasten.core.layers import LayerCost
 from hasten.core.recipe import Json, Recipe, Step
-from hasten.core.record import Artifact, LayerCost, Scalar, Site, Skip
+from hasten.core.record import Artifact, Scalar, Site, Skip
 from hasten.process import Worker
 from hasten.search.candidate import CLEAN
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from hasten.core.record import LayerCost
+from hasten.core.layers import LayerCost
 from hasten.graph import Graph
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})

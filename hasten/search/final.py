@@ -8,7 +8,8 @@ from typing import Literal
 
 from hasten.core.data import Holdout
 from hasten.core.errors import TrialError
-from hasten.core.record import Finalist, Kernel, LayerError, Quality, Scorecard, Trial
+from hasten.core.layers import Kernel, LayerError
+from hasten.core.record import Finalist, Quality, Scorecard, Trial
 from hasten.search.candidate import Candidate
 from hasten.search.choose import contenders, cost
 from hasten.search.explain import quality_in_words

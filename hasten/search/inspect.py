@@ -7,8 +7,9 @@ from typing import Any
 
 from hasten import loaders
 from hasten.core.errors import MethodError
+from hasten.core.layers import LayerCost
 from hasten.core.measurement import Record
-from hasten.core.record import Considered, LayerCost
+from hasten.core.record import Considered
 from hasten.core.target import usable_cores
 from hasten.graph.cost import layer_costs, nonzero_parameters
 from hasten.search.advise import advise

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 from hasten import methods
 from hasten.core.executed import executed
+from hasten.core.layers import Kernel, LayerCost, LayerError
 from hasten.core.recipe import Json, Recipe, Step
-from hasten.core.record import Kernel, LayerCost, LayerError
 from hasten.numerics.latency import Time, Work, beside
 from hasten.search.build import Workshop
 from hasten.search.candidate import Candidate

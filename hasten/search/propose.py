@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from hasten.core.errors import TrialError
 from hasten.core.recipe import Recipe
 from hasten.core.record import Trial
 from hasten.search.advise import Advice
+from hasten.search.aligned import Alignment
 from hasten.search.candidate import CLEAN, Candidate
 from hasten.search.choose import cost, exact_costs, leader, within_budget
 from hasten.search.families import Family
@@ -35,7 +36,7 @@ class Proposer:
     shapes: the shapes that inputs with dynamic dimensions have in the data, to learn what fixing them would
     gain; empty when there are none. samples: of the calibration role; labelled: whether it has labels to
     learn from. deadline: in the time of ``time.monotonic``. structures: ways to make it smaller, as they are
-    tried.
+    tried. alignment: of the widths that they leave.
     """
 
     lab: Lab
@@ -47,6 +48,7 @@ class Proposer:
     deadline: float
     labelled: bool
     structures: Sequence[Family]
+    alignment: Alignment = field(default_factory=Alignment)
 
     def propose(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""
@@ -76,6 +78,7 @@ class Proposer:
                 samples=self.samples,
                 labelled=self.labelled,
                 deadline=self.deadline,
+                alignment=self.alignment,
             ).propose(done)
         yield from self._runtime_options(done)
         yield from self._fixed_shapes(done)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hasten.core.data import Array, Dataset, Roles
-from hasten.core.record import LayerError
+from hasten.core.layers import LayerError
 from hasten.graph import Graph
 from hasten.graph.evaluate import Evaluator
 from hasten.graph.names import layer_name

@@ -64,7 +64,7 @@ class Shrinker:
     samples: int
     labelled: bool
     deadline: float
-    alignment: Alignment = field(default_factory=Alignment)
+    alignment: Alignment
 
     def propose(self, done: Sequence[Trial]) -> Iterator[Candidate]:
         """Yield what to try next; the caller tries it and appends the trial to ``done``."""

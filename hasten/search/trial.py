@@ -13,7 +13,8 @@ from hasten import measuring
 from hasten.core.budget import Budget
 from hasten.core.data import Dataset
 from hasten.core.errors import TrialError
-from hasten.core.record import Kernel, Quality, Trial
+from hasten.core.layers import Kernel
+from hasten.core.record import Quality, Trial
 from hasten.measuring import Conditions, Metric, Predictions, Subject
 from hasten.search.build import Built, Workshop
 from hasten.search.candidate import CLEAN, Candidate

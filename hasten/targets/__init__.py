@@ -21,7 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from hasten.core.data import Array
 from hasten.core.errors import InputError, Unavailable
-from hasten.core.record import Artifact, Kernel, Scalar
+from hasten.core.layers import Kernel
+from hasten.core.record import Artifact, Scalar
 from hasten.core.target import TargetSpec
 from hasten.core.tensor import TensorSpec
 from hasten.targets.files import artifact_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hasten.core.record import Kernel
+from hasten.core.layers import Kernel
 from hasten.targets.kernels import profiled_runs, typical_us
 
 _OPTIMIZED = "optimized.onnx"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hasten.core.record import Kernel
+from hasten.core.layers import Kernel
 from hasten.targets.kernels import profiled_runs, typical_us
 
 _PRECISIONS = {

@@ -20,7 +20,8 @@ from pydantic.dataclasses import dataclass
 
 from hasten.core.data import Array
 from hasten.core.errors import ModelError, TrialError
-from hasten.core.record import Artifact, Kernel
+from hasten.core.layers import Kernel
+from hasten.core.record import Artifact
 from hasten.core.target import TargetSpec, cpu_flags, cpu_name, usable_cores
 from hasten.core.tensor import TensorSpec
 from hasten.targets.failure import one_line, runtime

@@ -5,7 +5,7 @@ import pytest
 from hasten import measuring
 from hasten.core.budget import Budget
 from hasten.core.errors import TrialError
-from hasten.core.record import Kernel
+from hasten.core.layers import Kernel
 from hasten.measuring.kernels import _least
 
 from . import models

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from hasten.core.layers import Kernel, LayerCost, LayerError
 from hasten.core.measurement import Comparison, Measurement, Verdict
 from hasten.core.recipe import Recipe
 from hasten.core.record import (
@@ -12,9 +13,6 @@ from hasten.core.record import (
     BudgetInfo,
     DataInfo,
     Flips,
-    Kernel,
-    LayerCost,
-    LayerError,
     MachineInfo,
     ModelInfo,
     Quality,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hasten.core.record import RunRecord
 from hasten.report.conditions import conditions, drop_allowed, when
 
 from . import records
@@ -36,3 +37,16 @@ def test_the_budget_and_the_date_as_given() -> None:
         )
     assert when(made) == "2026-01-02 03:04 UTC"
     assert when(made.model_copy(update={"created": "yesterday"})) == "yesterday"
+
+
+def test_the_table_that_widths_were_cut_by() -> None:
+    def found(made: RunRecord) -> list[str]:
+        parts = conditions(made)
+        return [
+            text for part in parts for pair in part.pairs if "blocks" in pair.name for text in pair.values
+        ]
+
+    (line,) = found(records.record())
+    assert "of 16 channels for optimize_graph + quantize_static on openvino" in line
+    assert "1.18 of 8, 0.98 of 16, 0.95 of 32" in line
+    assert found(records.record(blocks=())) == []

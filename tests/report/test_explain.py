@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from hasten.core.executed import by_precision, executed
-from hasten.core.record import Flips, Kernel, LayerCost, LayerError, RunRecord
+from hasten.core.layers import Kernel, LayerCost, LayerError
+from hasten.core.record import Flips, RunRecord
 from hasten.report import render
 from hasten.report.explain import as_values, explain
 

@@ -16,8 +16,8 @@ from small_graphs import Net, feeds_of
 from hasten import data as data_room
 from hasten.core.budget import Budget
 from hasten.core.data import Roles, split
+from hasten.core.layers import Kernel, LayerCost
 from hasten.core.recipe import Recipe, Step
-from hasten.core.record import Kernel, LayerCost
 from hasten.graph import Graph
 from hasten.measuring import Conditions, Subject
 from hasten.search.aligned import BLOCKS, Alignment, liked, rates, uneven
@@ -152,13 +152,19 @@ def test_it_is_measured_where_the_model_runs_and_once(workshop: Workshop, tmp_pa
     lab, alignment = lab_of(workshop, tmp_path), Alignment()
     first = alignment.of(lab, PLACE, (Step("quantize_static"),), 1e5)
     assert first in BLOCKS
+    (told,) = alignment.measured
+    assert (told.chosen, set(told.rates)) == (first, set(BLOCKS))
+    assert "quantize_static on onnxruntime" in told.version
     assert alignment.of(lab, PLACE, (Step("quantize_static"),), 1e5) == first
     assert lab.usual_ms == [4]
+    assert len(alignment.measured) == 1
 
 
 @pytest.mark.parametrize("workshop", [(12, 16)], indirect=True)
 def test_narrow_nets_tell_nothing(workshop: Workshop, tmp_path: Path) -> None:
-    assert Alignment().of(lab_of(workshop, tmp_path), PLACE, (), 1e5) is None
+    alignment = Alignment()
+    assert alignment.of(lab_of(workshop, tmp_path), PLACE, (), 1e5) is None
+    assert alignment.measured == []
 
 
 @pytest.mark.parametrize("workshop", [(96, 128)], indirect=True)

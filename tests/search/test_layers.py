@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hasten.core.record import Kernel
+from hasten.core.layers import Kernel
 from hasten.search.layers import difference, shared_us, times_us
 
 

@@ -14,10 +14,12 @@ import pytest
 from hasten import methods
 from hasten.core.budget import Budget
 from hasten.core.errors import TrialError
+from hasten.core.layers import Kernel, LayerCost
 from hasten.core.measurement import Comparison, Measurement
 from hasten.core.recipe import Recipe, Step
-from hasten.core.record import Kernel, LayerCost, Trial
+from hasten.core.record import Trial
 from hasten.measuring import Conditions
+from hasten.search.aligned import Alignment
 from hasten.search.build import Built, Cost, Training
 from hasten.search.candidate import Candidate
 from hasten.search.facts import GraphFacts
@@ -118,6 +120,7 @@ def shrinker(
         samples=samples,
         labelled=True,
         deadline=monotonic() + seconds,
+        alignment=Alignment(),
     )
 
 
