@@ -51,8 +51,15 @@ _SMALLER: dict[str, tuple[tuple[hasten.Step, ...], ...]] = {
         (hasten.Step("prune_layers", {"count": 2}),),
         (hasten.Step("prune_channels", {"macs": 0.9}),),
         (hasten.Step("prune_channels", {"macs": 0.9}), hasten.Step("prune_layers", {"count": 2})),
+        (
+            hasten.Step("prune_channels", {"macs": 0.93, "align": 32}),
+            hasten.Step("prune_layers", {"count": 1}),
+        ),
+        (
+            hasten.Step("prune_channels", {"macs": 0.9, "align": 32}),
+            hasten.Step("prune_layers", {"count": 2}),
+        ),
         (hasten.Step("search_structure", {"left": 0.87}),),
-        (hasten.Step("search_structure", {"left": 0.83}),),
         (hasten.Step("search_structure", {"left": 0.8}),),
     ),
     "minilm": (
