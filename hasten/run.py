@@ -90,7 +90,7 @@ def optimize(request: Request, listener: Listener = silent) -> tuple[RunRecord, 
             baseline=baseline,
             source=source,
             considered=tuple(_considered(advice, candidates)),
-            blocks=tuple(proposer.alignment.measured),
+            blocks=proposer.alignment.measured,
             trials=trials,
             outcome=outcome,
         )

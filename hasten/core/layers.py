@@ -57,9 +57,10 @@ class LayerError(Record):
 class Blocks(Record):
     """In blocks of how many channels a target's kernels like widths, as measured on versions of the model.
 
-    version: of the model as it runs there, in words. rates: the time of layers whose widths are odd multiples
-    of so many channels, over what it would be if it fell as their multiply-accumulates do. chosen: the block
-    that widths were then cut by.
+    version: of the model as it runs there, in words.
+    rates: by the block, the time of layers whose widths are odd multiples of so many channels, over what it
+    would be if it fell as their multiply-accumulates do.
+    chosen: the block that widths were then cut by.
     """
 
     version: str

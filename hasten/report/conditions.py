@@ -109,10 +109,10 @@ def _run(record: RunRecord) -> tuple[Pair, ...]:
 
 
 def _blocks(found: Blocks) -> str:
-    table = ", ".join(f"{rate:.2f} of {block}" for block, rate in sorted(found.rates.items()))
+    table = ", ".join(f"{rate:.2f} times at {block}" for block, rate in sorted(found.rates.items()))
     return (
-        f"of {found.chosen} channels for {found.version}; its layers took so many times what their "
-        f"MACs say at odd multiples of so many channels: {table}"
+        f"{found.chosen} channels for {found.version}; what its layers took over what their MACs say, "
+        f"by the channels that their widths are odd multiples of: {table}"
     )
 
 

@@ -112,10 +112,14 @@ def liked(table: Mapping[int, float]) -> int | None:
 
 @dataclass
 class Alignment:
-    """Measures once for each target and precision, and remembers. measured: what it found so far."""
+    """Measures once for each target and precision, and remembers."""
 
-    measured: list[Blocks] = field(default_factory=list)
-    _known: dict[str, int | None] = field(default_factory=dict)
+    _known: dict[str, Blocks | None] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> tuple[Blocks, ...]:
+        """What it found so far."""
+        return tuple(found for found in self._known.values() if found is not None)
 
     def of(self, lab: Lab, place: Trial, behind: Sequence[Step], left_s: float) -> int | None:
         """The block that a target likes where these steps come behind what makes the model smaller.
@@ -126,27 +130,29 @@ class Alignment:
         candidate = Candidate(Recipe((CLEAN, *runs)), place.target, place.options)
         if candidate.id not in self._known:
             try:
-                table = _measured(lab, candidate, runs, left_s)
+                self._known[candidate.id] = _measured(lab, candidate, runs, left_s)
             except TrialError:
-                table = {}
-            chosen = self._known[candidate.id] = liked(table)
-            if chosen is not None:
-                rounded = {block: round(rate, 3) for block, rate in table.items()}
-                self.measured.append(Blocks(version=str(candidate), rates=rounded, chosen=chosen))
-        return self._known[candidate.id]
+                self._known[candidate.id] = None
+        found = self._known[candidate.id]
+        return None if found is None else found.chosen
 
 
-def _measured(lab: Lab, candidate: Candidate, runs: Sequence[Step], left_s: float) -> dict[int, float]:
-    """The rates of the blocks; empty where there is nothing to compare, or too little time to."""
+def _measured(lab: Lab, candidate: Candidate, runs: Sequence[Step], left_s: float) -> Blocks | None:
+    """The table and what follows; None where there is nothing to compare, or too little time to."""
     clean, whole = lab.workshop.apply(Recipe((CLEAN,))), lab.workshop.apply(candidate.recipe)
     if len(BLOCKS) * whole.seconds > _ASIDE * left_s:
-        return {}
+        return None
     widths: Mapping[str, int] = lab.workshop.ask("aligned:widths_in_child", lab.workshop.place(clean))
     steps = cuts(widths)
     if len(steps) < 2:
-        return {}
+        return None
     recipes = [candidate.recipe, *(Recipe((CLEAN, step, *runs)) for step in steps.values())]
     candidates = [Candidate(recipe, candidate.target, candidate.options) for recipe in recipes]
     layers = [lab.workshop.cost(lab.workshop.apply(recipe)).layers for recipe in recipes]
     first, *rest = zip(layers, lab.kernels(*map(lab.subject, candidates)), strict=True)
-    return rates(first, dict(zip(steps, rest, strict=True)))
+    table = rates(first, dict(zip(steps, rest, strict=True)))
+    chosen = liked(table)
+    if chosen is None:
+        return None
+    rounded = {block: round(rate, 3) for block, rate in table.items()}
+    return Blocks(version=str(candidate), rates=rounded, chosen=chosen)

@@ -47,6 +47,6 @@ def test_the_table_that_widths_were_cut_by() -> None:
         ]
 
     (line,) = found(records.record())
-    assert "of 16 channels for optimize_graph + quantize_static on openvino" in line
-    assert "1.18 of 8, 0.98 of 16, 0.95 of 32" in line
+    assert "16 channels for optimize_graph + quantize_static on openvino" in line
+    assert "1.18 times at 8, 0.98 times at 16, 0.95 times at 32" in line
     assert found(records.record(blocks=())) == []

@@ -164,7 +164,7 @@ def test_it_is_measured_where_the_model_runs_and_once(workshop: Workshop, tmp_pa
 def test_narrow_nets_tell_nothing(workshop: Workshop, tmp_path: Path) -> None:
     alignment = Alignment()
     assert alignment.of(lab_of(workshop, tmp_path), PLACE, (), 1e5) is None
-    assert alignment.measured == []
+    assert alignment.measured == ()
 
 
 @pytest.mark.parametrize("workshop", [(96, 128)], indirect=True)
